@@ -1,0 +1,41 @@
+# Every target does the set-up it needs; a second run installs nothing.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON := .venv/bin/python
+export PYTHONDONTWRITEBYTECODE := 1
+TEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadgroup
+
+.PHONY: help setup system demo study check test format clean
+
+help: ## say what the targets do
+	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+setup: ## make .venv
+	@tools/setup/install.sh
+
+system: setup
+	@tools/setup/system_packages.sh
+
+demo: setup ## pretrain, convert, detect, segment, report on the embedded digits: 15 minutes on 2 cores
+	@$(PYTHON) -m tools.chain submit configs/chains/digits.yaml
+
+study: setup ## the demo with MoCo-v2, SimCLR and three seeds: hours
+	@$(PYTHON) -m tools.chain submit configs/chains/digits_study.yaml
+
+check: setup ## lint, types, import contracts, fast tests: 3 minutes
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports --no-cache
+	@$(TEST) -m "not slow and not slurm" -q
+
+test: system ## every test, those on a real Slurm included: 25 minutes
+	@$(TEST)
+
+format: setup ## format the code and mend what ruff can
+	@.venv/bin/ruff format .
+	@.venv/bin/ruff check --fix .
+
+clean: ## remove what the tests and linters left; runs/ and .venv stay
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find pretrain transfer tools tests -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Every command of the project: `python -m tools.<name>`, or `mochi <name>`."""

@@ -1,0 +1,1 @@
+"""The one module of torch.utils that Detectron2's setup.py imports."""

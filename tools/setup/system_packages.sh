@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Installs what the tests of real outside parts need: Slurm with its accounting, and Chromium. As root on Debian or Ubuntu
+# only; elsewhere it says what will be skipped and how to get it. In CI (CI=true) something missing is a failure.
+set -euo pipefail
+packages=()
+command -v slurmctld >/dev/null && command -v munged >/dev/null || packages+=(slurm-wlm munge)
+command -v slurmdbd >/dev/null || packages+=(slurmdbd)
+command -v mariadbd >/dev/null || packages+=(mariadb-server)
+command -v chromium >/dev/null || packages+=(chromium)
+command -v chromedriver >/dev/null || packages+=(chromium-driver)
+((${#packages[@]})) || exit 0
+if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
+  echo "set-up: installing ${packages[*]}"
+  export DEBIAN_FRONTEND=noninteractive
+  # No daemon may start by itself: the tests start their own, on the loopback device.
+  policy=/usr/sbin/policy-rc.d
+  if [[ ! -e $policy ]]; then
+    printf '#!/bin/sh\nexit 101\n' >$policy && chmod +x $policy
+    trap 'rm -f "$policy"' EXIT
+  fi
+  apt-get update -qq
+  apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+elif [[ ${CI:-} == true ]]; then
+  echo "error: missing ${packages[*]}, and this is neither root nor a Debian or Ubuntu machine" >&2
+  exit 2
+else
+  echo "set-up: the tests that need ${packages[*]} will be skipped; install them with: sudo apt-get install ${packages[*]}"
+fi

@@ -1,0 +1,1 @@
+"""What is measured downstream: conversion to Detectron2, detection, segmentation, linear classification and kNN."""
