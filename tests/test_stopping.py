@@ -1,0 +1,52 @@
+"""A stop request is remembered, not obeyed in the middle of a step."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from pretrain.stopping import STOP_SIGNALS, StopFlag
+
+
+@pytest.fixture(autouse=True)
+def keep_handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_signal_sets_the_flag_and_names_itself(number: signal.Signals) -> None:
+    flag = StopFlag().install()
+    assert not flag.is_set
+    os.kill(os.getpid(), number)
+    assert flag.is_set
+    assert flag.reason == number.name
+
+
+def test_first_reason_is_kept() -> None:
+    flag = StopFlag()
+    flag.ask("deadline")
+    flag.ask("SIGTERM")
+    assert flag.reason == "deadline"
+
+
+def test_second_interrupt_interrupts() -> None:
+    StopFlag().install()
+    os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_worker_outlives_the_stop_signals() -> None:
+    script = (
+        "import os, signal; from pretrain.stopping import ignore_stop_signals, STOP_SIGNALS; ignore_stop_signals(); "
+        "[os.kill(os.getpid(), number) for number in STOP_SIGNALS]; print('alive')"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "alive\n"
+    )
