@@ -1,5 +1,8 @@
 """Declare extensions that compile nothing."""
 
+import shutil
+from pathlib import Path
+
 from setuptools import Extension
 from setuptools.command.build_ext import build_ext
 
@@ -16,8 +19,12 @@ CUDAExtension = CppExtension
 
 
 class BuildExtension(build_ext):
-    """Build nothing."""
+    """Build nothing, and leave Detectron2's sample scripts out of the wheel."""
 
     def run(self) -> None:
-        """Leave the extension out; transfer/detectron2_compat.py puts a stand-in for detectron2._C."""
+        """Drop the extension (transfer/detectron2_compat.py puts a stand-in) and the top-level package `tools`.
+
+        Detectron2's setup.py installs its sample scripts as a package called `tools`, which would shadow ours.
+        """
         self.extensions = []
+        shutil.rmtree(Path(self.build_lib) / "tools", ignore_errors=True)

@@ -1,0 +1,46 @@
+"""The doctor names what is wrong and what to do about it, and its exit code says so to scripts."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tools import check_setup, setup_checks
+from transfer import detectron2_compat
+
+
+def test_this_machine_is_fit_for_the_tests(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert check_setup.main([f"out={tmp_path}", "json=true"]) == 0
+    findings = json.loads(capsys.readouterr().out)
+    assert {"torch", "torchvision", "numpy", "Detectron2", "Submitit", "Slurm"} <= {entry["what"] for entry in findings}
+    assert all(entry["remedy"] for entry in findings if entry["state"] != "fine")
+
+
+def test_data_root_without_data_is_a_problem(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert check_setup.main([f"data={tmp_path}", f"out={tmp_path}"]) == 1
+    assert "tools.make_digits" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_data_root_is_recognised(tmp_path: Path) -> None:
+    (tmp_path / "VOC2007" / "JPEGImages").mkdir(parents=True)
+    (finding,) = setup_checks._examine_data(str(tmp_path))
+    assert (finding.state, finding.found) == ("fine", "VOC2007")
+
+
+def test_slurm_is_a_problem_only_where_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    states = {needed: [finding.state for finding in setup_checks._examine_slurm(needed)] for needed in (True, False)}
+    assert states == {True: ["fine", "problem"], False: ["fine", "note"]}
+
+
+def test_missing_detectron2_is_a_problem_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detectron2_compat, "is_installed", lambda: False)
+    (finding,) = setup_checks._examine_detectron2()
+    assert (finding.state, finding.remedy) == ("problem", detectron2_compat.INSTALL_HINT)
+
+
+def test_too_old_package_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(setup_checks, "OLDEST", {"numpy": (999,)})
+    (finding,) = setup_checks._examine_packages()
+    assert finding.state == "problem"
+    assert "needs 999 or newer" in finding.remedy

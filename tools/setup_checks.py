@@ -1,0 +1,224 @@
+"""The doctor's single examinations: each returns findings, none stops the others."""
+
+import importlib.util
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from transfer import detectron2_compat
+
+SMALLEST_FREE_GIB = 20.0
+"""A ResNet-50 run keeps two checkpoints of about 0.6 GiB and its detectors 0.4 GiB each."""
+TESTED = {"torch": "2.15.0", "torchvision": "0.29.2"}
+"""The versions that the tests ran with (pyproject.toml, constraint-dependencies)."""
+OLDEST = {"numpy": (2, 0), "pillow": (11,), "pycocotools": (2, 0, 8), "omegaconf": (2, 3), "fvcore": (0, 1, 5)}
+"""The oldest versions that pyproject.toml allows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One line of the doctor's table."""
+
+    state: str
+    """fine, note (works, but know it) or problem (must be mended)."""
+    what: str
+    """The part that was looked at."""
+    found: str
+    """What is there."""
+    remedy: str = ""
+    """What to do, exactly; empty when nothing is to be done."""
+
+
+def examine_setup(*, data: str, out: str, slurm_needed: bool) -> list[Finding]:
+    """Return the findings of every examination, in the order in which one would mend them."""
+    examinations: list[Callable[[], Iterator[Finding]]] = [
+        _examine_torch,
+        _examine_cuda,
+        _examine_packages,
+        _examine_detectron2,
+        lambda: _examine_slurm(slurm_needed),
+        lambda: _examine_disk(Path(out)),
+        lambda: _examine_data(data),
+    ]
+    return [finding for examine in examinations for finding in examine()]
+
+
+def _examine_torch() -> Iterator[Finding]:
+    for package, tested in TESTED.items():
+        found = _find_version(package)
+        same = found.split("+")[0] == tested
+        yield Finding(
+            state="fine" if same else "note",
+            what=package,
+            found=found or "not installed",
+            remedy="" if same else f"tested with {tested}; `make setup` installs it",
+        )
+    try:
+        torch.ops.torchvision.nms  # noqa: B018 (looking it up is the examination)
+    except (AttributeError, RuntimeError):
+        import torchvision  # heavy, and only when the operators are not there yet
+
+        if not hasattr(torch.ops.torchvision, "nms"):
+            yield Finding(
+                state="problem",
+                what="torchvision operators",
+                found=f"torchvision {torchvision.__version__} has no compiled operators for torch {torch.__version__}",
+                remedy="install the pair that belongs together: `make setup` (a +cpu torch breaks PyPI's torchvision)",
+            )
+
+
+def _examine_cuda() -> Iterator[Finding]:
+    if not torch.cuda.is_available():
+        built = torch.version.cuda or "none"
+        yield Finding(
+            state="note",
+            what="CUDA",
+            found=f"no usable GPU (torch built for CUDA {built})",
+            remedy="fine for the digits; full-size training needs a GPU: `nvidia-smi` must list it",
+        )
+        return
+    names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+    yield Finding(state="fine", what="CUDA", found=f"{torch.version.cuda}: {names}")
+    nccl = torch.distributed.is_available() and torch.distributed.is_nccl_available()
+    yield Finding(
+        state="fine" if nccl else "problem",
+        what="NCCL",
+        found=".".join(map(str, torch.cuda.nccl.version())) if nccl else "not in this torch",  # type: ignore[no-untyped-call]
+        remedy="" if nccl else "several GPUs need it: install torch's CUDA build (`make setup`)",
+    )
+    driver = _ask(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
+    yield Finding(state="fine" if driver else "note", what="driver", found=driver or "nvidia-smi does not answer")
+
+
+def _examine_packages() -> Iterator[Finding]:
+    for package, oldest in OLDEST.items():
+        found = _find_version(package)
+        numbers = tuple(int(part) for part in found.split(".")[: len(oldest)] if part.isdigit())
+        good = bool(found) and numbers >= oldest
+        yield Finding(
+            state="fine" if good else "problem",
+            what=package,
+            found=found or "not installed",
+            remedy="" if good else f"needs {'.'.join(map(str, oldest))} or newer: `make setup`",
+        )
+
+
+def _examine_detectron2() -> Iterator[Finding]:
+    if not detectron2_compat.is_installed():
+        yield Finding(state="problem", what="Detectron2", found="not installed", remedy=detectron2_compat.INSTALL_HINT)
+        return
+    compiled = "compiled" if detectron2_compat.is_compiled() else "Python files only, enough for R-CNN"
+    found = _find_version("detectron2") or f"{_find_version('pb1-detectron2')} (bundled)"
+    try:
+        importlib.import_module("detectron2.modeling")
+    except Exception as error:  # whatever it is, the doctor reports it
+        yield Finding(
+            state="problem",
+            what="Detectron2",
+            found=f"{found}, but importing it fails: {type(error).__name__}: {error}",
+            remedy="remove it and run `make setup`, or report this line",
+        )
+        return
+    yield Finding(state="fine", what="Detectron2", found=f"{found}, {compiled}")
+    shadow = Path(detectron2_compat.__file__).parent.parent / "tools"
+    samples = Path(importlib.import_module("detectron2").__file__ or "").parent.parent / "tools"
+    if samples.is_dir() and samples != shadow:
+        yield Finding(
+            state="problem",
+            what="package tools",
+            found=f"Detectron2's sample scripts in {samples} shadow this project's commands",
+            remedy=f"delete {samples} (Detectron2 itself does not use it)",
+        )
+
+
+def _examine_slurm(needed: bool) -> Iterator[Finding]:
+    bad = "problem" if needed else "note"
+    submitit = _find_version("submitit")
+    yield Finding(
+        state="fine" if submitit else bad,
+        what="Submitit",
+        found=submitit or "not installed",
+        remedy="" if submitit else "`make setup`",
+    )
+    sbatch = _ask(["sbatch", "--version"])
+    if not sbatch:
+        yield Finding(
+            state=bad,
+            what="Slurm",
+            found="no sbatch on the PATH",
+            remedy="submit from a login node of the cluster; chains run on this machine without it",
+        )
+        return
+    answers = _ask(["squeue", "--version"]) and _ask(["sinfo", "--noheader", "--format=%P"])
+    yield Finding(
+        state="fine" if answers else bad,
+        what="Slurm",
+        found=f"{sbatch}, partitions: {' '.join(answers.split())}"
+        if answers
+        else f"{sbatch}, controller does not answer",
+        remedy="" if answers else "`scontrol ping` must say UP; ask the cluster's administrators",
+    )
+
+
+def _examine_disk(folder: Path) -> Iterator[Finding]:
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    free_gib = shutil.disk_usage(existing).free / 2**30
+    enough = free_gib >= SMALLEST_FREE_GIB
+    yield Finding(
+        state="fine" if enough else "note",
+        what=f"disk under {folder}",
+        found=f"{free_gib:.0f} GiB free",
+        remedy="" if enough else f"a full-size chain wants {SMALLEST_FREE_GIB:.0f} GiB: set folder= to a larger disk",
+    )
+    try:
+        probe = existing / ".mochi-write-probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        yield Finding(
+            state="problem", what=f"disk under {folder}", found=str(error), remedy=f"make {existing} writable for you"
+        )
+
+
+def _examine_data(data: str) -> Iterator[Finding]:
+    if not data:
+        return
+    root = Path(data)
+    layouts = {
+        "VOC2007": "VOC2007/JPEGImages",
+        "VOC2012": "VOC2012/JPEGImages",
+        "COCO": "coco/annotations/instances_train2017.json",
+        "ImageNet": "train",
+    }
+    found = [name for name, path in layouts.items() if (root / path).exists()]
+    if (root / "imagenet" / "train").exists():
+        found.append("ImageNet (under imagenet/)")
+    yield Finding(
+        state="fine" if found else "problem",
+        what=f"data under {data}",
+        found=", ".join(found) or "none of VOC2007/, VOC2012/, coco/, train/",
+        remedy="`python -m tools.check_data ROOT` counts and checks them"
+        if found
+        else "see the README on data; `python -m tools.make_digits ROOT` makes the embedded ones",
+    )
+
+
+def _find_version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _ask(words: list[str]) -> str:
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
