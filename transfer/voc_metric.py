@@ -1,0 +1,181 @@
+"""Average precision as PASCAL VOC defines it, for all classes and IoU thresholds in one pass; pure NumPy.
+
+Bit-equal to detectron2/evaluation/pascal_voc_evaluation.py (voc_eval, voc_ap), which goes through detections one by one
+in Python: the same float64 operations in the same order, but each overlap is computed once for all ten thresholds.
+
+Shapes: M detections, G ground-truth boxes, T thresholds, C classes, P pairs (detection, box of its class and image).
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+IOU_THRESHOLDS = tuple(percent / 100.0 for percent in range(50, 100, 5))
+"""The ten thresholds .50:.05:.95 whose mean AP is called AP."""
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+Ties = Literal["detectron2", "stable"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocTruth:
+    """The ground truth of one image set; boxes in VOC's 1-based inclusive pixels."""
+
+    images: tuple[str, ...]
+    """Names in the order of the image set; `image` indexes it."""
+    image: IntArray  # (G,)
+    category: IntArray  # (G,) index into the class names
+    boxes: FloatArray  # (G, 4) xmin, ymin, xmax, ymax
+    difficult: npt.NDArray[np.bool_]  # (G,) such boxes count neither as found nor as missed
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocDetections:
+    """Detections as VOC's det files hold them: scores with 3 decimals, 1-based boxes with 1."""
+
+    image: IntArray  # (M,) index into VocTruth.images
+    category: IntArray  # (M,)
+    scores: FloatArray  # (M,)
+    boxes: FloatArray  # (M, 4)
+
+
+def round_as_written(boxes: npt.NDArray[np.float32], scores: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return boxes (M, 4), shifted by +1 pixel, and scores (M,) as a det file's text holds them.
+
+    For float32 input equal to printing with %.1f and %.3f and reading back: the product with 10 or 1000 is exact in
+    float64, so rounding half to even and dividing gives the double nearest to the decimal.
+    """
+    shifted = (boxes + np.float32(1)).astype(np.float64)
+    return np.rint(shifted * 10.0) / 10.0, np.rint(scores * 1000.0) / 1000.0
+
+
+def compute_voc_ap(
+    truth: VocTruth,
+    detections: VocDetections,
+    class_count: int,
+    *,
+    year: int = 2007,
+    thresholds: tuple[float, ...] = IOU_THRESHOLDS,
+    ties: Ties = "detectron2",
+) -> FloatArray:
+    """Return AP in [0, 1], (T, C): the 11-point one for 2007, the area under the envelope for 2012.
+
+    A class without (non-difficult) ground truth has AP 0 in 2007 and, as in Detectron2, NaN in 2012.
+
+    Args:
+        truth: the boxes to find.
+        detections: in the order in which they were made.
+        class_count: C; classes are 0 … C-1.
+        year: 2007 or 2012.
+        thresholds: a detection finds a box when their IoU is above this.
+        ties: how equal scores are ordered. "detectron2": by NumPy's default sort, whose order depends on the CPU's
+            instruction set; "stable": in the order of `detections`, the same on every machine.
+
+    """
+    if year not in (2007, 2012):
+        raise ValueError(f"year must be 2007 (11-point AP) or 2012 (all-point AP), got {year}")
+    order = _order_by_class_and_score(detections, class_count, ties)
+    category = detections.category[order]
+    overlap, best = _match(truth, detections, order, class_count)
+    starts = np.searchsorted(category, np.arange(class_count + 1))
+    difficult = np.append(truth.difficult, False)[best]  # best is -1 where the image has no box of the class
+    wanted = np.bincount(truth.category[~truth.difficult], minlength=class_count)
+    ap = np.empty((len(thresholds), class_count))
+    for row, threshold in enumerate(thresholds):
+        hits = overlap > threshold
+        found = _first_hits(np.flatnonzero(hits & ~difficult), best)
+        ignored = np.flatnonzero(hits & difficult)
+        # Rank among the detections that count (found or false) of the class: what tp + fp is in the reference.
+        rank = found + 1 - starts[category[found]]
+        before = np.searchsorted(ignored, starts)
+        rank -= np.searchsorted(ignored, found) - before[category[found]]
+        bounds = np.searchsorted(found, starts)
+        for column in range(class_count):
+            ranks = rank[bounds[column] : bounds[column + 1]].astype(np.float64)
+            any_detection = bool(starts[column + 1] > starts[column])
+            ap[row, column] = _average_precision(ranks, float(wanted[column]), year, any_detection)
+    return ap
+
+
+def _order_by_class_and_score(detections: VocDetections, class_count: int, ties: Ties) -> IntArray:
+    grouped = np.argsort(detections.category, kind="stable")
+    starts = np.searchsorted(detections.category[grouped], np.arange(class_count + 1))
+    for first, last in pairwise(starts):
+        members = grouped[first:last]
+        # The very call of the reference for "detectron2": among equal scores the order decides the AP.
+        order = np.argsort(-detections.scores[members], kind="stable" if ties == "stable" else None)
+        grouped[first:last] = members[order]
+    return grouped[starts[0] : starts[-1]].astype(np.int64)
+
+
+def _match(
+    truth: VocTruth, detections: VocDetections, order: IntArray, class_count: int
+) -> tuple[FloatArray, IntArray]:
+    """Return the largest IoU of each sorted detection with a box of its class and image, and that box's index.
+
+    -inf and -1 where there is no such box; the first box in the file's order wins a tie.
+    """
+    truth_key = truth.image * class_count + truth.category
+    truth_order = np.argsort(truth_key, kind="stable")
+    truth_key = truth_key[truth_order]
+    key = detections.image[order] * class_count + detections.category[order]
+    first = np.searchsorted(truth_key, key)
+    count = np.searchsorted(truth_key, key, side="right") - first
+    overlap = np.full(len(order), -np.inf)
+    best = np.full(len(order), -1, dtype=np.int64)
+    matched = np.flatnonzero(count)
+    if len(matched) == 0:
+        return overlap, best
+    count = count[matched]
+    pair_start = np.concatenate(([0], np.cumsum(count)[:-1]))
+    within = np.arange(count.sum()) - np.repeat(pair_start, count)  # (P,)
+    box = truth_order[np.repeat(first[matched], count) + within]  # (P,)
+    ious = _pairwise_overlap(detections.boxes[np.repeat(order[matched], count)], truth.boxes[box])
+    highest = np.maximum.reduceat(ious, pair_start)
+    at_highest = np.flatnonzero(ious == np.repeat(highest, count))
+    owner = np.repeat(np.arange(len(matched)), count)[at_highest]
+    owners, position = np.unique(owner, return_index=True)
+    overlap[matched] = highest
+    best[matched[owners]] = box[at_highest[position]]
+    return overlap, best
+
+
+def _pairwise_overlap(found: FloatArray, true: FloatArray) -> FloatArray:
+    """Return the IoU of the rows of two (P, 4) arrays, with VOC's inclusive pixels, as (P,)."""
+    fx1, fy1, fx2, fy2 = found.T
+    tx1, ty1, tx2, ty2 = true.T
+    width = np.maximum(np.minimum(tx2, fx2) - np.maximum(tx1, fx1) + 1.0, 0.0)
+    height = np.maximum(np.minimum(ty2, fy2) - np.maximum(ty1, fy1) + 1.0, 0.0)
+    common = width * height
+    union = (fx2 - fx1 + 1.0) * (fy2 - fy1 + 1.0) + (tx2 - tx1 + 1.0) * (ty2 - ty1 + 1.0) - common
+    with np.errstate(divide="ignore", invalid="ignore"):  # an empty box on an empty box: NaN, above no threshold
+        return np.asarray(common / union)
+
+
+def _first_hits(candidates: IntArray, best: IntArray) -> IntArray:
+    """Return, of the ascending `candidates`, those that are the first to hit their box."""
+    _, position = np.unique(best[candidates], return_index=True)
+    return np.asarray(candidates[np.sort(position)])
+
+
+def _average_precision(ranks: FloatArray, wanted: float, year: int, any_detection: bool) -> float:
+    """Return one AP from the ranks (1-based) of the true positives, in descending order of score.
+
+    Only true positives matter: precision falls or stays at every other detection, and recall stays.
+    """
+    true_positives = np.arange(1, len(ranks) + 1, dtype=np.float64)
+    if wanted == 0:  # recall is 0/0 in the reference: no point of it is reached, its area is not a number
+        return 0.0 if year == 2007 or not any_detection else float("nan")
+    recall = true_positives / wanted
+    envelope = np.maximum.accumulate((true_positives / ranks)[::-1])[::-1]
+    if year == 2007:
+        points = np.searchsorted(recall, np.arange(0.0, 1.1, 0.1))
+        return float(np.cumsum(np.append(envelope, 0.0)[points] / 11.0)[-1])
+    steps = np.diff(recall, prepend=0.0) * envelope
+    if len(recall) == 0 or recall[-1] != 1.0:  # the reference's sentinel at recall 1: a zero, but it shapes the sum
+        steps = np.append(steps, 0.0)
+    return float(np.sum(steps))
