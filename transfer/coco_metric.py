@@ -1,4 +1,4 @@
-"""COCO box and mask AP from annotations and results as JSON, by the fastest evaluator that equals pycocotools bit by bit.
+"""COCO box and mask AP from annotations and results, by the fastest evaluator that equals pycocotools bit by bit.
 
 Shapes of a precision array: T IoU thresholds, R recall points, K categories, A area ranges, L detection limits.
 """
@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import hotcoco
 import numpy as np
@@ -72,9 +72,10 @@ def evaluate_coco(
     """
     if task not in ("bbox", "segm") or engine not in ("hotcoco", "pycocotools"):
         raise ValueError(f"expected the task bbox or segm and the engine hotcoco or pycocotools, got {task}, {engine}")
-    truth = _read(gt_json) if isinstance(gt_json, str | Path) else gt_json
-    results = _read(results_json) if isinstance(results_json, str | Path) else results_json
-    _check(truth, results, task)
+    truth = read_coco_json(gt_json) if isinstance(gt_json, str | Path) else gt_json
+    results = read_coco_json(results_json) if isinstance(results_json, str | Path) else results_json
+    check_annotations(truth, task)
+    _check_results(truth, results, task)
     with contextlib.redirect_stdout(io.StringIO()):  # both engines print tables
         run = _evaluate_hotcoco if engine == "hotcoco" else _evaluate_pycocotools
         evaluation = run(truth, results, task)
@@ -117,7 +118,8 @@ def load_pycocotools(truth: Mapping[str, Any]) -> Any:
     return annotations
 
 
-def _read(path: str | Path) -> Any:
+def read_coco_json(path: str | Path) -> Any:
+    """Return the content of an annotations or results file; ValueError with a sentence when there is none."""
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file; expected COCO annotations, or results (coco_instances_results.json)")
     try:
@@ -126,10 +128,21 @@ def _read(path: str | Path) -> Any:
         raise ValueError(f"{path}: not valid JSON ({error})") from error
 
 
-def _check(truth: Any, results: Any, task: Task) -> None:
+def check_annotations(truth: Mapping[str, Any], task: Task) -> None:
+    """Refuse annotations that `task` cannot be evaluated on: a needed list or the masks are missing (ValueError)."""
     missing = {"images", "annotations", "categories"} - set(truth)
     if missing:
         raise ValueError(f"the COCO annotations lack {', '.join(sorted(missing))}: without them nothing can be counted")
+    if task == "segm":
+        bare = sum(1 for record in truth["annotations"] if not record.get("segmentation"))
+        if bare:
+            raise ValueError(
+                f"mask AP needs a segmentation in every annotation, {bare} of {len(truth['annotations'])} have none: "
+                "evaluate boxes only (MODEL.MASK_ON False), or use annotations with masks"
+            )
+
+
+def _check_results(truth: Any, results: Any, task: Task) -> None:
     images = {image["id"] for image in truth["images"]}
     categories = {category["id"] for category in truth["categories"]}
     strays = {result["image_id"] for result in results} - images
@@ -144,17 +157,6 @@ def _check(truth: Any, results: Any, task: Task) -> None:
             f"the results hold category ids {sorted(unknown)[:5]} that the annotations lack "
             f"(they have {sorted(categories)[:5]} …); use the annotations' own ids, not contiguous ones"
         )
-    if task == "segm":
-        _check_masks(truth, results)
-
-
-def _check_masks(truth: Any, results: Any) -> None:
-    bare = sum(1 for record in cast(list[dict[str, Any]], truth["annotations"]) if not record.get("segmentation"))
-    if bare:
-        raise ValueError(
-            f"mask AP needs a segmentation in every annotation, {bare} of {len(truth['annotations'])} have none: "
-            "evaluate boxes only (MODEL.MASK_ON False), or use annotations with masks"
-        )
-    bare = sum(1 for result in results if "segmentation" not in result)
+    bare = sum(1 for result in results if "segmentation" not in result) if task == "segm" else 0
     if bare:
         raise ValueError(f"mask AP needs masks, {bare} of {len(results)} results have none: was MODEL.MASK_ON False?")
