@@ -6,7 +6,7 @@ A YAML file may name one parent with `_base_: other.yaml` (beside it); the paren
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -34,6 +34,12 @@ def read_settings(schema: type[Schema], path: str | Path | None = None, override
     if mistakes:
         raise SettingsError("\n".join(mistakes))
     node = OmegaConf.structured(schema)
+    for field in dataclasses.fields(schema):  # type: ignore[arg-type]
+        if entry := _entry_schema(field.type):
+            names = {name for _, layer in layers for name in layer.get(field.name) or {}}
+            node._get_node(field.name)._set_flag("readonly", False)
+            for name in sorted(names, key=str):
+                node[field.name][name] = OmegaConf.structured(entry)
     _unlock(node)
     for where, layer in layers:
         try:
@@ -96,6 +102,13 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _find_unknown_keys(schema: Any, values: Mapping[str, Any], where: str, prefix: str = "") -> Iterator[str]:
     fields = {field.name: field.type for field in dataclasses.fields(schema)}
     for key, value in values.items():
+        if (entry := _entry_schema(fields.get(key))) and isinstance(value, Mapping):
+            for name, inner in value.items():
+                if isinstance(inner, Mapping):
+                    yield from _find_unknown_keys(entry, inner, where, f"{prefix}{key}.{name}.")
+                else:
+                    yield f"{where}: {prefix}{key}.{name} holds settings of its own, got the single value {inner!r}"
+            continue
         if key not in fields:
             allowed = ", ".join(prefix + name for name in fields)
             yield f"{where}: unknown setting {prefix}{key}; allowed are: {allowed}"
@@ -122,10 +135,19 @@ def _build(schema: Any, values: Any) -> Any:
         value = values[field.name]
         if dataclasses.is_dataclass(field.type):
             value = _build(field.type, value)
+        elif entry := _entry_schema(field.type):
+            value = {name: _build(entry, inner) for name, inner in value.items()}
         elif isinstance(value, list):
             value = tuple(value)
         arguments[field.name] = value
     return schema(**arguments)
+
+
+def _entry_schema(kind: Any) -> Any:
+    """Return the dataclass X of a field typed dict[str, X]; None for every other type."""
+    if get_origin(kind) is dict and dataclasses.is_dataclass(get_args(kind)[1]):
+        return get_args(kind)[1]
+    return None
 
 
 def _plain(value: Any) -> Any:

@@ -91,3 +91,17 @@ def test_stored_settings_with_an_unknown_key_are_refused() -> None:
 
 def test_overrides_are_read_as_yaml() -> None:
     assert parse_overrides(["a.b=1e-3", "a.c=[1,2]", "d=text"]) == {"a": {"b": 1e-3, "c": [1, 2]}, "d": "text"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    parts: dict[str, Inner] = field(default_factory=dict)
+
+
+def test_named_parts_are_dataclasses_and_as_strict(tmp_path: Path) -> None:
+    path = write(tmp_path, "own.yaml", "parts: {a: {rate: 2}, b: {}}\n")
+    settings = read_settings(Named, path, ["parts.b.steps=[4]"])
+    assert settings.parts == {"a": Inner(rate=2.0), "b": Inner(steps=(4,))}
+    assert from_dict(Named, as_dict(settings)) == settings
+    with pytest.raises(SettingsError, match=r"unknown setting parts.a.pace; allowed are: parts.a.rate"):
+        read_settings(Named, path, ["parts.a.pace=3"])
