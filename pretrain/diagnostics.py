@@ -1,0 +1,289 @@
+"""Measure what the negatives do to a query, and how the classes lie in the embedding; pure tensor functions.
+
+Shapes: B queries, K negatives, S synthetic negatives per query, n embeddings of width D, C classes.
+Sums over many entries run in float64; nothing larger than the inputs or CHUNK x CHUNK is built.
+
+Sources: [MoCHi] Kalantidis et al., "Hard Negative Mixing for Contrastive Learning", NeurIPS 2020, sections 3 and 5;
+[WI] Wang and Isola, "Understanding Contrastive Representation Learning through Alignment and Uniformity on the
+Hypersphere", ICML 2020, section 4.1.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+TOP = 1024
+"""How many of the hardest negatives the histograms and the false negatives look at [MoCHi, figure 2]."""
+CHUNK = 2048
+"""Rows per block of the pairwise distances: 2048 x 2048 float32 values are 16 MiB."""
+
+
+@torch.no_grad()
+def hardness_curve(negatives: Tensor, top: int = TOP) -> Tensor:
+    """Return how much probability the hardest, second hardest, … negative carries, averaged over the queries.
+
+    p_r = mean over queries of the r-th largest entry of softmax(negatives): the softmax runs over the negatives alone,
+    so the whole curve sums to at most 1 [MoCHi, figure 2a]. A flat curve: all negatives weigh the same.
+
+    Args:
+        negatives: logits q·n / tau, (B, K).
+        top: how many ranks; K when that is fewer.
+
+    Returns:
+        (min(top, K),) float64, not increasing.
+
+    """
+    shares = negatives.float().softmax(dim=1)  # (B, K)
+    return shares.topk(min(top, shares.shape[1]), dim=1).values.double().mean(dim=0)
+
+
+@torch.no_grad()
+def proxy_hits(positive: Tensor, negatives: Tensor, synthetic: Tensor | None = None) -> Tensor:
+    """Return which queries solve the proxy task: the positive's logit lies above every negative's.
+
+    Args:
+        positive: q·k, (B,).
+        negatives: q·n, (B, K).
+        synthetic: q·h of the mixed negatives, (B, S); None counts the real ones only. Give both numbers: the mixed
+            columns make the task harder by design, so accuracies with and without them do not compare.
+
+    Returns:
+        (B,) bool; its mean is the proxy accuracy [MoCHi, figure 2b].
+
+    """
+    hardest = negatives.max(dim=1).values
+    if synthetic is not None and synthetic.shape[1] > 0:
+        hardest = torch.maximum(hardest, synthetic.max(dim=1).values)
+    return positive > hardest
+
+
+@torch.no_grad()
+def same_class_by_rank(negatives: Tensor, query_labels: Tensor, key_labels: Tensor, top: int = TOP) -> Tensor:
+    """Return, for each rank of hardness, the share of queries whose negative of that rank is of their own class.
+
+    The mean over the ranks is the share of false negatives among the `top` hardest logits [MoCHi, section 3.2].
+
+    Args:
+        negatives: logits, (B, K).
+        query_labels: (B,).
+        key_labels: class of each negative, (K,); a negative number marks an unknown class, which equals none.
+        top: how many ranks.
+
+    Returns:
+        (min(top, K),) float64 in [0, 1].
+
+    """
+    hardest = negatives.topk(min(top, negatives.shape[1]), dim=1).indices  # (B, top)
+    return (key_labels[hardest] == query_labels[:, None]).double().mean(dim=0)
+
+
+@torch.no_grad()
+def same_class_parents(parents: Tensor, query_labels: Tensor, key_labels: Tensor) -> dict[str, float]:
+    """Return which share of the mixes has parents of the query's own class [MoCHi, section 5, "false negatives"].
+
+    Args:
+        parents: indices of the mixed negatives into the keys, (B, S, 2) for pair mixes, (B, S, 1) for query mixes.
+        query_labels: (B,).
+        key_labels: (K,).
+
+    Returns:
+        {"one": at least one parent of the query's class, "both": all parents}; shares in [0, 1].
+
+    """
+    same = key_labels[parents] == query_labels[:, None, None]  # (B, S, parents)
+    return {"one": same.any(dim=2).double().mean().item(), "both": same.all(dim=2).double().mean().item()}
+
+
+@dataclass(frozen=True)
+class OracleComparison:
+    """InfoNCE and proxy accuracy with all negatives, and with those of the query's class removed."""
+
+    loss: float
+    loss_oracle: float
+    accuracy: float
+    accuracy_oracle: float
+
+
+@torch.no_grad()
+def compare_with_oracle(
+    positive: Tensor, negatives: Tensor, query_labels: Tensor, key_labels: Tensor
+) -> OracleComparison:
+    """Compare a step's loss and proxy accuracy with those of the class oracle [MoCHi, section 3.2].
+
+    loss = mean of -log( exp(p) / (exp(p) + sum over n of exp(n)) ), p and n being logits over tau; the oracle's sum
+    leaves out every negative of the query's class. The gap is what false negatives cost.
+
+    Args:
+        positive: q·k / tau, (B,).
+        negatives: q·n / tau, (B, K).
+        query_labels: (B,).
+        key_labels: (K,).
+
+    """
+    same = key_labels[None] == query_labels[:, None]  # (B, K)
+    positive, negatives = positive.double(), negatives.double()
+    others = negatives.masked_fill(same, -math.inf)
+    values = []
+    for logits in (negatives, others):
+        total = torch.logaddexp(positive, logits.logsumexp(dim=1))
+        values.append((total - positive).mean().item())
+        values.append(proxy_hits(positive, logits).double().mean().item())
+    return OracleComparison(loss=values[0], accuracy=values[1], loss_oracle=values[2], accuracy_oracle=values[3])
+
+
+@torch.no_grad()
+def pair_alignment(x: Tensor, y: Tensor) -> float:
+    """Return mean ||x_i - y_i||² over the rows: the alignment of positive pairs, alpha = 2 [WI, equation 2]."""
+    return (x.double() - y.double()).square().sum(dim=1).mean().item()
+
+
+@torch.no_grad()
+def class_alignment(x: Tensor, labels: Tensor) -> float:
+    """Return mean ||x - y||² over all unordered pairs of the same class, alpha = 2 [WI; MoCHi, section 5.3].
+
+    No pair is built: over a class of m points with sum s, the pairs' squared distances add up to
+    m · sum ||x_i||² - ||s||². Without a pair of one class the mean does not exist: ValueError.
+
+    Args:
+        x: embeddings, (n, D), of unit length where results are to be compared.
+        labels: (n,) integers.
+
+    """
+    sums, counts = _class_sums(x, labels)
+    squares = torch.zeros(len(counts), dtype=torch.float64, device=x.device)
+    squares.index_add_(0, _class_positions(labels)[1], _row_squares(x))
+    pairs = (counts * (counts - 1) / 2).sum()
+    if pairs == 0:
+        raise ValueError(f"alignment needs two points of one class, got {len(labels)} points of as many classes")
+    return ((counts * squares - sums.square().sum(dim=1)).sum() / pairs).item()
+
+
+@torch.no_grad()
+def uniformity(x: Tensor, *, t: float = 2.0, chunk: int = CHUNK) -> float:
+    """Return log mean exp(-t ||x - y||²) over all unordered pairs of different rows [WI, equation 3].
+
+    0 when all rows are equal; the lower, the more evenly the points cover the sphere (-2 t when all are orthogonal).
+    Works block by block through the upper triangle.
+
+    Args:
+        x: embeddings of unit length, (n, D), n >= 2.
+        t: the kernel's sharpness.
+        chunk: rows per block.
+
+    """
+    n = len(x)
+    if n < 2:
+        raise ValueError(f"uniformity needs at least two points, got {n}")
+    blocks = x.float().split(chunk)
+    squares = [block.square().sum(dim=1) for block in blocks]
+    total = torch.zeros((), dtype=torch.float64, device=x.device)
+    for row, block in enumerate(blocks):
+        for column in range(row, len(blocks)):
+            distances = squares[row][:, None] + squares[column][None] - 2 * block @ blocks[column].T
+            kernel = distances.clamp_(min=0).mul_(-t).exp_()
+            total += kernel.triu(diagonal=1).double().sum() if row == column else kernel.double().sum()
+    return (total / (n * (n - 1) / 2)).log().item()
+
+
+@dataclass(frozen=True)
+class ClassGeometry:
+    """How wide each class is, and how far the classes lie apart."""
+
+    classes: Tensor  # (C,) the labels, ascending
+    counts: Tensor  # (C,)
+    variance: Tensor  # (C,) mean_i ||x_i - mu_c||², float64
+    distance: Tensor  # (C,) mean over the other classes of ||mu_c - mu_c'||, float64
+    nearest: Tensor  # (C,) the smallest of them, float64
+
+    @property
+    def intra_variance(self) -> float:
+        """Mean over c of mean_i ||x_i - mu_c||²: every class weighs the same."""
+        return self.variance.mean().item()
+
+    @property
+    def inter_distance(self) -> float:
+        """Mean over c != c' of ||mu_c - mu_c'||."""
+        return self.distance.mean().item()
+
+    @property
+    def separation(self) -> float:
+        """inter_distance / sqrt(intra_variance): distance between classes in units of their spread; infinite at 0."""
+        return self.inter_distance / math.sqrt(self.intra_variance) if self.intra_variance > 0 else math.inf
+
+
+@torch.no_grad()
+def class_geometry(x: Tensor, labels: Tensor) -> ClassGeometry:
+    """Return the variance of every class and the distances between class means.
+
+    Answers whether inter-class distance grows more than intra-class variance. Memory beyond x: C x D and C x C.
+
+    Args:
+        x: embeddings, (n, D); of unit length where backbones are to be compared.
+        labels: (n,) integers of at least two classes.
+
+    """
+    classes, positions = _class_positions(labels)
+    if len(classes) < 2:
+        raise ValueError(f"distances between classes need two classes, got {len(classes)}")
+    sums, counts = _class_sums(x, labels)
+    means = sums / counts[:, None]  # (C, D)
+    variance = torch.zeros(len(classes), dtype=torch.float64, device=x.device)
+    for rows, where in zip(torch.split(x, CHUNK), torch.split(positions, CHUNK), strict=True):
+        variance.index_add_(0, where, (rows.double() - means[where]).square().sum(dim=1))
+    apart = torch.cdist(means, means, compute_mode="donot_use_mm_for_euclid_dist")
+    distance = apart.sum(dim=1) / (len(classes) - 1)
+    nearest = apart.fill_diagonal_(math.inf).min(dim=1).values
+    return ClassGeometry(classes, counts.long(), variance / counts, distance, nearest)
+
+
+def monitor_step(
+    logits: Mapping[str, Tensor], query_labels: Tensor | None, key_labels: Tensor | None, top: int = TOP
+) -> dict[str, float]:
+    """Return the scalars worth logging in a training step, from logits that the step has computed anyway.
+
+    Args:
+        logits: "positive" (B,), "negatives" (B, K) and, when mixing, "synthetic" (B, S), all over tau.
+        query_labels: (B,), or None without labels.
+        key_labels: (K,), or None.
+        top: see `TOP`.
+
+    Returns:
+        proxy_accuracy, proxy_accuracy_mixed (when mixing), hardest_share (probability of the hardest negative),
+        top_share (of the `top` hardest), false_negatives (share among them; with labels).
+
+    """
+    positive, negatives, synthetic = logits["positive"], logits["negatives"], logits.get("synthetic")
+    curve = hardness_curve(negatives, top)
+    values = {
+        "proxy_accuracy": proxy_hits(positive, negatives).double().mean().item(),
+        "hardest_share": curve[0].item(),
+        "top_share": curve.sum().item(),
+    }
+    if synthetic is not None and synthetic.shape[1] > 0:
+        values["proxy_accuracy_mixed"] = proxy_hits(positive, negatives, synthetic).double().mean().item()
+    if query_labels is not None and key_labels is not None:
+        by_rank = same_class_by_rank(negatives, query_labels, key_labels, top)
+        values["false_negatives"] = by_rank.mean().item()
+    return values
+
+
+def _class_positions(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the distinct labels (C,), ascending, and each row's position among them (n,)."""
+    classes, positions = torch.unique(labels, sorted=True, return_inverse=True)
+    return classes, positions
+
+
+def _class_sums(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sum of each class's rows (C, D) and its number of rows (C,), both float64."""
+    classes, positions = _class_positions(labels)
+    sums = torch.zeros(len(classes), x.shape[1], dtype=torch.float64, device=x.device)
+    for rows, where in zip(torch.split(x, CHUNK), torch.split(positions, CHUNK), strict=True):
+        sums.index_add_(0, where, rows.double())
+    return sums, torch.bincount(positions, minlength=len(classes)).double()
+
+
+def _row_squares(x: Tensor) -> Tensor:
+    return torch.cat([rows.double().square().sum(dim=1) for rows in torch.split(x, CHUNK)])
