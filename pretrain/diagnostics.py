@@ -177,7 +177,7 @@ def uniformity(x: Tensor, *, t: float = 2.0, chunk: int = CHUNK) -> float:
     n = len(x)
     if n < 2:
         raise ValueError(f"uniformity needs at least two points, got {n}")
-    blocks = x.float().split(chunk)
+    blocks = torch.split(x.float(), chunk)
     squares = [block.square().sum(dim=1) for block in blocks]
     total = torch.zeros((), dtype=torch.float64, device=x.device)
     for row, block in enumerate(blocks):
