@@ -76,9 +76,7 @@ def evaluate_coco(
     results = read_coco_json(results_json) if isinstance(results_json, str | Path) else results_json
     check_annotations(truth, task)
     _check_results(truth, results, task)
-    with contextlib.redirect_stdout(io.StringIO()):  # both engines print tables
-        run = _evaluate_hotcoco if engine == "hotcoco" else _evaluate_pycocotools
-        evaluation = run(truth, results, task)
+    evaluation = run_evaluation(load_evaluation(truth, results, task, engine))
     names = {category["id"]: category["name"] for category in truth["categories"]}
     return CocoResult(
         stats=np.asarray(evaluation.stats, dtype=np.float64),
@@ -88,25 +86,26 @@ def evaluate_coco(
     )
 
 
-def _evaluate_hotcoco(truth: Any, results: Any, task: Task) -> Any:
-    annotations = hotcoco.COCO(truth)
-    evaluation = hotcoco.COCOeval(annotations, annotations.load_res(list(results)), task)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    return evaluation
+def load_evaluation(truth: Any, results: Any, task: Task, engine: Engine) -> Any:
+    """Return a COCOeval of the engine over annotations and results in memory, not yet run."""
+    with contextlib.redirect_stdout(io.StringIO()):  # both engines tell of their loading
+        if engine == "hotcoco":
+            annotations = hotcoco.COCO(truth)
+            return hotcoco.COCOeval(annotations, annotations.load_res(list(results)), task)
+        annotations = load_pycocotools(truth)
+        if results:
+            detections = annotations.loadRes([dict(result) for result in results])  # it writes into them
+        else:  # loadRes looks at the first result
+            detections = load_pycocotools({**truth, "annotations": []})
+        return COCOeval(annotations, detections, task)
 
 
-def _evaluate_pycocotools(truth: Any, results: Any, task: Task) -> Any:
-    annotations = load_pycocotools(truth)
-    if results:
-        detections = annotations.loadRes([dict(result) for result in results])  # it writes into them
-    else:  # loadRes looks at the first result
-        detections = load_pycocotools({**truth, "annotations": []})
-    evaluation = COCOeval(annotations, detections, task)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
+def run_evaluation(evaluation: Any) -> Any:
+    """Evaluate, accumulate and summarise a COCOeval of either engine, silently; return it."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
     return evaluation
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as rle_codec
 
 import transfer.detectron2_compat  # noqa: F401  mends names before Detectron2 is imported
 
@@ -23,6 +22,7 @@ from detectron2.utils import comm
 
 from pretrain.storage import write_text
 from transfer.coco_metric import Engine, Task, check_annotations, evaluate_coco, read_coco_json
+from transfer.mask_encoding import encode_bitmaps
 from transfer.voc_files import read_voc_truth, tabulate_voc_ap, write_det_files
 from transfer.voc_metric import Ties, VocDetections, compute_voc_ap, round_as_written
 
@@ -203,6 +203,4 @@ class CocoEvaluator(DatasetEvaluator):
 def _read_masks(instances: Any) -> list[dict[str, Any]]:
     if instances.has("pred_rles"):
         return list(instances.pred_rles)
-    bitmaps = np.asfortranarray(instances.pred_masks.cpu().numpy().astype(np.uint8).transpose(1, 2, 0))
-    rles = rle_codec.encode(bitmaps)
-    return [{"size": rle["size"], "counts": rle["counts"].decode()} for rle in rles]
+    return encode_bitmaps(instances.pred_masks)

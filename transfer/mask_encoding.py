@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from pycocotools import mask as rle_codec
+from torch.nn.functional import grid_sample
 
 THRESHOLD = 0.5
 """A pixel belongs to the mask from this value on; detectron2's default in detector_postprocess."""
@@ -107,7 +107,7 @@ def _encode_one(index: int, mask: torch.Tensor, x: _Axis, y: _Axis, image: tuple
     if len(doubtful):
         column, row = np.divmod(doubtful, values.shape[1])
         points = np.stack([x.grid[columns][column], y.grid[rows][row]], axis=1)  # (P, 2)
-        exact = F.grid_sample(mask[None, None], torch.from_numpy(points)[None, None], align_corners=False)
+        exact = grid_sample(mask[None, None], torch.from_numpy(points)[None, None], align_corners=False)
         inside[column, row] = exact[0, 0, 0].numpy() >= THRESHOLD
     return _count_runs(flat, values.shape[1], (int(x.first[index]), int(y.first[index])), image)
 
@@ -126,5 +126,5 @@ def _count_runs(
         touching = np.flatnonzero(changes[1:-1:2] == changes[2::2]) * 2 + 1
         changes = np.delete(changes, np.concatenate([touching, touching + 1]))
     edges = np.concatenate([[0], changes, [height * width]])
-    runs = edges[1:] - edges[:-1]
+    runs: IntArray = edges[1:] - edges[:-1]
     return runs[:-1] if len(runs) > 1 and runs[-1] == 0 else runs
