@@ -219,9 +219,9 @@ def _is_safe(name: str) -> bool:
 
 
 def _load(path: Path, unknown: list[str], *, mmap: bool) -> Any:
-    stand_ins = [(type(name.rpartition(".")[2], (_StandIn,), {}), name) for name in unknown]
+    stand_ins: list[Any] = [(type(name.rpartition(".")[2], (_StandIn,), {}), name) for name in unknown]
     try:
-        with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():  # type: ignore[no-untyped-call]
+        with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's remarks about old formats
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except OSError:

@@ -77,6 +77,5 @@ def read_manifest(weights_path: str | Path) -> Manifest:
             f"{weights_path}: its SHA-256 is {digest}, the manifest says {values['output']['sha256']}: the file was "
             "changed or cut after the conversion; convert again"
         )
-    return Manifest(
-        **{key: tuple(value) if key in ("pixel_mean", "pixel_std") else value for key, value in values.items()}
-    )
+    values |= {key: tuple(values[key]) for key in ("pixel_mean", "pixel_std") if key in values}
+    return Manifest(**values)

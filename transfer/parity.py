@@ -100,8 +100,10 @@ def _run_block(state: Mapping[str, Tensor], name: str, x: Tensor, stride: int) -
 def _apply(state: Mapping[str, Tensor], name: str, x: Tensor, stride: int = 1) -> Tensor:
     weight = state[f"{name}.weight"]
     x = functional.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
-    norm = {kind: state[f"{name}.norm.{kind}"] for kind in ("running_mean", "running_var", "weight", "bias")}
-    return functional.batch_norm(x, **norm, training=False, eps=1e-5)
+    mean, variance, scale, shift = (
+        state[f"{name}.norm.{kind}"] for kind in ("running_mean", "running_var", "weight", "bias")
+    )
+    return functional.batch_norm(x, mean, variance, scale, shift, training=False, eps=1e-5)
 
 
 def _run_all(state: Mapping[str, Tensor], depth: int, image: Tensor) -> list[dict[str, Tensor]]:

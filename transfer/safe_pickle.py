@@ -68,7 +68,7 @@ def check_pickle(stream: BinaryIO, size: int) -> set[str]:
                 names.add(str(argument).replace(" ", "."))
             if opcode.name in ("INST", "OBJ", "EXT1", "EXT2", "EXT4", "PERSID"):
                 raise UnsafePickleError(f"it uses the pickle opcode {opcode.name}, which no writer of weights needs")
-            if opcode.name in ("LONG_BINPUT", "PUT") and argument > MAX_OPCODES:
+            if opcode.name in ("LONG_BINPUT", "PUT") and int(argument or 0) > MAX_OPCODES:
                 raise UnsafePickleError(f"it declares the memo index {argument}")
             if count > MAX_OPCODES:
                 raise UnsafePickleError(f"it has more than {MAX_OPCODES} pickle opcodes")
@@ -141,7 +141,7 @@ def read_arrays(stream: BinaryIO, size: int) -> Any:
     check_pickle(stream, size)
     stream.seek(start)
     try:
-        value = _ArraysUnpickler(BoundedReader(stream, size), encoding="latin1").load()  # type: ignore[arg-type]
+        value = _ArraysUnpickler(BoundedReader(stream, size), encoding="latin1").load()
     except UnsafePickleError:
         raise
     except Exception as error:  # a hostile file may break any of the unpickler's assumptions
