@@ -103,12 +103,17 @@ def convert(
     return manifest
 
 
-def check_converted(weights_path: str | Path, source: str | Path | None = None) -> Manifest:
+def check_converted(
+    weights_path: str | Path, source: str | Path | None = None, *, trust_pickle: bool = False
+) -> tuple[Manifest, bool]:
     """Prove a converted file again: digests, key sets, values, parity; return its manifest.
+
+    The second value says whether the source was there to be compared with, tensor by tensor.
 
     Args:
         weights_path: the converted file, its manifest beside it.
         source: the checkpoint that it was made from; None: where the manifest says, when that file is still there.
+        trust_pickle: as for `convert`, of the source.
 
     Raises:
         ValueError: something does not hold.
@@ -123,17 +128,17 @@ def check_converted(weights_path: str | Path, source: str | Path | None = None) 
         )
     measure_parity(copy.state, to_detectron2(copy.state, copy.depth), copy.depth)
     origin = Path(source or manifest.source["path"])
-    if source is not None or origin.is_file():
-        if (digest := digest_file(origin)) != manifest.source["sha256"]:
-            raise ValueError(
-                f"{origin}: its SHA-256 is {digest}, the manifest of {weights_path} says {manifest.source['sha256']}: "
-                "the source is another file now; convert it again"
-            )
-        original = read_backbone(
-            origin, family=manifest.source["family"], branch=manifest.source["branch"], trust_pickle=True
+    if source is None and not origin.is_file():
+        return manifest, False
+    if (digest := digest_file(origin)) != manifest.source["sha256"]:
+        raise ValueError(
+            f"{origin}: its SHA-256 is {digest}, the manifest of {weights_path} says {manifest.source['sha256']}: the "
+            "source is another file now; convert it again"
         )
-        _compare(original, copy, str(weights_path))
-    return manifest
+    family, branch = manifest.source["family"], manifest.source["branch"]
+    original = read_backbone(origin, family=family, branch=branch, trust_pickle=trust_pickle)
+    _compare(original, copy, str(weights_path))
+    return manifest, True
 
 
 def write_backbone(path: Path, backbone: Backbone, to: str, layout: str = "any") -> None:

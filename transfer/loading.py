@@ -26,12 +26,15 @@ PROTOCOL_KINDS = ("voc-c4", "coco-c4", "coco-fpn@moco", "coco-fpn@infomin")
 
 _AFFINE = ("weight", "bias")
 _NORM = ("weight", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var", "norm.num_batches_tracked")
-_RPN = {f"proposal_generator.rpn_head.{name}": _AFFINE for name in ("conv", "objectness_logits", "anchor_deltas")}
-_BOX = {f"roi_heads.box_predictor.{name}": _AFFINE for name in ("cls_score", "bbox_pred")}
-_MASK = {f"roi_heads.mask_head.{name}": _AFFINE for name in ("deconv", "predictor")}
-_EXTRA_NORM = {"roi_heads.res5": tuple(name for name in _NORM if name != "weight")}
-_FPN = {f"backbone.fpn_{kind}{level}": _NORM for kind in ("lateral", "output") for level in (2, 3, 4, 5)}
-_LAYERS = {
+_Layers = dict[str, tuple[str, ...]]
+_RPN: _Layers = {
+    f"proposal_generator.rpn_head.{name}": _AFFINE for name in ("conv", "objectness_logits", "anchor_deltas")
+}
+_BOX: _Layers = {f"roi_heads.box_predictor.{name}": _AFFINE for name in ("cls_score", "bbox_pred")}
+_MASK: _Layers = {f"roi_heads.mask_head.{name}": _AFFINE for name in ("deconv", "predictor")}
+_EXTRA_NORM: _Layers = {"roi_heads.res5": tuple(name for name in _NORM if name != "weight")}
+_FPN: _Layers = {f"backbone.fpn_{kind}{level}": _NORM for kind in ("lateral", "output") for level in (2, 3, 4, 5)}
+_LAYERS: dict[str, _Layers] = {
     "voc-c4": {**_RPN, **_BOX, **_EXTRA_NORM},
     "coco-c4": {**_RPN, **_BOX, **_EXTRA_NORM, **_MASK},
     "coco-fpn@moco": {

@@ -1,5 +1,6 @@
 """Prove that a converted file computes the same: C2 … C5 of torchvision's ResNet and of Detectron2's, side by side."""
 
+import warnings
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -118,10 +119,12 @@ def run_detectron2(state: Mapping[str, Tensor], depth: int, image: Tensor) -> li
     C4 puts res5 behind the pooled regions, as a block of its own, of bottlenecks: so ResNet-18 and 34 have no C4.
     """
     compat.prepare()
-    from detectron2.config import get_cfg  # heavy, and Detectron2 may be missing
-    from detectron2.layers import ShapeSpec
-    from detectron2.modeling.backbone import build_resnet_backbone
-    from detectron2.modeling.roi_heads import Res5ROIHeads
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # v0.6 scripts functions at import
+        from detectron2.config import get_cfg  # heavy, and Detectron2 may be missing
+        from detectron2.layers import ShapeSpec
+        from detectron2.modeling.backbone import build_resnet_backbone
+        from detectron2.modeling.roi_heads import Res5ROIHeads
 
     cfg = get_cfg()
     cfg.MODEL.RESNETS.merge_from_list(
