@@ -1,0 +1,188 @@
+"""Run a chain of stages: pretrain, convert, detectors, linear, kNN, analysis, report; here or on Slurm.
+
+  python -m tools.chain plan   configs/chains/digits.yaml [key=value …]
+  python -m tools.chain submit configs/chains/digits.yaml [dry_run=true] [retry=true|STAGE,STAGE] [key=value …]
+  python -m tools.chain status configs/chains/digits.yaml [watch=true] [json=true]
+  python -m tools.chain resume configs/chains/digits.yaml
+  python -m tools.chain cancel configs/chains/digits.yaml [stage=NAME]
+  python -m tools.chain logs   configs/chains/digits.yaml STAGE [follow=true]
+  python -m tools.chain report configs/chains/digits.yaml
+
+plan    says what would run, what is done already and why something runs again; writes nothing
+submit  runs what is not done: with backend=local here until the end, with backend=slurm by sbatch, and returns
+status  shows every stage from its files (and from squeue, where there is one)
+resume  submit with retry=true: failed stages run again, cancelled ones go on
+cancel  stops the chain, or one stage, and keeps its work
+logs    prints the end of a stage's log
+report  writes the report from what is there now
+
+All are safe to repeat. Every key of the chain file may be given: backend=slurm seeds=[0,1,2] runs=/data/runs
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from pretrain.stopping import EXIT_YIELD
+from tools.chain import state, status
+from tools.chain.attempts import is_alive, read_attempts
+from tools.chain.ending import print_ending
+from tools.chain.explain import explain_plan
+from tools.chain.local import LocalDriver
+from tools.chain.submit import Chain, freeze, hold, open_chain, submit_lock
+from tools.command_line import UsageError, run_command, split_arguments
+
+OWN_OPTIONS = ("dry_run", "retry", "watch", "json", "follow", "stage")
+WATCH_S = 3.0
+LOG_LINES = 60
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do what the first word says with the chain file that is the second."""
+    words, overrides = split_arguments(arguments, ["COMMAND", "CHAIN"], ["STAGE"])
+    if words[0] not in COMMANDS:
+        raise UsageError(f"expected one of {', '.join(COMMANDS)}; got {words[0]!r}. Add --help for what they do.")
+    options = dict(word.split("=", 1) for word in overrides if word.split("=", 1)[0] in OWN_OPTIONS)
+    if len(words) == 3:
+        options["stage"] = words[2]
+    chain = open_chain(words[1], [word for word in overrides if word.split("=", 1)[0] not in OWN_OPTIONS])
+    return COMMANDS[words[0]](chain, options)
+
+
+def plan(chain: Chain, _options: dict[str, str]) -> int:
+    """Print the graph, what is done, why the rest runs, and the GPU-hours."""
+    print(explain_plan(chain))
+    return 0
+
+
+def submit(chain: Chain, options: dict[str, str]) -> int:
+    """Freeze the plan and run or submit it."""
+    if options.get("dry_run", "false") == "true":
+        return plan(chain, options)
+    retry = _read_retry(chain, options.get("retry", "false"))
+    lock = submit_lock(chain)
+    with hold(lock):
+        freeze(chain)
+        for stage in chain.stages:
+            state.clear_for_run(chain.folder, stage, stage.name in retry)
+        if chain.config.backend == "slurm":
+            from tools.chain.slurm import submit_chain  # heavy: submitit
+
+            return submit_chain(chain)
+    print(f"chain {chain.folder}: {len(chain.stages)} stages on this machine")
+    code = LocalDriver(chain).run()
+    if code != EXIT_YIELD:
+        print_ending(chain)
+    return code
+
+
+def resume(chain: Chain, options: dict[str, str]) -> int:
+    """Submit with every failed stage tried again."""
+    return submit(chain, {"retry": "true", **options})
+
+
+def show_status(chain: Chain, options: dict[str, str]) -> int:
+    """Print the table, once or until the chain has ended."""
+    while True:
+        stages = state.read_plan(chain.folder)[1]
+        rows = status.describe_stages(chain.folder, stages, _ask_queue(chain))
+        if options.get("json") == "true":
+            print(json.dumps(rows, indent=2, ensure_ascii=False))
+            return 0
+        if options.get("watch") == "true":
+            print("\033[H\033[2J", end="")
+        print(status.write_table(rows), flush=True)
+        if options.get("watch") != "true" or all(row["state"] in state.ENDED for row in rows):
+            return 0
+        time.sleep(WATCH_S)
+
+
+def cancel(chain: Chain, options: dict[str, str]) -> int:
+    """Write STOP into the stages that have not ended; end their processes and jobs."""
+    stages = state.read_plan(chain.folder)[1]
+    states = state.find_states(chain.folder, stages)
+    chosen = [entry for entry in stages if options.get("stage") in (None, entry.name)]
+    if not chosen:
+        raise _unknown_stage(chain, options["stage"])
+    for stage in chosen:
+        if states[stage.name] in state.ENDED:
+            continue
+        folder = state.stage_folder(chain.folder, stage.folder)
+        (folder / "STOP").touch()
+        for attempt in read_attempts(folder):
+            if attempt.get("backend") == "local" and is_alive(attempt):
+                os.kill(attempt["pid"], signal.SIGTERM)
+        print(f"{stage.name}: will stop; its work is kept")
+    if any((state.stage_folder(chain.folder, stage.folder) / "ledger.jsonl").exists() for stage in chosen):
+        from tools.chain.slurm import cancel_jobs  # heavy: submitit
+
+        cancel_jobs(chain.folder, chosen)
+    return 0
+
+
+def logs(chain: Chain, options: dict[str, str]) -> int:
+    """Print the end of a stage's log, and what comes after while it runs."""
+    stages = {entry.name: entry for entry in state.read_plan(chain.folder)[1]}
+    if options.get("stage") not in stages:
+        raise _unknown_stage(chain, options.get("stage", ""))
+    stage = stages[options["stage"]]
+    folder = state.stage_folder(chain.folder, stage.folder)
+    path = folder / "log.txt"
+    if not path.exists():
+        raise ValueError(f"{path}: no log; the stage has not started yet")
+    print(f"==> {path}")
+    with path.open(errors="replace") as stream:
+        print("\n".join(stream.read().splitlines()[-LOG_LINES:]), flush=True)
+        while options.get("follow") == "true" and any(is_alive(entry) for entry in read_attempts(folder)):
+            print(stream.read(), end="", flush=True)
+            time.sleep(0.5)
+        print(stream.read(), end="", flush=True)
+    return 0
+
+
+def report(chain: Chain, _options: dict[str, str]) -> int:
+    """Write the report from what is there."""
+    from tools.write_report import main as write_report  # heavy: drawing
+
+    return write_report([str(chain.folder), f"out={chain.folder / 'report'}"]) or 0
+
+
+def _ask_queue(chain: Chain) -> dict[str, dict[str, str]] | None:
+    if not any((chain.folder / "stages").glob("*/ledger.jsonl")):
+        return None
+    from tools.chain.squeue import find_jobs  # only where jobs were submitted
+
+    return find_jobs(chain.folder)
+
+
+def _read_retry(chain: Chain, text: str) -> set[str]:
+    names = {stage.name for stage in chain.stages}
+    if text in ("true", "false"):
+        return names if text == "true" else set()
+    wanted = set(filter(None, text.strip("[]").replace(" ", "").split(",")))
+    if wanted - names:
+        raise _unknown_stage(chain, ", ".join(sorted(wanted - names)))
+    return wanted
+
+
+def _unknown_stage(chain: Chain, name: str) -> ValueError:
+    names = ", ".join(stage.name for stage in chain.stages)
+    return ValueError(f"{chain.path}: no stage {name!r}; the stages are: {names}")
+
+
+COMMANDS: dict[str, Callable[[Chain, dict[str, str]], int]] = {
+    "plan": plan,
+    "submit": submit,
+    "status": show_status,
+    "resume": resume,
+    "cancel": cancel,
+    "logs": logs,
+    "report": report,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, __doc__))

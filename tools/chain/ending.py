@@ -1,0 +1,53 @@
+"""What a local run ends with: the table of results and where everything lies."""
+
+from pathlib import Path
+
+from tools.chain.state import find_states, stage_folder
+from tools.chain.submit import Chain
+
+
+def print_ending(chain: Chain) -> None:
+    """Print the results, what failed, and the paths of report, weights and drawn detections."""
+    states = find_states(chain.folder, chain.stages)
+    if table := write_results(chain):
+        print(f"\n{table}")
+    for stage in chain.stages:
+        if states[stage.name] != "done":
+            print(f"{stage.name}: {states[stage.name]}")
+    folders = {stage.name: stage_folder(chain.folder, stage.folder) for stage in chain.stages}
+    found = [("report", chain.folder / "report" / "index.html"), ("numbers", chain.folder / "report" / "summary.json")]
+    found += [("weights", folders[stage.name] / "backbone.pkl") for stage in chain.stages if stage.kind == "convert"]
+    for stage in chain.stages:
+        if stage.kind == "detector":
+            pictures = sorted((folders[stage.name] / "detections").glob("*.png"))
+            found += [("drawn", path) for path in pictures[:1]]
+    for label, path in found:
+        if path.exists():
+            print(f"{label:8} {_shorten(path)}")
+    if any(states[stage.name] == "failed" for stage in chain.stages):
+        print(f"try the failed stages again: python -m tools.chain resume {chain.path}")
+
+
+def write_results(chain: Chain) -> str:
+    """Return one line per protocol and metric, one column per backbone: mean ± std (n)."""
+    folders = [stage_folder(chain.folder, stage.folder) for stage in chain.stages]
+    results = [folder / "metrics.json" for folder in folders if (folder / "metrics.json").is_file()]
+    if not results:
+        return ""
+    from transfer.results import read_results, summarise  # late: plan and status do not need it
+
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for entry in summarise(read_results(results)):
+        spread = f" ± {entry.std:.1f}" if entry.std is not None else ""
+        cells.setdefault((entry.protocol, entry.metric), {})[entry.backbone] = f"{entry.mean:.1f}{spread}"
+    backbones = list(dict.fromkeys(name for row in cells.values() for name in row))
+    lines = [["protocol", "metric", *backbones]]
+    lines += [[*key, *(row.get(name, "") for name in backbones)] for key, row in cells.items()]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def _shorten(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

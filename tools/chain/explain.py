@@ -1,0 +1,52 @@
+"""Say a plan in words: the stages, what is done, why the rest runs, and what it costs."""
+
+from collections.abc import Mapping
+
+from pretrain.storage import read_json
+from tools.chain.plan import Stage
+from tools.chain.state import find_states, stage_folder
+from tools.chain.status import read_progress
+from tools.chain.submit import Chain
+
+
+def explain_plan(chain: Chain) -> str:
+    """Return the plan as text: one line per stage and the GPU-hours of what is not done."""
+    states = find_states(chain.folder, chain.stages)
+    width = max(len(stage.name) for stage in chain.stages)
+    lines = [f"chain {chain.folder}, backend {chain.config.backend}: {len(chain.stages)} stages"]
+    hours = 0.0
+    for stage in chain.stages:
+        reason = "" if states[stage.name] == "done" else _why_again(chain, stage)
+        after = ", ".join(stage.upstream) if stage.kind != "report" else "all"
+        lines.append(f"  {states[stage.name]:8} {stage.name:{width}}  after {after or 'nothing'}{reason}")
+        if states[stage.name] != "done":
+            hours += estimate_gpu_hours(chain, stage)
+    left = sum(state != "done" for state in states.values())
+    lines.append(f"{len(states) - left} done, {left} to run; about {hours:.1f} GPU-hours")
+    return "\n".join(lines)
+
+
+def estimate_gpu_hours(chain: Chain, stage: Stage) -> float:
+    """Return GPUs x hours that are left: from the stage's own measured rate, else its estimate, else 0."""
+    gpus = stage.resources.gpus * stage.resources.nodes
+    progress = read_progress(stage_folder(chain.folder, stage.folder))
+    if progress.get("rate_per_s"):
+        return float(gpus * (progress["total"] - progress["step"]) / progress["rate_per_s"] / 3600)
+    return gpus * stage.resources.hours
+
+
+def _why_again(chain: Chain, stage: Stage) -> str:
+    """Return why a stage of this name that is done under another key does not count; "" when there is none."""
+    prefix = stage.folder.removesuffix(stage.key)
+    before: list[Mapping[str, object]] = []
+    for path in (chain.folder / "stages").glob(f"{prefix}*/spec.json"):
+        if path.parent.name != stage.folder and (path.parent / "DONE.json").exists():
+            spec = read_json(path)
+            if spec["name"] == stage.name:
+                before.append(spec["why"])
+    if not before:
+        return ""
+    changes = [sorted(part for part in {**why, **stage.why} if why.get(part) != stage.why.get(part)) for why in before]
+    fewest = min(len(parts) for parts in changes)
+    parts = next(parts for parts in changes if len(parts) == fewest)
+    return f"   again, for what changed: {', '.join(parts)}"

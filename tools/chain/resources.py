@@ -1,0 +1,83 @@
+"""What one stage's job asks of the cluster."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from pretrain.settings import SettingsError, from_dict
+
+BUILT_IN: dict[str, dict[str, Any]] = {
+    "pretrain": {"gpus": 1, "time_min": 1440},
+    "detector": {"gpus": 1, "time_min": 720},
+    "linear": {"gpus": 1, "time_min": 480},
+    "knn": {"gpus": 1, "time_min": 120},
+    "analyse": {"gpus": 1, "time_min": 120},
+}
+"""Kinds that use a GPU where there is one; a chain's own `resources` go over these."""
+SHORTEST_MIN = 3
+"""Least time limit: Slurm sends its warning up to a minute early."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """One job; empty and 0 mean the site's default."""
+
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    nodes: int = 1
+    gpus: int = 0
+    """GPUs per node; one task runs on each."""
+    gpu_option: str = "gpus"
+    """gpus (--gpus-per-node) or gres (--gres=gpu:N), whichever the site knows."""
+    cpus: int = 4
+    """CPUs per task."""
+    mem_gb: float = 0.0
+    """Memory per node."""
+    time_min: int = 60
+    constraint: str = ""
+    exclude: str = ""
+    mail_user: str = ""
+    mail_type: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Further sbatch options by their long name: {"reservation": "x"}."""
+    setup: tuple[str, ...] = ()
+    """Lines of bash before the stage starts, run under set -e: module load …"""
+    srun: tuple[str, ...] = ()
+    """Further words for srun."""
+    hours: float = 0.0
+    """Your estimate for the whole stage, for the plan's GPU-hours until a rate has been measured."""
+
+
+def look_up_resources(table: Mapping[str, Mapping[str, Any]], labels: Sequence[str]) -> Resources:
+    """Return the resources of a stage: the built-in ones of its kind, "default", then each of `labels` in order."""
+    merged: dict[str, Any] = {}
+    for label in ("default", *labels):
+        merged |= BUILT_IN.get(label, {}) | _checked(label, table.get(label) or {})
+    if isinstance(merged.get("exclude"), list):
+        merged["exclude"] = ",".join(merged["exclude"])
+    resources = from_dict(Resources, merged)
+    if resources.time_min < SHORTEST_MIN:
+        raise SettingsError(
+            f"resources of {labels[-1]}: time_min is {resources.time_min}; a job needs at least {SHORTEST_MIN} "
+            "minutes, or its warning comes before it has started"
+        )
+    return resources
+
+
+def resources_as_dict(resources: Resources) -> dict[str, Any]:
+    """Return plain values for spec.json."""
+    return asdict(resources)
+
+
+def _checked(label: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    kinds = {entry.name: type(getattr(Resources(), entry.name)) for entry in fields(Resources)}
+    for key, value in values.items():
+        if key not in kinds:
+            raise SettingsError(f"resources.{label}: unknown setting {key}; allowed are: {', '.join(kinds)}")
+        good: Any = (int, float) if kinds[key] in (int, float) else (list, tuple) if kinds[key] is tuple else kinds[key]
+        if key == "exclude":
+            good = (str, list)
+        if not isinstance(value, good):
+            raise SettingsError(f"resources.{label}.{key}: expected {kinds[key].__name__}, got {value!r}")
+    return dict(values)

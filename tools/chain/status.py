@@ -1,0 +1,114 @@
+"""The table of a chain's stages: state, attempt, step, rate, ETA, host, GPU, last error line."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pretrain.storage import read_json
+from tools.chain.attempts import read_attempts
+from tools.chain.plan import Stage
+from tools.chain.state import find_states, stage_folder
+
+COLUMNS = ("stage", "state", "attempt", "step", "rate", "eta", "host", "gpu", "note")
+
+
+def describe_stages(
+    chain: Path, stages: Sequence[Stage], jobs: Mapping[str, Mapping[str, str]] | None = None
+) -> list[dict[str, Any]]:
+    """Return one dictionary per stage, fit for JSON.
+
+    Args:
+        chain: the chain's folder.
+        stages: its plan.
+        jobs: {stage folder: {"job_id", "state", "reason"}} from the queue; None: there is none, or it did not answer.
+
+    """
+    states = find_states(chain, stages)
+    return [_describe(chain, stage, states[stage.name], (jobs or {}).get(stage.folder)) for stage in stages]
+
+
+def read_progress(folder: Path) -> dict[str, Any]:
+    """Return progress.json, {} when there is none yet."""
+    try:
+        values = read_json(folder / "progress.json")
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def say_progress(progress: Mapping[str, Any]) -> str:
+    """Return e.g. "step 120/2000 (6 %), 3.1/s, 10:06 to go"; "" before the first beat."""
+    if not progress:
+        return ""
+    step, total, unit = progress.get("step", 0), progress.get("total") or 0, progress.get("unit") or "steps"
+    parts = [f"{unit} {step}/{total} ({100 * step // total if total else 0} %)"]
+    if progress.get("rate_per_s"):
+        parts.append(say_rate(progress["rate_per_s"]))
+    if progress.get("eta_s") is not None:
+        parts.append(f"{say_duration(progress['eta_s'])} to go")
+    if progress.get("phase"):
+        parts.append(str(progress["phase"]))
+    return ", ".join(parts)
+
+
+def say_rate(rate_per_s: float) -> str:
+    """Return "3.1/s", or "4.2 s each" for slow steps."""
+    return f"{rate_per_s:.3g}/s" if rate_per_s >= 1 else f"{1 / rate_per_s:.3g} s each"
+
+
+def say_duration(seconds: float) -> str:
+    """Return "0:42", "12:05" or "3:04:05"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def write_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the rows as text, columns that are empty everywhere left out."""
+    columns = [name for name in COLUMNS if any(row.get(name) for row in rows)]
+    cells = [columns, *([str(row.get(name) or "") for name in columns] for row in rows)]
+    widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
+    )
+
+
+def _describe(chain: Path, stage: Stage, state: str, job: Mapping[str, str] | None) -> dict[str, Any]:
+    folder = stage_folder(chain, stage.folder)
+    attempts = read_attempts(folder)
+    last = attempts[-1] if attempts else {}
+    progress = read_progress(folder)
+    running = state == "running"
+    fresh = running and progress and progress.get("time", 0) >= last.get("began", 0)
+    return {
+        "stage": stage.name,
+        "state": state,
+        "attempt": len(attempts) or None,
+        "step": f"{progress['step']}/{progress['total']}" if "step" in progress and state != "done" else None,
+        "rate": say_rate(progress["rate_per_s"]) if fresh and progress.get("rate_per_s") else None,
+        "eta": say_duration(progress["eta_s"]) if fresh and progress.get("eta_s") is not None else None,
+        "host": last.get("host"),
+        "gpu": ", ".join(map(str, last.get("gpu") or [])) or None,
+        "job": job["job_id"] if job else last.get("job_id") or None,
+        "note": _note(folder, stage, state, last, job),
+        "folder": str(folder),
+        "outcomes": [entry.get("outcome") for entry in attempts],
+        "silent_s": round(time.time() - progress["time"]) if running and "time" in progress else None,
+    }
+
+
+def _note(folder: Path, stage: Stage, state: str, last: Mapping[str, Any], job: Mapping[str, str] | None) -> str | None:
+    if state == "failed":
+        failed = read_json(folder / "FAILED.json")
+        lines = [line for line in str(failed.get("tail", "")).splitlines() if line.strip()]
+        return f"{failed['kind']}: {lines[-1].strip() if lines else failed['message']}"[:160]
+    if state in ("pending", "lost") and (folder / "STOP").exists():
+        return "stopped by cancel"
+    if state in ("pending", "lost") and job:
+        return f"job {job['job_id']} {job['state'].lower()} ({job['reason']})"
+    if state == "pending" and last.get("outcome"):
+        return f"{last['outcome']}: {last.get('reason') or ''}".strip(" :")
+    if state == "blocked":
+        return f"waits for {', '.join(stage.upstream)}"
+    return None
