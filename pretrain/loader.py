@@ -1,0 +1,128 @@
+"""Put source, views and sampler together into the loader that a rank trains with."""
+
+import atexit
+import logging
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from torch.utils.data import DataLoader
+
+from pretrain.config import DataConfig
+from pretrain.images import list_images
+from pretrain.sampler import ShardedSampler
+from pretrain.stopping import ignore_stop_signals
+from pretrain.view_parameters import find_recipe
+from pretrain.views import Batch, ImageSource, TwoViews
+
+PIPELINES = ("auto", "cpu", "crops")
+END_WORKER = signal.SIGHUP
+"""Ends a worker at once. At exit multiprocessing would send SIGTERM, which workers ignore, and wait for ever."""
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ViewLoader:
+    """Batches of one rank, from the position that `sampler.set_position(epoch, start_step)` says."""
+
+    batches: "DataLoader[Batch]"
+    sampler: ShardedSampler
+    source: ImageSource
+    pipeline: str
+    """cpu or crops, the one chosen."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        before = multiprocessing.active_children()
+        batches = iter(self.batches)
+        if workers := [worker for worker in multiprocessing.active_children() if worker not in before]:
+            atexit.register(_end_workers, workers)
+        return batches
+
+    def __len__(self) -> int:
+        """Return the steps left in the epoch."""
+        return len(self.sampler)
+
+
+def build_loader(
+    data: DataConfig,
+    *,
+    global_batch: int,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+    device: torch.device | str = "cpu",
+) -> ViewLoader:
+    """Return the loader of `rank`; what it yields depends on (seed, epoch, sample), not on workers or ranks.
+
+    Pass every batch through `pretrain.views.finish_on_device`. Workers live until the loader is dropped.
+    """
+    device = torch.device(device)
+    recipe, pipeline = find_recipe(data.augmentation), choose_pipeline(data.pipeline, device)
+    source = open_source(data)
+    views = TwoViews(
+        source,
+        recipe,
+        seed=seed,
+        crop_px=data.crop_px,
+        min_scale=data.min_scale,
+        crops_only=pipeline == "crops",
+        skip_broken=data.skip_broken,
+    )
+    sampler = ShardedSampler(len(source), global_batch, seed, rank, world_size)
+    batches: DataLoader[Batch] = DataLoader(
+        views,
+        batch_sampler=sampler,
+        num_workers=data.workers,
+        collate_fn=_take_batch,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=_prepare_worker,
+        persistent_workers=data.workers > 0,
+    )
+    if rank == 0:
+        logger.info(
+            "input pipeline: %s, %s, %d images, %d workers per rank",
+            "crops in the workers, photometrics on the device" if pipeline == "crops" else "all on the CPU",
+            f"packed cache {data.cache}" if data.cache else "image files",
+            len(source),
+            data.workers,
+        )
+    return ViewLoader(batches, sampler, source, pipeline)
+
+
+def choose_pipeline(name: str, device: torch.device) -> str:
+    """Return cpu or crops: `auto` leaves the photometrics to a CUDA device and keeps them in the workers otherwise."""
+    if name not in PIPELINES:
+        raise ValueError(f"data.pipeline: got {name!r}; expected one of {', '.join(PIPELINES)}")
+    if name == "auto":
+        return "crops" if device.type == "cuda" else "cpu"
+    return name
+
+
+def open_source(data: DataConfig) -> ImageSource:
+    """Return the training images that the settings name."""
+    return list_images(Path(data.root) / "train", data.class_list)
+
+
+def _end_workers(workers: Sequence[BaseProcess]) -> None:
+    for worker in workers:
+        if worker.is_alive() and worker.pid:
+            os.kill(worker.pid, END_WORKER)
+
+
+def _take_batch(batch: Any) -> Any:
+    return batch
+
+
+def _prepare_worker(worker_id: int) -> None:
+    # torch has set its own handlers by now; these replace them, so that a scheduler's signal leaves the worker alone.
+    ignore_stop_signals(worker_id)
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    signal.signal(END_WORKER, lambda *_: os._exit(0))
