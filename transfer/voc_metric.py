@@ -44,12 +44,14 @@ class VocDetections:
 
 
 def round_as_written(boxes: npt.NDArray[np.float32], scores: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return boxes (M, 4), shifted by +1 pixel, and scores (M,) as a det file's text holds them.
+    """Return boxes (M, 4) and scores (M,) as a det file's text holds them.
+
+    xmin and ymin are shifted by +1 pixel, the inverse of what Detectron2's VOC loader does (xmax and ymax stay).
 
     For float32 input equal to printing with %.1f and %.3f and reading back: the product with 10 or 1000 is exact in
     float64, so rounding half to even and dividing gives the double nearest to the decimal.
     """
-    shifted = (boxes + np.float32(1)).astype(np.float64)
+    shifted = (boxes + np.array([1, 1, 0, 0], dtype=np.float32)).astype(np.float64)
     return np.rint(shifted * 10.0) / 10.0, np.rint(scores * 1000.0) / 1000.0
 
 
@@ -78,10 +80,9 @@ def compute_voc_ap(
     """
     if year not in (2007, 2012):
         raise ValueError(f"year must be 2007 (11-point AP) or 2012 (all-point AP), got {year}")
-    order = _order_by_class_and_score(detections, class_count, ties)
+    order, starts = _order_by_class_and_score(detections, class_count, ties)
     category = detections.category[order]
     overlap, best = _match(truth, detections, order, class_count)
-    starts = np.searchsorted(category, np.arange(class_count + 1))
     difficult = np.append(truth.difficult, False)[best]  # best is -1 where the image has no box of the class
     wanted = np.bincount(truth.category[~truth.difficult], minlength=class_count)
     ap = np.empty((len(thresholds), class_count))
@@ -101,15 +102,21 @@ def compute_voc_ap(
     return ap
 
 
-def _order_by_class_and_score(detections: VocDetections, class_count: int, ties: Ties) -> IntArray:
-    grouped = np.argsort(detections.category, kind="stable")
-    starts = np.searchsorted(detections.category[grouped], np.arange(class_count + 1))
-    for first, last in pairwise(starts):
+def group_by_class(category: IntArray, class_count: int) -> tuple[IntArray, IntArray]:
+    """Return indices (M,) that sort by class and keep the order within one, and the classes' bounds (C+1,) there."""
+    order = np.argsort(category.astype(np.int16), kind="stable")  # 16 bits: NumPy then sorts by radix
+    return order, np.concatenate([[0], np.cumsum(np.bincount(category, minlength=class_count))])
+
+
+def _order_by_class_and_score(detections: VocDetections, class_count: int, ties: Ties) -> tuple[IntArray, IntArray]:
+    """Return indices (M,) that sort by class, then by descending score, and the classes' bounds (C+1,) there."""
+    grouped, bounds = group_by_class(detections.category, class_count)
+    for first, last in pairwise(bounds):
         members = grouped[first:last]
         # The very call of the reference for "detectron2": among equal scores the order decides the AP.
         order = np.argsort(-detections.scores[members], kind="stable" if ties == "stable" else None)
         grouped[first:last] = members[order]
-    return grouped[starts[0] : starts[-1]].astype(np.int64)
+    return grouped, bounds
 
 
 def _match(
@@ -121,10 +128,10 @@ def _match(
     """
     truth_key = truth.image * class_count + truth.category
     truth_order = np.argsort(truth_key, kind="stable")
-    truth_key = truth_key[truth_order]
+    boxes_of_key = np.bincount(truth_key, minlength=len(truth.images) * class_count)
     key = detections.image[order] * class_count + detections.category[order]
-    first = np.searchsorted(truth_key, key)
-    count = np.searchsorted(truth_key, key, side="right") - first
+    count = boxes_of_key[key]
+    first = (np.cumsum(boxes_of_key) - boxes_of_key)[key]
     overlap = np.full(len(order), -np.inf)
     best = np.full(len(order), -1, dtype=np.int64)
     matched = np.flatnonzero(count)
