@@ -72,7 +72,7 @@ def list_images(root: str | Path, class_list: str | Path = "") -> ImageFolder:
         raise ValueError(f"{root}: no such folder; expected an ImageNet layout, {root}/<class>/*.JPEG")
     classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
     if class_list:
-        classes = _choose_classes(classes, Path(class_list), root)
+        classes = choose_classes(classes, Path(class_list), root)
     names: list[bytes] = []
     labels: list[npt.NDArray[np.int64]] = []
     for label, folder in enumerate(classes):
@@ -116,7 +116,8 @@ def decode_image(data: bytes) -> Pixels:
         return np.array(image.convert("RGB"))
 
 
-def _choose_classes(present: Sequence[str], class_list: Path, root: Path) -> list[str]:
+def choose_classes(present: Sequence[str], class_list: Path, root: Path) -> list[str]:
+    """Return the listed classes, sorted; ValueError names those that are not `present` in `root`."""
     if not class_list.is_file():
         raise ValueError(f"{class_list}: no such class list; expected a text file with one class folder per line")
     wanted = {line.split()[0] for line in class_list.read_text().splitlines() if line.strip()}

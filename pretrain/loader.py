@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from pretrain.config import DataConfig
 from pretrain.images import list_images
+from pretrain.packed import open_cache
 from pretrain.sampler import ShardedSampler
 from pretrain.stopping import ignore_stop_signals
 from pretrain.view_parameters import find_recipe
@@ -106,7 +107,9 @@ def choose_pipeline(name: str, device: torch.device) -> str:
 
 
 def open_source(data: DataConfig) -> ImageSource:
-    """Return the training images that the settings name."""
+    """Return the training images that the settings name: of the cache if there is one, else of ROOT/train."""
+    if data.cache:
+        return open_cache(data.cache, data.class_list)
     return list_images(Path(data.root) / "train", data.class_list)
 
 

@@ -107,7 +107,7 @@ class TwoViews(Dataset[Batch]):
 def resize_crop(image: Pixels, view: ViewParameters, side_px: int) -> Pixels:
     """Cut the view's crop out of `image` and resize it to a square, antialiased, within 2 levels of PIL's BILINEAR."""
     crop = image[view.top : view.top + view.height, view.left : view.left + view.width]
-    planes = torch.from_numpy(np.ascontiguousarray(crop)).permute(2, 0, 1)[None]  # (1, 3, h, w), channels_last
+    planes = torch.from_numpy(crop.copy()).permute(2, 0, 1)[None]  # (1, 3, h, w), channels_last
     out = np.empty((1, side_px, side_px, 3), np.uint8)
     torch.ops.aten._upsample_bilinear2d_aa.out(
         planes, [side_px, side_px], False, None, None, out=torch.from_numpy(out).permute(0, 3, 1, 2)
