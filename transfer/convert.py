@@ -77,22 +77,14 @@ def convert(
         write_backbone(written, backbone, to, layout)
         copy = read_backbone(written)
         matched = _compare(backbone, copy, str(written.name))
+        parity = measure_parity(backbone.state, to_detectron2(copy.state, copy.depth), copy.depth)
         manifest = Manifest(
-            source={
-                "path": str(source),
-                "sha256": digest_file(source),
-                "family": backbone.family,
-                "branch": backbone.branch,
-                "epoch": backbone.epoch,
-                "reason": backbone.reason,
-                "dropped": len(backbone.dropped),
-                "filled": backbone.filled,
-            },
+            source=_describe_source(source, backbone),
             output={"path": output.name, "sha256": digest_file(written), "format": to, "tensors": len(copy.state)},
             depth=backbone.depth,
             matched=matched,
             expected=len(expected_shapes(backbone.depth)),
-            parity=measure_parity(backbone.state, to_detectron2(copy.state, copy.depth), copy.depth),
+            parity=parity,
             parity_by=name_implementation(),
             commit=read_commit(),
             config=dict(backbone.config),
@@ -160,6 +152,19 @@ def write_backbone(path: Path, backbone: Backbone, to: str, layout: str = "any")
         write_whole(path, lambda stream: write_arrays(stream, tree))
     else:
         write_whole(path, lambda stream: torch.save(tree, stream))
+
+
+def _describe_source(source: str | Path, backbone: Backbone) -> dict[str, Any]:
+    return {
+        "path": str(source),
+        "sha256": digest_file(source),
+        "family": backbone.family,
+        "branch": backbone.branch,
+        "epoch": backbone.epoch,
+        "reason": backbone.reason,
+        "dropped": len(backbone.dropped),
+        "filled": backbone.filled,
+    }
 
 
 def _check_request(source: str | Path, output: Path, to: str, layout: str) -> None:

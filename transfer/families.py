@@ -156,7 +156,7 @@ ALSO_CALLED = {"densecl": "openselfsup", "mochi": "moco", "infomin": "pycontrast
 """Other names accepted by family=…"""
 
 HEAD_WORDS = (
-    r"fc\d*|bn|lambd|center|logit_scale|value_transform|proposal_generator|roi_heads|fpn_\w+|pixel_(mean|std)|"
-    r"(\w+_)?(heads?|necks?|queue|queue_\w+|projectors?|predictors?|prototypes|classifiers?|memory\w*)(_\w+)?"
+    r"fc\d*|mlp\d*|bn|lambd|center|logit_scale|value_transform|proposal_generator|roi_heads|fpn_\w+|pixel_(mean|std)|"
+    r"(\w+_)?(heads?|necks?|queue\w*|projectors?|predictors?|prototypes|classifiers?|memory\w*)(_\w+)?"
 )
 """What is dropped: a key belongs to a head, a queue or a memory when one of its dotted words matches this whole."""
