@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 COCO_RESULTS_NAME = "coco_instances_results.json"
 """Detectron2's name for results in COCO's own form."""
+VOC_DET_FOLDER = "voc_det"
+"""Holds one det file a class."""
 METRIC_PREFIX: dict[str, str] = {"bbox": "box", "segm": "mask"}
 
 
@@ -85,7 +87,7 @@ class VocEvaluator(DatasetEvaluator):
         if not comm.is_main_process():
             return {}
         detections = self._stack(list(chain(*gathered)))
-        write_det_files(self.out / "voc_det", detections, self.truth.images, self.class_names)
+        write_det_files(self.out / VOC_DET_FOLDER, detections, self.truth.images, self.class_names)
         ap = compute_voc_ap(self.truth, detections, len(self.class_names), year=self.year, ties=self.ties)
         table = tabulate_voc_ap(ap, self.class_names)
         wanted = np.bincount(self.truth.category[~self.truth.difficult], minlength=len(self.class_names))

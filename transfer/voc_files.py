@@ -98,8 +98,7 @@ def _as_text(values: FloatArray, decimals: int) -> np.ndarray[Any, np.dtype[np.b
     scaled = np.rint(values * 10**decimals).astype(np.int64)
     lowest, highest = (int(scaled.min()), int(scaled.max())) if len(scaled) else (0, 0)
     texts = [f"{value / 10**decimals:.{decimals}f}".encode() for value in range(lowest, highest + 1)]
-    table: np.ndarray[Any, np.dtype[np.bytes_]] = np.array(texts)
-    return table[scaled - lowest]
+    return np.asarray(np.array(texts)[scaled - lowest])
 
 
 def read_det_files(folder: str | Path, images: Sequence[str], class_names: Sequence[str]) -> VocDetections:
