@@ -5,6 +5,7 @@ blends truncate as PIL does, hue goes through OpenCV's fixed-point HSV, and the 
 box filters). The batched form for a device is in pretrain/device_photometrics.py.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import cv2
@@ -13,15 +14,18 @@ import numpy as np
 from pretrain.images import Pixels
 from pretrain.view_parameters import BLUR, BRIGHTNESS, CONTRAST, HUE, SATURATION
 
-LEVELS = np.arange(256, dtype=np.float32)
-TRUNCATE = -0.5
-"""Added before OpenCV rounds, so that it truncates as PIL's blend does."""
+GREY_WEIGHTS = np.array([0.299, 0.587, 0.114])
+"""ITU-R 601, as PIL's convert("L")."""
+TRUNCATE = -0.4999
+"""Added before OpenCV rounds, so that it truncates as PIL's blend does and whole numbers stay."""
 SMALLEST_SIGMA_PX = 0.15
 """Below this a Gaussian's neighbours weigh under 1e-9: the identity in uint8."""
+RADIUS_SIGMAS = 2.5
+"""Where the kernel ends. PIL's three boxes end at 2.3 sigmas for sigma 2."""
 
 
 def apply_steps(image: Pixels, steps: Sequence[tuple[int, float]]) -> Pixels:
-    """Apply photometric steps (operation, amount) in order; `image` itself may be overwritten."""
+    """Apply photometric steps (operation, amount) in order; `image`, C-contiguous, may be overwritten."""
     for operation, amount in steps:
         image = OPERATIONS[operation](image, amount)
     return image
@@ -35,22 +39,28 @@ def adjust_brightness(image: Pixels, factor: float) -> Pixels:
 
 def adjust_contrast(image: Pixels, factor: float) -> Pixels:
     """Blend with the mean grey level: PIL's ImageEnhance.Contrast."""
-    mean = int(cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0] + 0.5)
-    table = np.clip(mean + factor * (LEVELS - mean), 0, 255).astype(np.uint8)
-    out: Pixels = cv2.LUT(image, table, dst=image)
+    mean = int(float(np.dot(GREY_WEIGHTS, cv2.mean(image)[:3])) + 0.5)
+    out: Pixels = cv2.addWeighted(image, factor, image, 0.0, (1.0 - factor) * mean + TRUNCATE, dst=image)
     return out
 
 
 def adjust_saturation(image: Pixels, factor: float) -> Pixels:
-    """Blend with the grey image: PIL's ImageEnhance.Color; factor 0 is its Grayscale."""
-    grey: Pixels = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    return cv2.addWeighted(image, factor, grey, 1.0 - factor, TRUNCATE, dst=image) if factor else grey
+    """Blend with the grey image: PIL's ImageEnhance.Color; factor 0 is its Grayscale, which rounds."""
+    blend = np.empty((3, 4), np.float32)
+    blend[:, :3] = factor * np.eye(3) + (1.0 - factor) * GREY_WEIGHTS
+    blend[:, 3] = TRUNCATE if factor else 0.0
+    out: Pixels = cv2.transform(image, blend, dst=image)
+    return out
 
 
 def adjust_hue(image: Pixels, shift: float) -> Pixels:
     """Turn the hue by `shift` of the circle, in steps of 1/256 as torchvision does on PIL images."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL, dst=image)
-    hsv[..., 0] += np.uint8(int(shift * 255) % 256)
+    height, width = hsv.shape[:2]
+    row = np.zeros((width, 3), np.uint8)
+    row[:, 0] = int(shift * 255) % 256
+    flat = hsv.reshape(height, width * 3)  # adding whole rows takes a sixth of the time of a strided channel
+    np.add(flat, row.reshape(-1), out=flat)
     out: Pixels = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL, dst=hsv)
     return out
 
@@ -59,7 +69,10 @@ def blur(image: Pixels, sigma_px: float) -> Pixels:
     """Blur with a Gaussian; the border is repeated, which is nearest to PIL."""
     if sigma_px < SMALLEST_SIGMA_PX:
         return image
-    out: Pixels = cv2.GaussianBlur(image, (0, 0), sigma_px, borderType=cv2.BORDER_REPLICATE)
+    side = 2 * math.ceil(RADIUS_SIGMAS * sigma_px) + 1
+    kernel = cv2.getGaussianKernel(side, sigma_px, cv2.CV_32F)
+    # Half the time of cv2.GaussianBlur, whose 8-bit form does not use that both passes are symmetric.
+    out: Pixels = cv2.sepFilter2D(image, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
     return out
 
 
