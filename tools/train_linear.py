@@ -1,0 +1,49 @@
+"""Train a linear classifier on a frozen backbone.
+
+  python -m tools.train_linear configs/transfer/linear_in1k.yaml encoder.pt data=imagenet out=runs/linear backbone=mochi
+  torchrun --nproc-per-node=8 -m tools.train_linear configs/transfer/linear_in1k.yaml encoder.pt data=… out=…
+  python -m tools.train_linear configs/transfer/linear_in1k.yaml encoder.pt data=… out=… sweep=[10,60] lr_rule=linear
+
+WEIGHTS is any file that the converter reads. OUT/metrics.json holds the top-1 accuracy in percent after the last epoch
+and the best one; OUT/linear.pt the heads. The same command goes on where it was stopped; a finished run returns at
+once.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pretrain.settings import read_settings
+from tools.command_line import run_command, split_arguments
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Train, measure after every epoch, write the result."""
+    words, overrides = split_arguments(arguments, ["CONFIG", "WEIGHTS"])
+    # heavy (torch): --help must answer at once
+    import torch
+
+    from pretrain.stopping import StopFlag
+    from transfer.features import choose_device
+    from transfer.linear import LinearConfig, check_linear_config
+    from transfer.linear_training import LinearTraining
+    from transfer.process_group import process_group
+    from transfer.results import RESULT_NAME, read_result
+
+    config = read_settings(LinearConfig, words[0], overrides)
+    check_linear_config(config)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    if (Path(config.out) / RESULT_NAME).exists():
+        result = read_result(config.out)
+    else:
+        stop = StopFlag().install()
+        with process_group(choose_device(config.device).type):
+            result = LinearTraining(config, Path(words[1]), stop).run()
+    last, best = result.metrics["top1"], result.metrics["top1_best"]
+    print(f"{result.backbone}: linear top-1 {last:.2f} %, best {best:.2f} % ({result.protocol}); {config.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, __doc__))
