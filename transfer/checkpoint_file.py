@@ -111,12 +111,12 @@ def _read_zip(path: Path, trust_pickle: bool) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-            _check_entries(entries, size)
             pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
             if len(pickles) != 1 or any(entry.filename.endswith("/constants.pkl") for entry in entries):
                 raise UnsafePickleError(
                     "it is a zip archive but not of torch.save's weights (TorchScript, or no data.pkl)"
                 )
+            _check_entries(entries, size)
             with archive.open(pickles[0]) as stream:
                 names = check_pickle(stream, pickles[0].file_size)  # type: ignore[arg-type]
             with archive.open(pickles[0]) as stream:

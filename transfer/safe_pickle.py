@@ -19,6 +19,7 @@ MAX_OPCODES = 5_000_000
 """More than any checkpoint of ours by a factor of 100; a ResNet-152 with optimizer has about 40,000."""
 
 _RECONSTRUCT = {"numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"}
+_FROM_BUFFER = {"numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer"}
 _SCALAR = {"numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"}
 
 
@@ -98,6 +99,10 @@ class _Array(_Inert):
     """numpy's _reconstruct and its state (version, shape, dtype, Fortran order, bytes)."""
 
 
+class _Buffer(_Inert):
+    """numpy's _frombuffer(bytes, dtype, shape, order), as protocol 5 has it."""
+
+
 class _Scalar(_Inert):
     """numpy's scalar(dtype, bytes)."""
 
@@ -117,6 +122,8 @@ class _ArraysUnpickler(pickle.Unpickler):
         full = f"{module}.{name}"
         if full in _RECONSTRUCT:
             return _make(_Array)
+        if full in _FROM_BUFFER:
+            return _make(_Buffer)
         if full in _SCALAR:
             return _make(_Scalar)
         known = {
@@ -158,6 +165,9 @@ def _resolve(value: Any, level: int = 0) -> Any:
         return type(value)(_resolve(item, level + 1) for item in value)
     if isinstance(value, _Array):
         return _build_array(value.state)
+    if isinstance(value, _Buffer) and len(value.arguments) == 4:
+        data, kind, shape, order = value.arguments
+        return _build_array((1, shape, kind, order == "F", data))
     if isinstance(value, _Scalar) and len(value.arguments) == 2:
         return _build_array((1, (), value.arguments[0], False, value.arguments[1]))
     return None if isinstance(value, _Inert) else value
