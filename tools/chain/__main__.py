@@ -55,6 +55,10 @@ def main(arguments: Sequence[str]) -> int:
 def plan(chain: Chain, _options: dict[str, str]) -> int:
     """Print the graph, what is done, why the rest runs, and the GPU-hours."""
     print(explain_plan(chain))
+    if chain.config.backend == "slurm":
+        from tools.chain.slurm import explain_jobs  # heavy: submitit
+
+        print(explain_jobs(chain))
     return 0
 
 

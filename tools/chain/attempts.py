@@ -10,13 +10,14 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pretrain.storage import TEMPORARY_PREFIX, read_json, read_json_lines, write_json
 
 HEARTBEAT_S = 5.0
+QUIET_BEATS = 3
 DEAD_AFTER_S = 60.0
 """A heartbeat older than this, seen from another machine, means that the attempt is dead."""
 
@@ -40,7 +41,14 @@ def claim_attempt(folder: Path, values: Mapping[str, Any]) -> Path | None:
         return None
     number = 1 + max((attempt["number"] for attempt in attempts), default=0)
     path = folder / "attempts" / f"{number:04d}.json"
-    own = {"number": number, **values, "host": platform.node(), "pid": os.getpid(), "born": _born(os.getpid())}
+    own = {
+        "number": number,
+        **values,
+        "node": os.environ.get("SLURMD_NODENAME", ""),
+        "host": platform.node(),
+        "pid": os.getpid(),
+        "born": _born(os.getpid()),
+    }
     handle, beside = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
     os.close(handle)
     try:
@@ -51,6 +59,26 @@ def claim_attempt(folder: Path, values: Mapping[str, Any]) -> Path | None:
     finally:
         Path(beside).unlink(missing_ok=True)
     return path
+
+
+def wait_for_predecessor(path: Path, own: Mapping[str, Any]) -> None:
+    """Wait until the attempt before `path` has surely ended.
+
+    A scheduler restarts a job whose node it lost, though its processes may still run there: they see the new attempt
+    within a heartbeat and end. That one is over when it says so, its process is gone, or its heartbeat stands still.
+    """
+    before = [entry for entry in read_attempts(path.parent.parent) if entry["number"] < int(path.stem)]
+    if not before or before[-1].get("outcome") or before[-1].get("restart") == own["restart"]:
+        return
+    still = 0.0
+    last = _touched(before[-1]["path"])
+    while still < QUIET_BEATS * HEARTBEAT_S:
+        entry = next(entry for entry in read_attempts(path.parent.parent) if entry["number"] == before[-1]["number"])
+        if entry.get("outcome") or (entry["host"] == platform.node() and _born(entry["pid"]) != entry["born"]):
+            return
+        time.sleep(0.5)
+        touched = _touched(entry["path"])
+        still, last = (still + 0.5 if touched == last else 0.0), touched
 
 
 def end_attempt(path: Path, **values: Any) -> None:
@@ -101,13 +129,20 @@ def find_checkpoint_step(folder: Path) -> int:
 class Heartbeat(threading.Thread):
     """Touch the attempt's file until told to stop."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, supersede: Callable[[], None]) -> None:
         super().__init__(daemon=True)
-        self._path, self._ended = path, threading.Event()
+        self._path, self._ended, self._supersede = path, threading.Event(), supersede
+        self._newer = path.with_name(f"{int(path.stem) + 1:04d}.json")
 
     def run(self) -> None:
-        """Touch, wait, again; a full disk or a hanging file server is no reason to die."""
+        """Touch, wait, again; a full disk or a hanging file server is no reason to die.
+
+        A newer attempt means that the scheduler took this one for dead (a lost node): it calls `supersede` and ends.
+        """
         while not self._ended.wait(HEARTBEAT_S):
+            if self._newer.exists():
+                self._supersede()
+                return
             try:
                 os.utime(self._path)
             except OSError:
@@ -127,6 +162,13 @@ def _born(pid: int) -> int:
         return 0
     state, *rest = text.rpartition(")")[2].split()
     return 0 if state in "ZX" else int(rest[18])
+
+
+def _touched(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _age_s(path: Path) -> float:

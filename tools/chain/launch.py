@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -16,6 +17,8 @@ PR_SET_PDEATHSIG = 1
 GRACE_S = 300.0
 """How long a command may take to save its work after a stop request."""
 POLL_S = 0.1
+SUPERSEDED = "superseded"
+"""The stop reason upon which nothing may be saved any more."""
 
 
 def die_with_parent(number: int) -> None:
@@ -58,7 +61,8 @@ def wait_for_ranks(ranks: Sequence[subprocess.Popen[bytes]], stop_reason: Callab
 
     Args:
         ranks: the running processes.
-        stop_reason: asked all along; once it returns a text, the ranks are sent SIGTERM, and SIGKILL after GRACE_S.
+        stop_reason: asked all along; once it returns a text, the ranks are sent SIGTERM, and SIGKILL after GRACE_S;
+            for SUPERSEDED they are killed at once.
 
     """
     asked: float | None = None
@@ -67,7 +71,9 @@ def wait_for_ranks(ranks: Sequence[subprocess.Popen[bytes]], stop_reason: Callab
         bad = [code for code in codes if code not in (None, 0, EXIT_YIELD)]
         if None not in codes:
             return bad[0] or 0 if bad else max(code or 0 for code in codes)
-        if asked is None and (stop_reason() or bad):
+        if stop_reason() == SUPERSEDED:
+            _send(ranks, signal.SIGKILL)
+        elif asked is None and (stop_reason() or bad):
             asked = time.monotonic()
             _send(ranks, signal.SIGTERM)
         elif asked is not None and time.monotonic() - asked > (30.0 if bad else GRACE_S):
@@ -87,3 +93,14 @@ def local_environments(count: int, port: int) -> list[dict[str, str]]:
         return [{}]
     shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+
+
+def list_gpu_names() -> list[str]:
+    """Return the names of the GPUs this process may use, none without a driver: a requeue may change them."""
+    if shutil.which("nvidia-smi") is None or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return []
+    words = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        words.append(f"--id={visible}")
+    answer = subprocess.run(words, capture_output=True, text=True, check=False)
+    return answer.stdout.strip().splitlines() if answer.returncode == 0 else []

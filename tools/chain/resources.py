@@ -14,8 +14,8 @@ BUILT_IN: dict[str, dict[str, Any]] = {
     "analyse": {"gpus": 1, "time_min": 120},
 }
 """Kinds that use a GPU where there is one; a chain's own `resources` go over these."""
-SHORTEST_MIN = 3
-"""Least time limit: Slurm sends its warning up to a minute early."""
+SHORTEST_MIN = 1
+"""Least time limit of a job."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +59,7 @@ def look_up_resources(table: Mapping[str, Mapping[str, Any]], labels: Sequence[s
     resources = from_dict(Resources, merged)
     if resources.time_min < SHORTEST_MIN:
         raise SettingsError(
-            f"resources of {labels[-1]}: time_min is {resources.time_min}; a job needs at least {SHORTEST_MIN} "
-            "minutes, or its warning comes before it has started"
+            f"resources of {labels[-1]}: time_min is {resources.time_min}; expected at least {SHORTEST_MIN} (minutes)"
         )
     return resources
 

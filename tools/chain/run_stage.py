@@ -20,7 +20,7 @@ from pretrain.stopping import EXIT_DONE, EXIT_GATE, EXIT_YIELD
 from pretrain.storage import read_json, sweep_temporary_files, write_json
 from tools.chain import attempts, gate, state
 from tools.chain.export import digest_environment
-from tools.chain.launch import die_with_parent, local_environments, start_ranks, wait_for_ranks
+from tools.chain.launch import SUPERSEDED, die_with_parent, local_environments, start_ranks, wait_for_ranks
 from tools.chain.plan import Stage
 from tools.chain.stages import RESULT, fill_in
 from tools.command_line import run_command, split_arguments
@@ -38,6 +38,8 @@ class StopRequest:
     deadline: float | None = None
     """By time.monotonic()."""
     reason: str = ""
+    superseded: bool = False
+    """A newer attempt has begun elsewhere, so this one must not touch the stage any more."""
     by_person: bool = False
     """Signals come from the driver, so a person stopped it: that does not count against the budgets."""
 
@@ -53,6 +55,10 @@ class StopRequest:
         if not self.reason and self.deadline is not None and time.monotonic() >= self.deadline:
             self.reason = TIME_LIMIT
         return self.reason
+
+    def supersede(self) -> None:
+        """End without saving: the stage belongs to a newer attempt."""
+        self.superseded, self.reason = True, SUPERSEDED
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
         self.reason = self.reason or signal.Signals(number).name
@@ -96,8 +102,9 @@ def run_stage(folder: Path, job: Mapping[str, Any], stop: StopRequest, ranks: Se
     if attempt is None:
         print(f"{folder.name}: another run of this stage lives")
         return EXIT_DONE
-    heartbeat = attempts.Heartbeat(attempt)
+    heartbeat = attempts.Heartbeat(attempt, stop.supersede)
     heartbeat.start()
+    attempts.wait_for_predecessor(attempt, job)
     try:
         return _check_budgets(run, attempt) or _run_command(run, attempt, ranks)
     finally:
@@ -138,13 +145,19 @@ def _run_command(run: Run, attempt: Path, ranks: Sequence[Mapping[str, str]]) ->
     (run.folder / "DONE.json").unlink(missing_ok=True)
     log = run.folder / LOG
     began_at = log.stat().st_size if log.exists() else 0
-    code = wait_for_ranks(start_ranks(_fill(run), ranks, log), run.stop.ask)
+    code = wait_for_ranks(start_ranks(fill_command(run.folder), ranks, log), run.stop.ask)
+    if run.stop.superseded:
+        return _end(run, attempt, "superseded", EXIT_DONE)
     if code == EXIT_YIELD or (code < 0 and run.stop.reason):
         outcome = "stopped" if run.stop.by_person and run.stop.reason not in ("", TIME_LIMIT) else "yield"
         return _end(run, attempt, outcome, EXIT_YIELD, reason=run.stop.reason)
     if code < 0:
         return _end(run, attempt, "killed", EXIT_YIELD, reason=f"signal {signal.Signals(-code).name}")
-    tail = _read_tail(log, began_at)
+    return _judge(run, attempt, code, _read_tail(log, began_at))
+
+
+def _judge(run: Run, attempt: Path, code: int, tail: str) -> int:
+    """Bring a command's own exit to a verdict."""
     missing = [name for name in run.stage.outputs if not (run.folder / name).exists()]
     if code == EXIT_GATE:
         return _end(run, attempt, "gate", EXIT_GATE, reason=tail.splitlines()[-1] if tail else "")
@@ -157,10 +170,13 @@ def _run_command(run: Run, attempt: Path, ranks: Sequence[Mapping[str, str]]) ->
     return _end(run, attempt, "done", EXIT_DONE)
 
 
-def _fill(run: Run) -> list[str]:
-    values = {"out": run.folder, "chain": run.chain, "code": run.chain / "code" / run.spec["code"]}
-    values |= {f"stage:{name}": run.chain / "stages" / folder for name, folder in run.stage.upstream.items()}
-    return fill_in(run.stage.command, {"python": sys.executable, **{key: str(path) for key, path in values.items()}})
+def fill_command(folder: Path) -> list[str]:
+    """Return the words of the stage's command with every placeholder filled in."""
+    spec, chain = read_json(folder / "spec.json"), folder.parent.parent
+    values = {"out": folder, "chain": chain, "code": chain / "code" / spec["code"]}
+    values |= {f"stage:{name}": chain / "stages" / upstream for name, upstream in spec["upstream"].items()}
+    texts = {key: str(path) for key, path in values.items()}
+    return fill_in(spec["command"], {"python": sys.executable, **texts})
 
 
 def _write_done(run: Run) -> None:
