@@ -26,7 +26,7 @@ class FusedContrast(torch.autograd.Function):
         exclude: Tensor | None,
         draw: Callable[[Tensor], Mixes | None],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return loss (scalar), hits (B,), hits with mixes (B,); `draw` makes the mixes from t, see `contrastive_loss`."""
+        """Return loss (scalar), hits (B,), hits with mixes (B,); `draw` makes the mixes from t."""
         positive = torch.einsum("bd,bd->b", q, k)[:, None]  # (B, 1)
         t = q @ n.T  # (B, K): cosines, then probabilities, then the gradient
         mixes = draw(t)
