@@ -1,6 +1,8 @@
 """A tiny stage with real checkpoints: it folds numbers into a digest, step by step, and resumes where it was.
 
-  python tests/chain_stages/count.py OUT steps=40 every=5 sleep=0.05 name=a [input=FILE …] [die=SIGKILL@12] [fail=1]
+  python tests/chain_stages/count.py OUT steps=40 every=5 sleep=0.05 name=a [input=FILE …] [die=SIGKILL@12] [needs=FILE]
+
+die=SIGNAL@STEP kills itself there once, dies=SIGNAL@STEP every time; needs=FILE fails while FILE is not there.
 
 The final OUT/result.txt depends on every step and input, so a step lost, doubled or half done shows in it.
 """
@@ -35,6 +37,18 @@ def save(folder: Path, step: int, digest: str) -> None:
         old.with_name(old.name + ".sha256").unlink(missing_ok=True)
 
 
+def fold(base: str, digest: str, step: int) -> str:
+    return hashlib.sha256(f"{base} {digest} {step}".encode()).hexdigest()
+
+
+def expect(steps: int, *inputs: str) -> str:
+    """The result.txt of an undisturbed run over these inputs' texts."""
+    base, digest = hashlib.sha256("".join(inputs).encode()).hexdigest(), ""
+    for step in range(steps):
+        digest = fold(base, digest, step)
+    return digest + "\n"
+
+
 def main() -> int:
     out = Path(sys.argv[1])
     options = [word.split("=", 1) for word in sys.argv[2:]]
@@ -46,18 +60,18 @@ def main() -> int:
     print(f"from step {step}", flush=True)
     with (out / "steps.txt").open("a") as trace:
         trace.write(f"start {step}\n")
-    if "fail" in values:
-        print(f"ValueError: {values['fail']}")
+    if "needs" in values and not Path(values["needs"]).exists():
+        print(f"ValueError: {values['needs']} is not there")
         return 1
     heartbeat = Heartbeat(out, steps, first_step=step)
     base = hashlib.sha256("".join(path.read_text() for path in inputs).encode()).hexdigest()
     while step < steps:
-        digest = hashlib.sha256(f"{base} {digest} {step}".encode()).hexdigest()
+        digest = fold(base, digest, step)
         step += 1
         time.sleep(float(values.get("sleep", 0)))
         heartbeat.beat(step)
-        die, _, at = values.get("die", "@").partition("@")
-        if die and step == int(at) and not (out / ".died").exists():
+        die, _, at = values.get("die", values.get("dies", "@")).partition("@")
+        if die and step == int(at) and ("dies" in values or not (out / ".died").exists()):
             (out / ".died").touch()
             os.kill(os.getpid(), getattr(signal, die))
         if step % every == 0 or flag.is_set:

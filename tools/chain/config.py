@@ -61,6 +61,8 @@ class OwnStage:
     """Files, relative to {out}, that must exist at the end."""
     always: bool = False
     """Run when the stages before it have ended, well or not."""
+    seeds: tuple[int, ...] = ()
+    """Run once per seed, as NAME-seed0 and so on, with {seed} filled in."""
 
 
 @dataclass(frozen=True, kw_only=True)

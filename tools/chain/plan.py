@@ -127,7 +127,8 @@ def _draft(config: ChainConfig, find: Callable[[str], str]) -> Iterator[Draft]:
         ready_analysis = replace(config.analyse, config=find(config.analyse.config))
         yield stages.analyse(ready_analysis, list(config.backbones), data)
     for name, own in config.stages.items():
-        yield stages.own(name, own, data)
+        for seed in own.seeds or (None,):
+            yield stages.own(name, own, seed, data)
     if config.report:
         yield stages.report(())
 

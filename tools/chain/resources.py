@@ -50,10 +50,10 @@ class Resources:
 
 
 def look_up_resources(table: Mapping[str, Mapping[str, Any]], labels: Sequence[str]) -> Resources:
-    """Return the resources of a stage: the built-in ones of its kind, "default", then each of `labels` in order."""
-    merged: dict[str, Any] = {}
+    """Return the resources of a stage: those of its kind, "default", then each of `labels` in order."""
+    merged = dict(BUILT_IN.get(labels[0], {}))
     for label in ("default", *labels):
-        merged |= BUILT_IN.get(label, {}) | _checked(label, table.get(label) or {})
+        merged |= _checked(label, table.get(label) or {})
     if isinstance(merged.get("exclude"), list):
         merged["exclude"] = ",".join(merged["exclude"])
     resources = from_dict(Resources, merged)

@@ -123,16 +123,17 @@ def analyse(analysis: Analysis, backbones: list[str], data: str) -> Draft:
     )
 
 
-def own(name: str, stage: OwnStage, data: str) -> Draft:
+def own(name: str, stage: OwnStage, seed: int | None, data: str) -> Draft:
     """Return a stage of the user's."""
-    fill = _filler({"data": data})
+    fill = _filler({"data": data} | ({} if seed is None else {"seed": str(seed)}))
     return Draft(
-        name=name,
+        name=name if seed is None else f"{name}-seed{seed}",
         kind="command",
         command=tuple(map(fill, stage.command)),
         outputs=stage.outputs,
         after=stage.after,
         always=stage.always,
+        array="" if seed is None else name,
         labels=("command", name),
     )
 
