@@ -1,0 +1,158 @@
+"""The only file of this package that knows torch.distributed; every function does nothing, or its obvious, alone.
+
+Ranks are started by torchrun or by a chain on Slurm, one per GPU; RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and
+MASTER_PORT say who they are.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+from torch import Tensor
+from torch import distributed as torch_distributed
+
+COLLECTIVE_TIMEOUT_MIN = 30
+"""A rank that waits longer for the others gives up: one of them is gone."""
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the other ranks for the block, with nccl on CUDA and gloo on a CPU; do nothing alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or torch_distributed.is_initialized():
+        yield
+        return
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    torch_distributed.init_process_group(backend, timeout=timedelta(minutes=COLLECTIVE_TIMEOUT_MIN))
+    try:
+        yield
+    finally:
+        torch_distributed.destroy_process_group()
+
+
+def local_rank() -> int:
+    """Return the index of this process, and of its GPU, on its machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def rank() -> int:
+    """Return this process's number among all."""
+    return torch_distributed.get_rank() if torch_distributed.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Return how many processes work together."""
+    return torch_distributed.get_world_size() if torch_distributed.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Return whether this process writes files and talks."""
+    return rank() == 0
+
+
+def gather(tensor: Tensor) -> Tensor:
+    """Return the rows of all ranks, in rank order, without gradient; every rank must bring equally many."""
+    if world_size() == 1:
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    torch_distributed.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
+class _GatherWithGradient(torch.autograd.Function):
+    """All-gather whose backward sums every rank's gradient of this rank's rows."""
+
+    @staticmethod
+    def forward(_ctx: object, tensor: Tensor) -> Tensor:
+        return gather(tensor)
+
+    @staticmethod
+    def backward(_ctx: object, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous()
+        torch_distributed.all_reduce(total)
+        share = len(total) // world_size()
+        return total[rank() * share : (rank() + 1) * share]
+
+
+def gather_with_gradient(tensor: Tensor) -> Tensor:
+    """Return the rows of all ranks; gradients flow back to the rank that each row came from."""
+    if world_size() == 1:
+        return tensor
+    gathered: Tensor = _GatherWithGradient.apply(tensor)  # type: ignore[no-untyped-call]
+    return gathered
+
+
+def shuffle(batch: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return this rank's rows of the permuted global batch, and the permutation that `unshuffle` undoes.
+
+    Shuffling BN (He et al., CVPR 2020, section 3.3): the rows whose batch statistics are shared by a query and its key
+    must differ. Every rank draws the same permutation from a generator in the same state, so none is sent around. On
+    one rank a permutation of the whole batch would change nothing, so nothing is done.
+
+    Args:
+        batch: (B, …), this rank's share.
+        generator: on the CPU, in the same state on all ranks.
+
+    """
+    if world_size() == 1:
+        return batch, torch.arange(len(batch), device=batch.device)
+    permutation = torch.randperm(len(batch) * world_size(), generator=generator).to(batch.device)
+    mine = permutation.view(world_size(), -1)[rank()]
+    return gather(batch)[mine], permutation
+
+
+def unshuffle(rows: Tensor, permutation: Tensor) -> Tensor:
+    """Return all ranks' rows in the order of the global batch before `shuffle`: (B × ranks, D)."""
+    if world_size() == 1:
+        return rows
+    return gather(rows)[permutation.argsort()]
+
+
+def average_gradients(parameters: list[torch.nn.Parameter]) -> None:
+    """Average .grad over the ranks, in one flat all-reduce per kind of tensor."""
+    if world_size() == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    torch_distributed.all_reduce(flat)
+    flat /= world_size()
+    for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def any_rank(flag: bool) -> bool:
+    """Return whether `flag` is true on some rank; every rank must ask."""
+    if world_size() == 1:
+        return flag
+    answer = torch.tensor(float(flag), device=_collective_device())
+    torch_distributed.all_reduce(answer, torch_distributed.ReduceOp.MAX)
+    return bool(answer.item())
+
+
+def mean_over_ranks(value: float) -> float:
+    """Return the mean of `value` over the ranks."""
+    if world_size() == 1:
+        return value
+    total = torch.tensor(value, dtype=torch.float64, device=_collective_device())
+    torch_distributed.all_reduce(total)
+    return float(total.item()) / world_size()
+
+
+def all_equal(number: int) -> bool:
+    """Return whether every rank has the same integer (a digest of what must be identical)."""
+    if world_size() == 1:
+        return True
+    bounds = torch.tensor([number, -number], device=_collective_device())
+    torch_distributed.all_reduce(bounds, torch_distributed.ReduceOp.MAX)
+    return bool(bounds[0] == -bounds[1])
+
+
+def barrier() -> None:
+    """Wait for the other ranks."""
+    if world_size() > 1:
+        torch_distributed.barrier()
+
+
+def _collective_device() -> str:
+    return "cuda" if torch_distributed.get_backend() == "nccl" else "cpu"

@@ -1,0 +1,74 @@
+"""MoCo v1 and v2 with optional hard negative mixing.
+
+Source: He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", CVPR 2020, algorithm 1;
+facebookresearch/moco, moco/builder.py. Shapes: B images of this rank, G = B × ranks, K keys in the queue, D their width.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pretrain import distributed
+from pretrain.config import MixingConfig, ModelConfig
+from pretrain.encoder import build_encoder
+from pretrain.key_queue import KeyQueue
+from pretrain.loss import ContrastiveOutput, contrastive_loss, find_excluded
+from pretrain.randomness import Generators
+
+
+class MoCo(nn.Module):
+    """A query encoder, its moving average and a queue of keys."""
+
+    def __init__(self, settings: ModelConfig, mixing: MixingConfig) -> None:
+        """Build both encoders, equal at the start, and a queue of random unit rows."""
+        super().__init__()
+        self.settings, self.mixing = settings, mixing
+        self.encoder_q = build_encoder(settings)
+        self.encoder_k = copy.deepcopy(self.encoder_q).requires_grad_(False)
+        self.queue = KeyQueue(settings.queue_len, settings.dim)
+
+    def forward(
+        self, im_q: Tensor, im_k: Tensor, index: Tensor, label: Tensor, *, generators: Generators, mixing_on: bool
+    ) -> tuple[ContrastiveOutput, Tensor]:
+        """Return the loss of a batch, and the keys (G, D) to be queued once the step is done.
+
+        Args:
+            im_q: one view of each image, (B, 3, H, W).
+            im_k: another view of each, (B, 3, H, W).
+            index: (B,) sample index of each image.
+            label: (B,) class of each image; used by the class oracle only.
+            generators: the sources of the shuffle's and the mixing's randomness.
+            mixing_on: whether this epoch mixes.
+
+        """
+        q = F.normalize(self.encoder_q(im_q).float(), dim=1)  # (B, D)
+        k_all = self.encode_keys(im_k, generators)  # (G, D)
+        mine = slice(distributed.rank() * len(q), (distributed.rank() + 1) * len(q))
+        excluded = find_excluded(self.mixing, indices=(index, self.queue.indices), labels=(label, self.queue.labels))
+        output = contrastive_loss(
+            q,
+            k_all[mine],
+            self.queue.keys,
+            temperature=self.settings.temperature,
+            mixing=self.mixing if mixing_on or self.mixing.hcl_beta else None,
+            generator=generators.mixing,
+            exclude=excluded,
+        )
+        return output, k_all
+
+    @torch.no_grad()
+    def encode_keys(self, im_k: Tensor, generators: Generators) -> Tensor:
+        """Return the keys of the global batch (G, D), each encoded among other images than its query."""
+        if not self.settings.shuffle_bn or self.settings.sync_bn:
+            return distributed.gather(F.normalize(self.encoder_k(im_k).float(), dim=1))
+        shuffled, permutation = distributed.shuffle(im_k, generators.shuffle)
+        k = F.normalize(self.encoder_k(shuffled).float(), dim=1)
+        return distributed.unshuffle(k, permutation)
+
+    @torch.no_grad()
+    def update_key_encoder(self) -> None:
+        """Move the key encoder's parameters: k = m k + (1-m) q; its batch norm statistics stay its own."""
+        keys, queries = list(self.encoder_k.parameters()), list(self.encoder_q.parameters())
+        torch._foreach_lerp_(keys, queries, 1 - self.settings.momentum)

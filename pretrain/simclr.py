@@ -1,0 +1,53 @@
+"""SimCLR with optional hard negative mixing: the negatives are the other images of the global batch.
+
+Source: Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020, algorithm 1.
+Shapes: B images of this rank, two views each; G = B × ranks; D the width of an embedding.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pretrain import distributed
+from pretrain.config import MixingConfig, ModelConfig
+from pretrain.encoder import build_encoder
+from pretrain.loss import ContrastiveOutput, contrastive_loss, find_excluded
+from pretrain.randomness import Generators
+
+
+class SimCLR(nn.Module):
+    """One encoder, in-batch negatives, the same mixing as for MoCo."""
+
+    def __init__(self, settings: ModelConfig, mixing: MixingConfig) -> None:
+        """Build the encoder, called encoder_q as in MoCo, so that the checkpoints look alike."""
+        super().__init__()
+        self.settings, self.mixing = settings, mixing
+        self.encoder_q = build_encoder(settings)
+
+    def forward(
+        self, im_q: Tensor, im_k: Tensor, index: Tensor, label: Tensor, *, generators: Generators, mixing_on: bool
+    ) -> tuple[ContrastiveOutput, None]:
+        """Return NT-Xent over both views of each image; nothing to be queued.
+
+        Args: as pretrain.moco.MoCo.forward.
+        """
+        z = F.normalize(self.encoder_q(torch.cat([im_q, im_k])).float(), dim=1)  # (2B, D): first views, then second
+        everyone = distributed.gather_with_gradient(z)  # (2G, D), rank by rank
+        partners = z.roll(len(im_q), dims=0)
+        images = index.repeat(2)
+        all_images, all_labels = distributed.gather(images), distributed.gather(label.repeat(2))
+        own = images[:, None] == all_images  # itself and its positive: no negatives
+        excluded = find_excluded(self.mixing, indices=(images, all_images), labels=(label.repeat(2), all_labels))
+        output = contrastive_loss(
+            z,
+            partners,
+            everyone,
+            temperature=self.settings.temperature,
+            mixing=self.mixing if mixing_on or self.mixing.hcl_beta else None,
+            generator=generators.mixing,
+            exclude=own if excluded is None else own | excluded,
+        )
+        return output, None
+
+    def update_key_encoder(self) -> None:
+        """Do nothing: keys and queries come from the same encoder."""
