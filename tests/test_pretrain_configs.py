@@ -1,0 +1,94 @@
+"""The configs under configs/pretrain/ read strictly and hold every row of the paper's tables."""
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from pretrain.config import PretrainConfig
+from pretrain.settings import read_settings
+from pretrain.view_parameters import find_recipe
+
+FOLDER = Path(__file__).parent.parent / "configs" / "pretrain"
+CONFIGS = sorted(path for path in FOLDER.glob("*.yaml") if "digits" not in path.name)
+IN1K_ROWS = {
+    100: [(0, 0, 0), (256, 512, 0), (256, 512, 256), (128, 1024, 512)],
+    200: [
+        *[(0, 0, 0), (1024, 512, 256), (512, 1024, 512), (256, 512, 0)],
+        *[(256, 512, 256), (256, 2048, 2048), (128, 1024, 512)],
+    ],
+    800: [(0, 0, 0), (128, 1024, 512)],
+}
+"""(N, s, s') of arXiv 2010.01028's ImageNet-1K tables, by epochs; zeros: MoCo-v2."""
+SYNCO_COUNTS = (256, 256, 256, 64, 64, 64)  # arXiv 2410.02401, section 3
+
+
+@cache
+def read(name: str) -> PretrainConfig:
+    return read_settings(PretrainConfig, FOLDER / f"{name}.yaml")
+
+
+def moco_v2_rows(marker: str) -> list[PretrainConfig]:
+    configs = [read(path.stem) for path in CONFIGS if marker in path.name]
+    return [config for config in configs if config.model.method == "moco" and config.model.head == "mlp"]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_reads_strictly(path: Path) -> None:
+    config = read(path.stem)
+    assert find_recipe(config.data.augmentation)
+    assert not config.data.root and not config.run.out, "folders are given on the command line"
+    if config.model.method == "simclr":
+        assert config.mixing.n <= 2 * config.run.batch_size - 2, "more hard negatives than the batch holds"
+    else:
+        assert config.mixing.n <= config.model.queue_len
+
+
+@pytest.mark.parametrize(("epochs", "row"), [(epochs, row) for epochs, rows in IN1K_ROWS.items() for row in rows])
+def test_every_row_of_the_in1k_tables_has_a_config(epochs: int, row: tuple[int, int, int]) -> None:
+    found = [
+        config
+        for config in moco_v2_rows("in1k")
+        if (config.mixing.n, config.mixing.s, config.mixing.s_prime) == row
+        and (config.run.epochs, config.data.augmentation) == (epochs, "moco_v2")
+    ]
+    assert len(found) == 1
+    assert found[0].mixing.warmup_epochs == (15 if any(row) else 0)
+    assert (found[0].model.queue_len, found[0].model.temperature, found[0].run.batch_size) == (65536, 0.2, 256)
+
+
+@pytest.mark.parametrize(("name", "n", "oracle"), [
+    ("moco_v2_r50_in100", 0, False), ("mochi_r50_in100", 1024, False),
+    ("moco_v2_oracle_r50_in100", 0, True), ("mochi_oracle_r50_in100", 1024, True),
+])  # fmt: skip
+def test_in100_rows_share_everything_but_the_mixing(name: str, n: int, oracle: bool) -> None:
+    config = read(name)
+    assert (config.mixing.n, config.mixing.s, config.mixing.s_prime) == ((1024, 1024, 128) if n else (0, 0, 0))
+    assert config.mixing.oracle is oracle
+    assert config.mixing.warmup_epochs == (10 if n else 0)
+    assert (config.model.queue_len, config.model.temperature, config.run.epochs) == (16384, 0.2, 200)
+
+
+@pytest.mark.parametrize("name", ["synco_r50_in1k", "synco_r50_in1k_800ep", "synco_r50_in100"])
+def test_synco_mixes_its_six_counts_after_ten_epochs(name: str) -> None:
+    mixing = read(name).mixing
+    assert (mixing.n, mixing.synco, mixing.warmup_epochs) == (1024, SYNCO_COUNTS, 10)
+
+
+@pytest.mark.parametrize("name", ["moco_v1_r50_in1k", "moco_v1_r50_in100"])
+def test_moco_v1_differs_from_v2_as_published(name: str) -> None:
+    config = read(name)
+    assert (config.model.head, config.model.temperature, config.data.augmentation) == ("linear", 0.07, "moco_v1")
+    assert config.optimizer.schedule == "step"
+    assert [share * config.run.epochs for share in config.optimizer.milestones] == [120, 160]
+
+
+def test_each_method_has_a_config_with_and_without_mixing() -> None:
+    for method in ("moco", "simclr"):
+        for data in ("in1k", "in100"):
+            counts = {
+                config.mixing.n > 0
+                for config in (read(path.stem) for path in CONFIGS if data in path.name)
+                if config.model.method == method
+            }
+            assert counts == {True, False}, f"{method} on {data}"
