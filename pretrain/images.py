@@ -17,6 +17,8 @@ from PIL import Image
 Pixels = npt.NDArray[np.uint8]
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """The suffixes torchvision's ImageFolder takes, in any case."""
+FAST_COLOURS = ("YCbCr", "RGB", "Gray")
+"""JPEG colour spaces that libjpeg-turbo turns into PIL's very pixels; CMYK would be a level off."""
 SHOWN_CLASSES = 5
 """How many class names an error lists."""
 
@@ -103,15 +105,15 @@ def read_image(path: str | Path) -> Pixels:
 def decode_image(data: bytes) -> Pixels:
     """Return the (H, W, 3) RGB pixels of an encoded image, whatever its suffix said.
 
-    libjpeg-turbo does JPEGs in RGB and greyscale; CMYK, and other formats under a JPEG's name, go through PIL.
+    libjpeg-turbo does JPEGs in colour and greyscale; CMYK, and other formats under a JPEG's name, go through PIL.
     """
     if data[:2] == b"\xff\xd8":
         try:
-            pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB")
+            if simplejpeg.decode_jpeg_header(data)[2] in FAST_COLOURS:
+                pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB")
+                return pixels
         except ValueError:
-            pass  # CMYK, or broken: PIL decides which
-        else:
-            return pixels
+            pass  # PIL takes it, or says what is wrong with it
     with Image.open(io.BytesIO(data)) as image:
         return np.array(image.convert("RGB"))
 

@@ -8,9 +8,11 @@ classes, and per shard its size and the digest of its index). Every image has a 
 import hashlib
 import mmap
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -104,15 +106,11 @@ def pack_images(images: ImageFolder, folder: str | Path, packing: Packing, worke
     begins = range(0, len(images), packing.images_per_shard)
     missing = [begin for begin in begins if not _index_path(folder, begin // packing.images_per_shard).exists()]
     done = len(images) - sum(min(packing.images_per_shard, len(images) - begin) for begin in missing)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        parts = [pool.submit(_pack_shard, images, folder, packing, begin) for begin in missing]
-        try:
-            for begin, part in zip(missing, parts, strict=True):
-                part.result()
-                done += min(packing.images_per_shard, len(images) - begin)
-                yield done
-        finally:
-            pool.shutdown(cancel_futures=True)
+    pack_shard = partial(_pack_shard, images, folder, packing)
+    with _open_pool(workers) as run_all:
+        for begin, _ in zip(missing, run_all(pack_shard, missing), strict=True):
+            done += min(packing.images_per_shard, len(images) - begin)
+            yield done
     shards = [_describe_shard(folder, number) for number in range(len(begins))]
     write_json(folder / "cache.json", {**plan, "classes": list(images.classes), "shards": shards})
 
@@ -151,9 +149,21 @@ def open_cache(folder: str | Path, class_list: str = "", *, every_image: bool = 
     return cache.select(class_list) if class_list else cache
 
 
+@contextmanager
+def _open_pool(workers: int) -> Iterator[Callable[..., Iterable[None]]]:
+    """Give a `map` over processes; one worker is this process itself."""
+    if workers <= 1:
+        yield map
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        try:
+            yield pool.map
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
 def _pack_shard(images: ImageFolder, folder: Path, packing: Packing, begin: int) -> None:
     number = begin // packing.images_per_shard
-    cv2.setNumThreads(0)
     with open_whole(_pixels_path(folder, number)) as stream:
         entries = _write_pixels(
             images, range(begin, min(begin + packing.images_per_shard, len(images))), packing, stream
