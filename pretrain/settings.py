@@ -36,9 +36,9 @@ def read_settings(schema: type[Schema], path: str | Path | None = None, override
     node = OmegaConf.structured(schema)
     for field in dataclasses.fields(schema):  # type: ignore[arg-type]
         if entry := _entry_schema(field.type):
-            names = {name for _, layer in layers for name in layer.get(field.name) or {}}
+            names = dict.fromkeys(name for _, layer in layers for name in layer.get(field.name) or {})
             node._get_node(field.name)._set_flag("readonly", False)
-            for name in sorted(names, key=str):
+            for name in names:
                 node[field.name][name] = OmegaConf.structured(entry)
     _unlock(node)
     for where, layer in layers:

@@ -45,9 +45,14 @@ class ChainOnSlurm:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "chain.yaml"
         self.values: dict[str, Any] = {
-            "runs": str(folder / "runs"), "backend": "slurm", "report": False, "stages": dict(stages),
-            "budgets": {"min_free_gb": 0.001}, "resources": {"default": {"cpus": 1, "time_min": 30, "partition": "low"}}, **values,
-        }  # fmt: skip
+            "runs": str(folder / "runs"),
+            "backend": "slurm",
+            "report": False,
+            "stages": dict(stages),
+            "budgets": {"min_free_gb": 0.001},
+            "resources": {"default": {"cpus": 1, "time_min": 30, "partition": "low"}},
+            **values,
+        }
         self.write()
         self.folder = folder / "runs" / "chain"
 

@@ -125,7 +125,7 @@ def _draft(config: ChainConfig, find: Callable[[str], str]) -> Iterator[Draft]:
         yield from _measure_all(config, name, ready, data)
     if config.analyse.config and config.backbones:
         ready_analysis = replace(config.analyse, config=find(config.analyse.config))
-        yield stages.analyse(ready_analysis, list(config.backbones), data)
+        yield stages.analyse(ready_analysis, config.backbones, data)
     for name, own in config.stages.items():
         for seed in own.seeds or (None,):
             yield stages.own(name, own, seed, data)
@@ -150,12 +150,12 @@ def _sort(drafts: list[Draft]) -> list[Draft]:
     waiting = [replace(draft, after=_before(draft, names)) for draft in drafts]
     ordered: dict[str, Draft] = {}
     while waiting:
-        ready = [draft for draft in waiting if all(name in ordered for name in draft.after)]
-        if not ready:
+        ready = next((draft for draft in waiting if all(name in ordered for name in draft.after)), None)
+        if ready is None:
             circle = ", ".join(draft.name for draft in waiting)
             raise ValueError(f"these stages wait for each other: {circle}; mend `after` or the {{stage:NAME}} words")
-        ordered |= {draft.name: draft for draft in ready}
-        waiting = [draft for draft in waiting if draft.name not in ordered]
+        ordered[ready.name] = ready
+        waiting.remove(ready)
     return list(ordered.values())
 
 

@@ -6,7 +6,7 @@ chain's, {code} the exported source, {python} the interpreter.
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,10 +109,15 @@ def measure(name: str, protocol: Protocol, backbone: str, seed: int | None, data
     )
 
 
-def analyse(analysis: Analysis, backbones: list[str], data: str) -> Draft:
-    """Return the stage that compares all encoders."""
+def analyse(analysis: Analysis, backbones: Mapping[str, Backbone], data: str) -> Draft:
+    """Return the stage that compares all encoders: those of this chain with their heads, the others as converted."""
     fill = _filler({"data": data})
-    encoders = [setting(name, f"{{stage:convert-{name}}}/{CONVERTED}").replace('"', "") for name in backbones]
+    encoders = [
+        f"{name}={{stage:pretrain-{name}}}/{ENCODER}"
+        if backbone.pretrain
+        else f"{name}={{stage:convert-{name}}}/{CONVERTED}"
+        for name, backbone in backbones.items()
+    ]
     words = [analysis.config, "out={out}", *map(fill, analysis.set), *encoders]
     return Draft(
         name="analyse",
