@@ -1,0 +1,49 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --array=0-2%3
+#SBATCH --cpus-per-task=4
+#SBATCH --dependency=afterok:12:13
+#SBATCH --job-name=mochi-4c3f5c-train-seed0-0b31fb120994-and-2
+#SBATCH --kill-on-invalid-dep=yes
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/data/runs/c/stages/train-seed0-0b31fb120994/slurm/%A_%a_0_log.out
+#SBATCH --requeue
+#SBATCH --signal=USR2@90
+#SBATCH --time=60
+#SBATCH --wckey=submitit
+
+# setup
+set -e
+export PYTHONPATH=/data/runs/c/code/CODE
+export PYTHONSAFEPATH=1
+export PYTHONDONTWRITEBYTECODE=1
+export PYTHONUNBUFFERED=1
+export MOCHI_COMMIT=''
+folders=(/data/runs/c/stages/train-seed0-0b31fb120994 /data/runs/c/stages/train-seed1-0b31fb120994 /data/runs/c/stages/train-seed2-0b31fb120994)
+folder=${folders[${SLURM_ARRAY_TASK_ID:-0}]}
+trap : TERM USR2
+set +e
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output /data/runs/c/stages/train-seed0-0b31fb120994/slurm/%A_%a_%t_log.out --kill-on-bad-exit=1 --cpus-per-task=4 PYTHON -m tools.chain.slurm_job /data/runs/c/stages/train-seed0-0b31fb120994 /data/runs/c/stages/train-seed1-0b31fb120994 /data/runs/c/stages/train-seed2-0b31fb120994
+
+
+# teardown
+rc=$?
+attempts=$(ls "$folder/attempts" 2>/dev/null | wc -l)
+limit=$((5 + 2 * attempts))
+if [ "$rc" -ne 0 ] && [ "$rc" -ne 78 ] && [ ! -e "$folder/DONE.json" ] && [ ! -e "$folder/FAILED.json" ] \
+  && [ ! -e "$folder/STOP" ] && [ "${SLURM_RESTART_COUNT:-0}" -lt "$limit" ]; then
+  (
+    trap '' TERM USR2
+    for try in 1 2 3 4 5 6 7 8 9 10; do
+      scontrol requeue "$SLURM_JOB_ID" && break
+      sleep 2
+    done
+  )
+fi
+exit "$rc"
