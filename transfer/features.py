@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from pretrain.images import ImageFolder
 from pretrain.sampler import Request
@@ -138,8 +138,13 @@ class FrozenBackbone:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Return the pooled features (B, D), float32 on the device, of a uint8 batch (B, 3, H, W)."""
+        return self.embed(normalise_images(images, self.device))
+
+    @torch.no_grad()
+    def embed(self, images: Tensor) -> Tensor:
+        """Return the pooled features (B, D), float32, of normalised images on the device."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            features: Tensor = self.model(normalise_images(images, self.device))
+            features: Tensor = self.model(images)
         return features.float()
 
     def prove_loaded(self) -> None:
@@ -162,7 +167,7 @@ class FrozenBackbone:
         return len(state)
 
 
-def build_batches(images: LabelledImages, order: Iterable[list[Request]], workers: int) -> "DataLoader[Batch]":
+def build_batches(images: Dataset[Batch], order: Iterable[list[Request]], workers: int) -> "DataLoader[Batch]":
     """Return the batches of `images` in the given order, decoded by `workers` processes."""
     return DataLoader(
         images,
