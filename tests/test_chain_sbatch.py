@@ -19,7 +19,7 @@ from tools.chain.submit import Chain
 GOLDEN = Path(__file__).parent / "golden" / "chain"
 SPECIAL = {
     "partition": "gpu", "account": "vision", "qos": "long", "nodes": 2, "gpus": 8, "cpus": 10, "mem_gb": 480,
-    "time_min": 1440, "constraint": "a100", "exclude": ["bad1", "bad2"], "mail_user": "me@example.org", "mail_type": "FAIL",
+    "time_min": 1440, "constraint": "a100", "exclude": ["bad1", "bad2"], "mail_user": "a@b.org", "mail_type": "FAIL",
     "extra": {"reservation": "mine"}, "setup": ["module load cuda", "source ~/env.sh"],
 }  # fmt: skip
 

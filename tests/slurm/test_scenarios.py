@@ -34,11 +34,11 @@ def test_chain_hit_twice_by_signals_ends_as_if_undisturbed(
     chain = ChainOnSlurm(tmp_path, standard_stages(steps=80, sleep=0.1))
     chain.submit()
     chain.wait_for_step("pretrain", 7)
-    before = cluster.ask("squeue", "-h", "-o", "%i")
+    before = cluster.ask("squeue", "-h", "-S", "i", "-o", "%i")
     cluster.ask("scancel", "--signal=TERM", chain.job("pretrain"))
     cluster.ask("scancel", "--signal=USR2", chain.job("pretrain"), check=False)
     chain.submit()
-    assert cluster.ask("squeue", "-h", "-o", "%i") == before, "a second submit starts nothing"
+    assert cluster.ask("squeue", "-h", "-S", "i", "-o", "%i") == before, "a second submit starts nothing"
     chain.wait_for_step("pretrain", 30)
     cluster.ask("scancel", "--signal=USR2", chain.job("pretrain"))
     assert set(chain.wait_for_end(90, cluster).values()) == DONE
@@ -81,7 +81,7 @@ def test_killed_job_process_is_healed_by_the_batch_script(cluster: Cluster, tmp_
 
 
 def test_job_of_a_lost_node_is_requeued_and_resumes(cluster: Cluster, tmp_path: Path) -> None:
-    chain = ChainOnSlurm(tmp_path, {"train": counting(250, sleep=0.1), "after": counting(3, after=("train",))})
+    chain = ChainOnSlurm(tmp_path, {"train": counting(450, sleep=0.1), "after": counting(3, after=("train",))})
     chain.submit()
     chain.wait_for_step("train", 12)
     node = chain.attempts("train")[-1]["node"]
@@ -94,7 +94,7 @@ def test_job_of_a_lost_node_is_requeued_and_resumes(cluster: Cluster, tmp_path: 
     attempts = chain.attempts("train")
     assert [entry["outcome"] for entry in attempts] == ["superseded", "done"]
     assert attempts[-1]["node"] != node
-    assert chain.result("train") == expect(250)
+    assert chain.result("train") == expect(450)
 
 
 @pytest.mark.parametrize("partition", ["low", "blunt"], ids=["with user signal", "without notice"])
@@ -104,12 +104,8 @@ def test_preempted_chain_resumes(cluster: Cluster, tmp_path: Path, partition: st
     chain.submit()
     chain.wait_for_step("train", 12)
     node = chain.attempts("train")[-1]["node"]
-    cluster.ask(
-        "sbatch", "-p", "high", "-w", node, "-c", "3", "-n", "1", "-t", "5", "-o", "/dev/null", "--wrap", "sleep 2"
-    )
-    cluster.ask(
-        "sbatch", "-p", "high", "-w", node, "-c", "2", "-n", "1", "-t", "5", "-o", "/dev/null", "--wrap", "sleep 2"
-    )
+    whole_node = ["-w", node, "-n", "1", "-c", "4", "-t", "5", "-o", "/dev/null", "--wrap", "sleep 2"]
+    cluster.ask("sbatch", "-p", "high", *whole_node)
     assert set(chain.wait_for_end(80, cluster).values()) == DONE
     assert len(chain.attempts("train")) > 1
     assert chain.result("train") == expect(60)

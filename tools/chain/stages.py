@@ -123,6 +123,7 @@ def analyse(analysis: Analysis, backbones: Mapping[str, Backbone], data: str) ->
         name="analyse",
         kind="analyse",
         command=run_tool("tools.analyse_encoder", *words),
+        outputs=("analysis.json",),
         configs=(analysis.config,),
         labels=("analyse",),
     )

@@ -10,7 +10,7 @@
 #SBATCH --job-name=mochi-4c3f5c-train-0b31fb120994
 #SBATCH --kill-on-invalid-dep=yes
 #SBATCH --mail-type=FAIL
-#SBATCH --mail-user=me@example.org
+#SBATCH --mail-user=a@b.org
 #SBATCH --mem=491520MB
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=8
