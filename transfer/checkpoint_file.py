@@ -4,6 +4,7 @@ Told by content, not by name: torch's zip archives and the older stream of pickl
 arrays. Before torch allocates anything, every size that the file declares is compared with the bytes that it has.
 """
 
+import io
 import json
 import pickle
 import warnings
@@ -17,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from transfer.safe_pickle import BoundedReader, UnsafePickleError, check_pickle, read_arrays
+from transfer.safe_pickle import UnsafePickleError, check_pickle, read_arrays
 
 MAX_HEADER_BYTES = 100_000_000
 """What the safetensors library allows too; the header of a ResNet-152 has 0.1 MB."""
@@ -117,10 +118,9 @@ def _read_zip(path: Path, trust_pickle: bool) -> Any:
                     "it is a zip archive but not of torch.save's weights (TorchScript, or no data.pkl)"
                 )
             _check_entries(entries, size)
-            with archive.open(pickles[0]) as stream:
-                names = check_pickle(stream, pickles[0].file_size)  # type: ignore[arg-type]
-            with archive.open(pickles[0]) as stream:
-                unknown = _survey(stream, pickles[0].file_size, names, size, trust_pickle)  # type: ignore[arg-type]
+            data = archive.read(pickles[0])
+            names = check_pickle(io.BytesIO(data), len(data))
+            unknown = _survey(io.BytesIO(data), names, size, trust_pickle)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         raise UnsafePickleError(f"its zip archive is damaged or cut short ({error})") from error
     return _load(path, unknown, mmap=True)
@@ -146,7 +146,7 @@ def _read_legacy(path: Path, trust_pickle: bool) -> Any:
         start = stream.tell()
         names = check_pickle(stream, size - start)
         stream.seek(start)
-        unknown = _survey(stream, size - start, names, size, trust_pickle)
+        unknown = _survey(stream, names, size, trust_pickle)
     return _load(path, unknown, mmap=False)
 
 
@@ -194,14 +194,14 @@ def _bytes_per_element(storage: str) -> int:
     return sizes.get(storage.removesuffix("Storage"), 1)
 
 
-def _survey(stream: BinaryIO, length: int, names: set[str], size: int, trust_pickle: bool) -> list[str]:
+def _survey(stream: BinaryIO, names: set[str], size: int, trust_pickle: bool) -> list[str]:
     """Return the names to replace by stand-ins (only with `trust_pickle`); refuse declared storages beyond `size`."""
     unknown = sorted(name for name in names if not _is_safe(name))
     if unknown and not trust_pickle:
         raise UnsafePickleError(
             f"its pickle names {', '.join(unknown[:6])}, and unpickling such things can run any code. {RESAVE}"
         )
-    unpickler = _SurveyUnpickler(BoundedReader(stream, length))
+    unpickler = _SurveyUnpickler(stream)
     try:
         unpickler.load()
     except UnsafePickleError:

@@ -76,8 +76,9 @@ def load_backbone(path: str | Path) -> nn.Module:
     (B, 512) for ResNet-18 and 34. The key sets must agree exactly.
     """
     backbone = read_backbone(path)
-    model = build_resnet(backbone.depth)
-    model.load_state_dict(backbone.state, strict=True)
+    with torch.device("meta"):  # no initialisation: every tensor is assigned, and the random state stays as it was
+        model = build_resnet(backbone.depth)
+    model.load_state_dict(backbone.state, strict=True, assign=True)
     return model
 
 

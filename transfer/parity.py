@@ -59,7 +59,8 @@ def name_implementation() -> str:
 
 def run_torchvision(state: Mapping[str, Tensor], depth: int, image: Tensor) -> dict[str, Tensor]:
     """Return C2 … C5 of torchvision's ResNet; (1, 3, H, W) in, (1, D, H/4 … H/32, …) out."""
-    model: Any = build_resnet(depth).eval()
+    with torch.device("meta"):  # no initialisation: every tensor is assigned, and the random state stays as it was
+        model: Any = build_resnet(depth).eval()
     model.load_state_dict(dict(state), strict=True, assign=True)
     x = model.maxpool(model.relu(model.bn1(model.conv1(image))))
     features = {}
@@ -132,13 +133,15 @@ def run_detectron2(state: Mapping[str, Tensor], depth: int, image: Tensor) -> li
     )
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     cfg.MODEL.RESNETS.OUT_FEATURES = list(STAGES)
-    fpn = build_resnet_backbone(cfg, ShapeSpec(channels=3))
+    with torch.device("meta"):  # as above
+        fpn = build_resnet_backbone(cfg, ShapeSpec(channels=3))
     _load(fpn, state)
     results = [fpn(image)]
     if depth >= 50:
         cfg.MODEL.RESNETS.OUT_FEATURES = list(STAGES[:3])
-        c4 = build_resnet_backbone(cfg, ShapeSpec(channels=3))
-        res5, _ = Res5ROIHeads._build_res5_block(cfg)
+        with torch.device("meta"):
+            c4 = build_resnet_backbone(cfg, ShapeSpec(channels=3))
+            res5, _ = Res5ROIHeads._build_res5_block(cfg)
         _load(c4, {name: tensor for name, tensor in state.items() if not name.startswith("res5.")})
         _load(res5, {name.removeprefix("res5."): state[name] for name in state if name.startswith("res5.")})
         features = c4(image)

@@ -45,12 +45,6 @@ class BoundedReader:
         self.left -= len(data)
         return data
 
-    def readinto(self, target: Any) -> int:
-        """Fill `target` with what is left; return how many bytes came."""
-        data = self.read(len(target))
-        target[: len(data)] = data
-        return len(data)
-
 
 def check_pickle(stream: BinaryIO, size: int) -> set[str]:
     """Walk through one pickle without running it; return the names ("module.name") that it mentions by GLOBAL.
@@ -148,7 +142,7 @@ def read_arrays(stream: BinaryIO, size: int) -> Any:
     check_pickle(stream, size)
     stream.seek(start)
     try:
-        value = _ArraysUnpickler(BoundedReader(stream, size), encoding="latin1").load()
+        value = _ArraysUnpickler(stream, encoding="latin1").load()
     except UnsafePickleError:
         raise
     except Exception as error:  # a hostile file may break any of the unpickler's assumptions
