@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -82,11 +83,11 @@ class PackedImages:
         """Return the images of the listed classes only, labels counting those."""
         classes = choose_classes(self.classes, Path(class_list), self.folder)
         new_label = np.array([classes.index(name) if name in classes else -1 for name in self.classes])
-        chosen = PackedImages(self.folder, tuple(classes), [])
+        chosen = copy(self)
         entries = self._entries.copy()
         entries["label"] = new_label[entries["label"]]
         keep = entries["label"] >= 0
-        chosen._files, chosen._entries, chosen._shard_of = self._files, entries[keep], self._shard_of[keep]
+        chosen.classes, chosen._entries, chosen._shard_of = tuple(classes), entries[keep], self._shard_of[keep]
         return chosen
 
 
