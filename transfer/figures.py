@@ -21,7 +21,14 @@ LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++", "oo", "--")
 DPI = 150
-STYLE: Any = {"svg.hashsalt": "analyses", "font.size": 10, "axes.grid": True, "grid.alpha": 0.3, "hatch.linewidth": 0.6}
+STYLE: Any = {
+    "svg.hashsalt": "analyses",
+    "font.size": 10,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.3,
+    "hatch.linewidth": 0.6,
+}
 
 
 def draw_figures(rows: Mapping[str, Sequence[Row]], folder: Path) -> list[Path]:
