@@ -9,19 +9,19 @@ from typing import Any
 import yaml
 
 from pretrain.storage import read_json
-from tests.slurm.cluster import Cluster
 from tools.chain.__main__ import main as run_chain
 from tools.chain.state import find_states, read_plan, stage_folder
+from tools.trials.cluster import Cluster
+from tools.trials.counting import count_lost_steps
 
 ROOT = Path(__file__).parent.parent.parent
-COUNT = str(ROOT / "tests" / "chain_stages" / "count.py")
 
 
 def counting(
     steps: int = 20, *more: str, sleep: float = 0.05, after: tuple[str, ...] = (), **values: Any
 ) -> dict[str, Any]:
     """A stage that counts; `after` are the stages whose results go into its own."""
-    words = ["{python}", COUNT, "{out}", f"steps={steps}", f"sleep={sleep}", *more]
+    words = ["{python}", "-m", "tools.trials.counting", "{out}", f"steps={steps}", f"sleep={sleep}", *more]
     words += [f"input={{stage:{name}}}/result.txt" for name in after]
     return {"command": words, "outputs": ["result.txt"], **values}
 
@@ -81,13 +81,7 @@ class ChainOnSlurm:
         return (self.stage(name) / "result.txt").read_text()
 
     def lost_steps(self, name: str) -> int:
-        """Steps done again although a checkpoint held them: every start must be at the newest checkpoint or yield."""
-        lost, last_yield = 0, 0
-        for line in (self.stage(name) / "steps.txt").read_text().splitlines():
-            word, step = line.split()
-            lost += max(0, last_yield - int(step)) if word == "start" else 0
-            last_yield = int(step)
-        return lost
+        return count_lost_steps(self.stage(name) / "steps.txt")
 
     def wait(
         self, ready: Callable[[dict[str, str]], bool], seconds: float = 60, cluster: Cluster | None = None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.cluster import Cluster, find_missing
+from tools.trials.cluster import Cluster, find_missing
 
 
 def _need(accounting: bool) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from pretrain.storage import read_json
-from tests.chain_stages.count import expect
 from tests.slurm.chains import ROOT, ChainOnSlurm, counting, standard_stages
-from tests.slurm.cluster import Cluster
+from tools.trials.cluster import Cluster
+from tools.trials.counting import expect
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.xdist_group("slurm")]
 DONE = {"done"}

@@ -78,13 +78,17 @@ StorageLoc=slurm_acct
 
 
 def find_missing(accounting: bool = False) -> list[str]:
+    """Return the programs that are not installed, and "root" when this is no root."""
     names = NEEDED + (NEEDED_FOR_ACCOUNTING if accounting else ())
     missing = [name for name in names if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None]
     return missing + (["root"] if os.geteuid() else [])
 
 
 class Cluster:
-    """Start and stop the daemons; every one is ended by its pid file."""
+    """Start and stop the daemons, each ended by its pid file; two nodes of four CPUs.
+
+    Partitions: low (preempted with a warning and 20 s), blunt (preempted without notice), high (preempts both).
+    """
 
     def __init__(self, folder: Path, accounting: bool = False) -> None:
         self.folder, self.accounting = folder, accounting
@@ -94,6 +98,7 @@ class Cluster:
         self.conf = folder / "slurm.conf"
 
     def start(self) -> None:
+        """Start everything and set SLURM_CONF for this process."""
         ctld, node, node2, dbd, self.sql, _ = self.ports
         values = {
             "folder": self.folder, "host": self.host, "ctld_port": ctld, "node_port": node, "last_port": node2,
@@ -115,13 +120,16 @@ class Cluster:
         self.wait_for_nodes()
 
     def start_controller(self) -> None:
+        """Start slurmctld; it takes up its saved state."""
         self._run("slurmctld", "-f", str(self.conf))
 
     def start_node(self, name: str) -> None:
+        """Start the slurmd of node1 or node2."""
         (self.folder / f"spool-{name}").mkdir(exist_ok=True)
         self._run("slurmd", "-f", str(self.conf), "-N", name)
 
     def wait_for_nodes(self, seconds: float = 40) -> None:
+        """Wait until both nodes can run jobs; RuntimeError with the controller's log when they do not."""
         until = time.monotonic() + seconds
         text = ""
         while time.monotonic() < until:
@@ -150,12 +158,14 @@ class Cluster:
         (self.folder / f"{name}.pid").unlink(missing_ok=True)
 
     def ask(self, *words: str, check: bool = True) -> str:
+        """Return what a command of Slurm prints; RuntimeError when it fails and `check` is set."""
         answer = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
         if check and answer.returncode:
             raise RuntimeError(f"{' '.join(words)}: {answer.stderr}")
         return answer.stdout
 
     def stop(self) -> None:
+        """Cancel all jobs and end all daemons."""
         with contextlib.suppress(Exception):
             self.ask("scancel", "--me", check=False)
             until = time.monotonic() + 10
@@ -197,7 +207,6 @@ class Cluster:
                 env={**os.environ, "PATH": path},
             )
         (self.folder / "mariadbd.pid").write_text(str(process.pid))
-        self._database = process
         sql = (
             "CREATE DATABASE slurm_acct; CREATE USER slurm@'127.0.0.1' IDENTIFIED BY 'slurm'; "
             "CREATE USER slurm@localhost IDENTIFIED BY 'slurm'; GRANT ALL ON slurm_acct.* TO slurm@'127.0.0.1'; "
@@ -231,7 +240,7 @@ class Cluster:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Consecutive free ports below the ephemeral range."""
+    """Return consecutive free ports below the ephemeral range."""
     base = 10000 + secrets.randbelow(8000)
     while True:
         try:
