@@ -58,7 +58,8 @@ def test_gallery_has_a_column_for_truth_and_each_run(tmp_path: Path) -> None:
     rle = {"segmentation": {"size": [60, 80], "counts": [20 * 60 + 10, 30, 60 * 80 - 20 * 60 - 40]}}
     runs = {"mochi": write_coco_run(tmp_path / "a", rle), "random": write_coco_run(tmp_path / "b", {})}
     path = draw_gallery(tmp_path / "gallery.png", name, runs, images=2, width=160)
-    picture = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    with Image.open(path) as sheet:
+        picture = np.asarray(sheet.convert("RGB")).astype(int)
     assert picture.shape[1] == 3 * (160 + GAP_PIXELS)
     columns = [picture[26 : 26 + 120, start : start + 160] for start in (0, 166, 332)]
     for column in columns:  # something was drawn on the grey image
@@ -79,12 +80,14 @@ def test_saved_detections_come_back_in_image_pixels(tmp_path: Path) -> None:
     name = register(tmp_path)
     expected = {"category": 1, "score": 0.9, "box": [20, 10, 60, 40]}
     assert read_detections(write_coco_run(tmp_path / "a", {}), name)[1] == [expected]
-    run = write_voc_run(tmp_path / "run" / name)
-    assert run.parent == tmp_path / "run"
     records = [{"image_id": "0"}, {"image_id": "1"}]
     DatasetCatalog.register(f"{name}_voc", lambda: records)
     MetadataCatalog.get(f"{name}_voc").set(thing_classes=["cat", "dog"])
-    assert read_detections(run, f"{name}_voc")["1"] == [{"category": 1, "score": 0.75, "box": [20.0, 10.0, 60.0, 40.0]}]
+    expected = {"category": 1, "score": 0.75, "box": [20.0, 10.0, 60.0, 40.0]}
+    for place in (tmp_path / "run" / "evaluation" / f"{name}_voc", tmp_path / "c" / f"{name}_voc", tmp_path / "d"):
+        write_voc_run(place)
+    for run in ("run", "c", "d"):
+        assert read_detections(tmp_path / run, f"{name}_voc")["1"] == [expected]
 
 
 def test_gallery_without_runs_or_detections_is_a_sentence(tmp_path: Path) -> None:

@@ -82,10 +82,11 @@ def choose_records(records: Sequence[dict[str, Any]], count: int) -> list[dict[s
 
 
 def read_detections(folder: str | Path, dataset_name: str) -> dict[Any, list[Detection]]:
-    """Return image id → detections, in the image's own pixels, that an evaluator saved in `folder`[/<data set>]."""
+    """Return image id → detections, in the image's own pixels, that an evaluator saved in a run's folder."""
     metadata = MetadataCatalog.get(dataset_name)
-    place = Path(folder) / dataset_name  # a run keeps one folder for each of its test sets
-    place = place if place.is_dir() else Path(folder)
+    # A run keeps one folder for each of its test sets; the folder of an evaluation, or of one set, does as well.
+    places = (Path(folder) / "evaluation" / dataset_name, Path(folder) / dataset_name)
+    place = next((place for place in places if place.is_dir()), Path(folder))
     results, det_files = place / COCO_RESULTS_NAME, place / VOC_DET_FOLDER
     if results.is_file():
         return _read_coco_results(results, metadata.get("thing_dataset_id_to_contiguous_id") or {})

@@ -1,0 +1,62 @@
+r"""Draw the detections of several finished runs side by side, with ground truth, on the same images.
+
+  python -m tools.draw_gallery configs/transfer/coco_c4_digits.yaml gallery.png mochi=runs/mochi random=runs/random \
+      data=data/digits
+
+CONFIG names the data set (its first test set), each NAME=FOLDER a column: the folder `out=` of tools.finetune_detector.
+Settings: data= root of the data sets, images=6 (rows), threshold=0.5 (lowest score drawn), width=360 (pixels of a
+column).
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from pretrain.settings import read_settings
+from tools.command_line import UsageError, run_command, split_arguments
+
+
+@dataclass(frozen=True, kw_only=True)
+class GallerySettings:
+    """How the gallery looks."""
+
+    data: str = ""
+    """Root of the data sets; empty: DATASETS.ROOT of the config."""
+    images: int = 6
+    """Rows."""
+    threshold: float = 0.5
+    """Detections with a lower score are left out."""
+    width: int = 360
+    """Pixels of a column."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the PNG and say where it lies."""
+    words, overrides = split_arguments(arguments, ["CONFIG", "OUT.png"])
+    known = {field.name for field in fields(GallerySettings)}
+    settings = read_settings(GallerySettings, None, [word for word in overrides if word.split("=")[0] in known])
+    runs = {name: folder for name, _, folder in (word.partition("=") for word in overrides) if name not in known}
+    if not runs:
+        raise UsageError("at least one NAME=FOLDER of a finished run is needed. Add --help for an example.")
+    from transfer.datasets import register_datasets  # heavy: --help must come at once
+    from transfer.detector_config import read_detector_config
+    from transfer.gallery import draw_gallery
+
+    cfg = read_detector_config(words[0], [])
+    cfg.DATASETS.ROOT = settings.data or cfg.DATASETS.ROOT
+    register_datasets(cfg)
+    path = draw_gallery(
+        words[1],
+        cfg.DATASETS.TEST[0],
+        {name: Path(folder) for name, folder in runs.items()},
+        images=settings.images,
+        threshold=settings.threshold,
+        width=settings.width,
+    )
+    print(f"{path}: ground truth and {', '.join(runs)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, __doc__))
