@@ -87,13 +87,9 @@ def build_loader(
         persistent_workers=data.workers > 0,
     )
     if rank == 0:
-        logger.info(
-            "input pipeline: %s, %s, %d images, %d workers per rank",
-            "crops in the workers, photometrics on the device" if pipeline == "crops" else "all on the CPU",
-            f"packed cache {data.cache}" if data.cache else "image files",
-            len(source),
-            data.workers,
-        )
+        where = "crops in the workers, photometrics on the device" if pipeline == "crops" else "all on the CPU"
+        files = f"packed cache {data.cache}" if data.cache else "image files"
+        logger.info("input pipeline: %s, %s, %d images, %d workers per rank", where, files, len(source), data.workers)
     return ViewLoader(batches, sampler, source, pipeline)
 
 
