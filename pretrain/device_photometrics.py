@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (torch's own name)
+import torch.nn.functional as F
 from torch import Tensor
 
 from pretrain.view_parameters import BLUR, BRIGHTNESS, CONTRAST, HUE, SATURATION
