@@ -55,6 +55,7 @@ def test_detectron2s_pickle_holds_arrays_under_its_names(converted: Path) -> Non
     assert (tree["model"]["res5.1.conv2.weight"] == make_state()["layer4.1.conv2.weight"].numpy()).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("to", "ending"), ENDINGS)
 def test_every_format_leads_there_and_back_with_the_same_bytes(
     to: str, ending: str, converted: Path, tmp_path: Path
@@ -65,6 +66,7 @@ def test_every_format_leads_there_and_back_with_the_same_bytes(
     assert back.read_bytes() == converted.read_bytes()
 
 
+@pytest.mark.slow
 def test_converting_twice_writes_the_same_bytes_under_any_name(source: Path, tmp_path: Path) -> None:
     for to, ending in (("detectron2", ".pth"), ("moco", ".tar"), ("safetensors", ".safetensors")):
         convert(source, tmp_path / f"a{ending}", to=to)
@@ -72,6 +74,7 @@ def test_converting_twice_writes_the_same_bytes_under_any_name(source: Path, tmp
         assert (tmp_path / f"a{ending}").read_bytes() == (tmp_path / "sub" / f"other{ending}").read_bytes()
 
 
+@pytest.mark.slow
 def test_full_names_of_c4_and_fpn_detectors_are_written_and_read_back(source: Path, tmp_path: Path) -> None:
     q = make_state()
     for layout, name in (("c4", "roi_heads.res5.0.conv1.weight"), ("fpn", "backbone.bottom_up.res5.0.conv1.weight")):
@@ -82,6 +85,7 @@ def test_full_names_of_c4_and_fpn_detectors_are_written_and_read_back(source: Pa
         assert equal(read_backbone(tmp_path / f"{layout}.pth").state, q)
 
 
+@pytest.mark.slow
 def test_torchvision_and_timm_load_what_is_exported(source: Path, tmp_path: Path) -> None:
     q = make_state()
     path = tmp_path / "backbone.safetensors"
@@ -99,6 +103,7 @@ def test_torchvision_and_timm_load_what_is_exported(source: Path, tmp_path: Path
     )
 
 
+@pytest.mark.slow
 def test_branch_and_family_reach_the_reader(tmp_path: Path) -> None:
     path = save(tmp_path, make_dino(make_state(seed=0), make_state(seed=1)))
     manifest = convert(path, tmp_path / "t.pkl", branch="teacher", family="dino")
@@ -122,6 +127,7 @@ def test_wrong_requests_are_refused_with_what_is_allowed(source: Path, tmp_path:
         to_detectron2(make_state(), 18, "x")
 
 
+@pytest.mark.slow
 def test_check_proves_a_converted_file_again_and_finds_every_change(source: Path, tmp_path: Path) -> None:
     mine, output = tmp_path / "in.pth", tmp_path / "out.pkl"
     shutil.copy(source, mine)
@@ -180,6 +186,7 @@ def damage(data: Any, states: dict[str, torch.Tensor]) -> None:
         states[name] = torch.full_like(states[name], torch.nan)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_dropped_renamed_duplicated_or_reshaped_keys_never_get_a_file_out(tmp_path: Path, data: Any) -> None:

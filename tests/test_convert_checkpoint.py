@@ -51,6 +51,7 @@ def test_refusals_are_sentences_with_exit_code_2(tmp_path: Path, capsys: pytest.
     assert not (tmp_path / "b.pkl").exists()
 
 
+@pytest.mark.slow
 def test_a_pickle_is_trusted_only_when_the_command_line_says_so(tmp_path: Path) -> None:
     path = save(tmp_path, {"state_dict": make_state(), "args": argparse.Namespace(a=1)})
     assert run(path, tmp_path / "b.pkl") == EXIT_USER_ERROR
@@ -80,6 +81,7 @@ def test_inspect_says_what_would_be_converted_and_writes_nothing(
     assert "would be refused: " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_two_formats_of_the_same_weights_have_the_same_digest_of_values(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,6 +95,7 @@ def test_two_formats_of_the_same_weights_have_the_same_digest_of_values(
     assert digests[0] == digests[1]
 
 
+@pytest.mark.slow
 def test_safetensors_come_with_a_model_card_that_holds_the_results(source: Path, tmp_path: Path) -> None:
     result = {
         "backbone": "mochi",
