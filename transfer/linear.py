@@ -32,7 +32,7 @@ PROTOCOLS: dict[str, dict[str, object]] = {
     "linear-in100@mochi": _IMAGENET | {"epochs": 60, "batch_size": 128, "lr": 10.0, "milestones": (30, 40, 50)},
     "linear-digits": _IMAGENET | {
         "augment": "none", "standardise": True, "epochs": 100, "batch_size": 128, "lr": 0.05, "milestones": (60, 80),
-        "resize_px": 72, "crop_px": 64, "train_images": 1500, "val_images": 500,
+        "resize_px": 54, "crop_px": 48, "train_images": 1000, "val_images": 400,
     },
 }  # fmt: skip
 """The recipes by name: facebookresearch/moco README (ImageNet-1K); MoCHi, appendix, as reported (ImageNet-100)."""
