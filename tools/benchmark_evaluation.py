@@ -7,7 +7,7 @@ accumulate + summarize, data loaded before), mask_encode (raw masks to RLE). Eac
 of the reference's time / ours; low and high are the rounds' extremes), whether all results were equal, and its target.
 The references for voc and coco_bbox take a minute or more a round: when a row's references have taken budget seconds,
 the further rounds time ours alone, against the reference's median (`reference_rounds` says how many ran).
-Settings: rounds=3 budget=60 seed=0 voc_images=4952 coco_images=5000 segm_images=300 mask_images=40 threads=2 json=PATH.
+Settings: rounds=3 budget=60 seed=0 voc_images=4952 coco_images=5000 segm_images=300 mask_images=40 threads=1 json=PATH.
 With fewer images the ratios mean little. Exit code 2 when results differ. 5 to 8 minutes on 2 cores.
 """
 
@@ -45,8 +45,8 @@ class BenchmarkSettings:
     """COCO-like images with 100 RLE masks each."""
     mask_images: int = 40
     """Images with 100 raw masks each to paste and encode."""
-    threads: int = 2
-    """torch's threads."""
+    threads: int = 1
+    """torch's threads; with more, waiting threads slow the reference's pasting, which flatters ours."""
     json: str = ""
     """Where the table goes as JSON; empty: printed only."""
 
