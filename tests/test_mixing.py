@@ -26,21 +26,23 @@ def seeded(seed: int) -> torch.Generator:
 
 def build_mixes(q: Tensor, n: Tensor, config: MixingConfig, seed: int, exclude: Tensor | None = None) -> Tensor:
     """Return h (B, M, D), built from the formulas with the parents and the shares that were drawn."""
-    t = q @ n.T
-    drawn = draw_mixes(t, n, config, generator=seeded(seed), exclude=exclude)
+    drawn = draw_mixes(q @ n.T, n, config, generator=seeded(seed), exclude=exclude)
+    slack = 1e-12 if q.dtype == torch.float64 else 1e-4  # a and b are found again from rounded weights
+    q, n = q.double(), n.double()
+    t, cosines, weights = q @ n.T, drawn.cosines.double(), drawn.weights.double()
     features = torch.zeros(len(q), config.s + config.s_prime, q.shape[1], dtype=q.dtype)
     for row in range(len(q)):
         for column in range(config.s + config.s_prime):
             i, j = drawn.parents[:, row, column].tolist()
-            of_i, of_j = drawn.weights[:, row, column]
+            of_i, of_j = weights[:, row, column]
             if column < config.s:
                 a = of_i / (of_i + of_j)
                 assert 0 <= a <= 1
                 mixed = a * n[i] + (1 - a) * n[j]
             else:
-                along_q = drawn.cosines[row, column] - of_i * t[row, i]  # h' = x q + w n_j
+                along_q = cosines[row, column] - of_i * t[row, i]  # h' = x q + w n_j
                 b = along_q / (along_q + of_i)
-                assert -1e-12 <= b <= 0.5
+                assert -slack <= b <= 0.5 + slack
                 mixed = b * q[row] + (1 - b) * n[i]
             features[row, column] = mixed / mixed.norm()
     return features
@@ -121,14 +123,19 @@ def test_same_seed_same_mixes_other_seed_other_mixes() -> None:
     assert not torch.equal(first, other)
 
 
-def test_number_of_operations_does_not_grow_with_the_mixes() -> None:
-    calls = []
-    for batch, s in ((2, 4), (16, 128)):
-        q, n = unit(batch, 8, 0), unit(300, 8, 1)
-        with torch.autograd.profiler.profile() as record:
-            mix(q, n, q @ n.T, MixingConfig(n=64, s=s, s_prime=s))
-        calls.append(len(record.function_events))
-    assert calls[0] == calls[1] < 200
+def test_random_numbers_are_drawn_in_batches_never_in_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws: list[Tensor] = []
+    rand = torch.rand
+
+    def record(*shape: int, **options: object) -> Tensor:
+        draws.append(rand(*shape, **options))  # type: ignore[call-overload]
+        return draws[-1]
+
+    monkeypatch.setattr(torch, "rand", record)
+    monkeypatch.setattr(torch, "randperm", lambda *_: pytest.fail("a permutation per mix takes seconds per step"))
+    q, n = unit(16, 8, 0), unit(300, 8, 1)
+    mix(q, n, q @ n.T, MixingConfig(n=64, s=128, s_prime=128))
+    assert len(draws) <= 4
 
 
 def test_slices_of_the_pair_products_join(monkeypatch: pytest.MonkeyPatch) -> None:
