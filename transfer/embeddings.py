@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from pretrain.images import ImageFolder
+from pretrain.labelled_images import LabelledImages
 from pretrain.storage import digest_file
 from pretrain.view_parameters import find_recipe
 from pretrain.views import TwoViews, finish_on_device
 from transfer.analysis_config import AnalysisConfig
 from transfer.checkpoint_file import read_tree
 from transfer.features import FrozenBackbone, build_batches
-from transfer.labelled_images import LabelledImages
 from transfer.manifest import manifest_path, read_manifest
 
 PREFIXES = ("module.", "")
@@ -41,12 +41,13 @@ class Encoder:
     def describe(self) -> dict[str, Any]:
         """Return where the encoder comes from, as JSON values."""
         found = self.backbone.backbone
+        origin = read_manifest(self.path).source if manifest_path(self.path).is_file() else {}
         return {
             "weights": self.path.name,
             "sha256": digest_file(self.path),
             "family": found.family,
             "depth": found.depth,
-            "epoch": found.epoch,
+            "epoch": found.epoch if found.epoch is not None else origin.get("epoch"),
             "head": self.head is not None,
             "queue": 0 if self.queue is None else len(self.queue),
         }
