@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -87,13 +88,17 @@ def freeze(chain: Chain) -> dict[str, Any]:
     return new
 
 
-def hold(lock: FileLock) -> FileLock:
-    """Take the lock or raise ValueError when another submit holds it for too long."""
+@contextmanager
+def hold(lock: FileLock) -> Iterator[None]:
+    """Hold the lock for a block; ValueError when another submit holds it for too long."""
     try:
         lock.acquire()
     except Timeout as error:
         raise ValueError(f"{lock.lock_file}: another submit of this chain has held it for {LOCK_WAIT_S} s") from error
-    return lock
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _write_spec(chain: Chain, stage: Stage, values: dict[str, Any]) -> None:
