@@ -1,0 +1,77 @@
+r"""Fine-tune a detector on a converted backbone under a named protocol, and evaluate it.
+
+  python -m tools.finetune_detector configs/transfer/voc_c4_digits.yaml runs/mochi.pkl out=runs/voc backbone=mochi \
+      data=data/digits seed=0
+  torchrun --nproc-per-node=8 -m tools.finetune_detector configs/transfer/voc_c4_24k_moco.yaml mochi.pkl \
+      out=runs/voc24k backbone=mochi data=/data MODEL.CHANNELS_LAST=True
+
+CONFIG is one of configs/transfer, WEIGHTS a file made by tools.convert_checkpoint (its manifest beside it). Settings:
+out= folder of the run; backbone= name in tables; seed=; data= root of VOC2007, VOC2012 and coco; batch_rule= same,
+divide or accumulate with divisor=, for a machine that many times smaller than the protocol's; and KEY=value for any key
+of Detectron2's config. What differs from the protocol is recorded in the result. Repeating the command resumes; a
+finished run returns at once. Exit code 75: stopped on request, run it again.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pretrain.settings import read_settings
+from pretrain.stopping import StopFlag
+from tools.command_line import UsageError, run_command, split_arguments
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSettings:
+    """What the command line says beside Detectron2's keys."""
+
+    out: str = ""
+    """Folder of the run."""
+    backbone: str = ""
+    """Name of the backbone in tables."""
+    seed: int = 0
+    """Of heads, order, augmentation and sampling."""
+    data: str = ""
+    """Root of the data sets; empty: DATASETS.ROOT of the config."""
+    batch_rule: str = "same"
+    """same, divide or accumulate; see transfer.protocols.rewrite_for_fewer."""
+    divisor: int = 1
+    """How many times smaller the machine is than the protocol's."""
+    threads: int = 0
+    """CPU threads; 0: torch's choice."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run, resume or do nothing; print the metrics."""
+    stop = StopFlag().install()  # before the slow imports, so that no signal is lost
+    words, overrides = split_arguments(arguments, ["CONFIG", "WEIGHTS"])
+    ours = [word for word in overrides if word.split("=")[0].islower()]
+    settings = read_settings(FinetuneSettings, None, ours)
+    if not settings.out or not settings.backbone:
+        raise UsageError("out=FOLDER and backbone=NAME are needed. Add --help for an example.")
+
+    import torch  # heavy: --help must come at once
+
+    from transfer.detector_config import read_detector_config
+    from transfer.finetune import RunName, finetune
+    from transfer.protocols import rewrite_for_fewer
+
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    cfg = read_detector_config(words[0], [word for word in overrides if word not in ours])
+    cfg.SEED, cfg.OUTPUT_DIR = settings.seed, settings.out
+    cfg.DATASETS.ROOT = settings.data or cfg.DATASETS.ROOT
+    note = "" if settings.divisor == 1 else f"{settings.batch_rule} by {settings.divisor}"
+    cfg = rewrite_for_fewer(cfg, settings.batch_rule, settings.divisor)  # type: ignore[arg-type]
+    run = RunName(backbone=settings.backbone, weights=Path(words[1]), out=Path(settings.out), note=note)
+    result = finetune(cfg, run, stop)
+    if result is not None:
+        metrics = ", ".join(f"{name} {value:.2f}" for name, value in result.metrics.items() if value is not None)
+        print(f"{result.protocol}, {result.backbone}, seed {result.seed}: {metrics}")
+        print(f"{len(result.deviations)} deviations from the protocol; saved model re-evaluated to the same metrics")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, __doc__))

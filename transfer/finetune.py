@@ -1,0 +1,242 @@
+"""Fine-tune a detector on a backbone under a named protocol: train, PreciseBN, evaluate, prove the saved file.
+
+Rank r of W trains on its share of each batch; only the main process writes. A run that was killed goes on from its
+newest valid checkpoint as if nothing had happened: order, augmentation and sampling depend on (seed, step) alone.
+"""
+
+import dataclasses
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import transfer.detectron2_compat
+import transfer.heads  # noqa: F401  registers Res5ROIHeadsExtraNorm
+
+# isort: split
+from detectron2.modeling import build_model
+from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.utils import comm
+
+from pretrain.progress import Heartbeat
+from pretrain.stopping import StopFlag, YieldRequested
+from pretrain.storage import write_text
+from transfer.datasets import register_datasets
+from transfer.detection_pictures import draw_detections
+from transfer.detector_checkpoint import FINAL_NAME, DetectorCheckpointer
+from transfer.detector_config import find_input_unit, flatten_config, read_detector_config
+from transfer.detector_evaluation import check_saved, evaluate, find_alarm, make_statistics_precise
+from transfer.detector_trainer import EvaluationHook, RunHook, StopTraining, make_hooks, make_trainer
+from transfer.loading import check_loaded, check_manifest
+from transfer.manifest import Manifest, read_manifest
+from transfer.process_group import process_group, world_size, wrap_model
+from transfer.protocols import FREE_KEYS, FULL_SIZE, describe_deviations, differ_from_full_size, lint
+from transfer.results import RESULT_NAME, RunResult, read_result, write_result
+from transfer.training_stream import build_train_loader
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunName:
+    """Which run this is."""
+
+    backbone: str
+    weights: Path
+    out: Path
+    note: str = ""
+    """How the protocol was rewritten for a smaller machine, if it was."""
+
+
+def finetune(cfg: Any, run: RunName, stop: StopFlag) -> RunResult | None:
+    """Do the whole run, or what is left of it; return its result on the main process, None on others.
+
+    Raises:
+        ValueError: the config, the weights or the data are off, or the loss became NaN.
+        YieldRequested: a stop was asked for; the work is saved.
+
+    """
+    if (run.out / RESULT_NAME).exists():
+        return _read_finished(cfg, run)
+    manifest = read_manifest(run.weights)
+    check_manifest(manifest, cfg)
+    deviations = lint(cfg)
+    register_datasets(cfg)
+    with process_group(cfg.MODEL.DEVICE):
+        _remember_settings(cfg, run.out)
+        if deviations and comm.is_main_process():
+            logger.warning("This is not %s as it is named:\n%s", cfg.PROTOCOL, describe_deviations(deviations))
+        cfg = _realise(cfg)
+        model, seconds = _train(cfg, run, stop)
+        result = _conclude(cfg, run, stop, model, manifest)
+    if result is None:
+        return None
+    facts = {"deviations": [dataclasses.asdict(entry) for entry in deviations], "seconds": seconds()}
+    result = dataclasses.replace(result, **facts)
+    write_result(run.out, result)
+    return result
+
+
+def load_backbone(cfg: Any, model: Any, weights: Path) -> None:
+    """Load the converted file into `model` with Detectron2's name matching, and prove what was loaded."""
+    DetectorCheckpointer(model, "", save_to_disk=False).load(str(weights), checkpointables=[])
+    check_loaded(model, weights, cfg.PROTOCOL)
+
+
+def build_trainer(cfg: Any, model: Any, *, batches_done: int) -> tuple[Any, Any]:
+    """Return (trainer, learning rate scheduler) of a model in training, its data to go on after so many batches."""
+    optimizer = build_optimizer(cfg, model)
+    loader = build_train_loader(cfg, seed=cfg.SEED, batches_done=batches_done)
+    return make_trainer(cfg, wrap_model(model, cfg.MODEL.DEVICE), loader, optimizer), build_lr_scheduler(cfg, optimizer)
+
+
+def _train(cfg: Any, run: RunName, stop: StopFlag) -> tuple[Any, Any]:
+    torch.manual_seed(cfg.SEED)
+    model = build_model(cfg)
+    if cfg.MODEL.CHANNELS_LAST:
+        model = model.to(memory_format=torch.channels_last)
+    checkpointer = DetectorCheckpointer(model, run.out / "checkpoints", keep=cfg.RUN.KEEP_CHECKPOINTS)
+    content = _read_checkpoint(checkpointer)
+    step, earlier_s = content.get("step", 0), content.get("seconds", 0.0)
+    if not content:
+        load_backbone(cfg, model, run.weights)
+    trainer, scheduler = build_trainer(cfg, model, batches_done=step * cfg.SOLVER.ACCUMULATE)
+    heartbeat = Heartbeat(run.out, cfg.SOLVER.MAX_ITER, first_step=step)
+    hook = RunHook(cfg, checkpointer, stop, heartbeat, seconds=earlier_s)
+
+    def look(done: int) -> dict[str, float]:
+        make_statistics_precise(cfg, model)
+        metrics, _ = evaluate(cfg, model, run.out / "evaluations" / f"{done:08d}", stop)
+        if comm.is_main_process():
+            draw_detections(cfg, model, run.out / "detections" / f"{done:08d}")
+        return metrics
+
+    trainer.register_hooks(make_hooks(cfg, run.out, scheduler, step, EvaluationHook(cfg.TEST.EVAL_PERIOD, look), hook))
+    if content:
+        model.load_state_dict(content["model"])
+        trainer.load_state_dict(content["trainer"])
+        logger.info("goes on after step %d of %d", step, cfg.SOLVER.MAX_ITER)
+    checkpointer.add_checkpointable("trainer", trainer)
+    if step < cfg.SOLVER.MAX_ITER:
+        _run(trainer, step, cfg.SOLVER.MAX_ITER)
+    return model, hook.seconds
+
+
+def _run(trainer: Any, step: int, last: int) -> None:
+    try:
+        trainer.train(step, last)
+    except StopTraining:
+        raise YieldRequested(f"after step {trainer.iter + 1} of {last}") from None
+    except FloatingPointError as error:
+        raise ValueError(
+            f"the loss became infinite or NaN at step {trainer.iter + 1}: {' '.join(str(error).split())}. The run is "
+            "stopped; lower SOLVER.BASE_LR, or lengthen SOLVER.WARMUP_ITERS, in proportion to the batch"
+        ) from error
+
+
+def _read_checkpoint(checkpointer: DetectorCheckpointer) -> dict[str, Any]:
+    path = checkpointer.get_checkpoint_file()
+    return checkpointer._load_file(path) if path else {}
+
+
+def _conclude(cfg: Any, run: RunName, stop: StopFlag, model: Any, manifest: Manifest) -> RunResult | None:
+    out, main = run.out, comm.is_main_process()
+    heartbeat = Heartbeat(out, cfg.SOLVER.MAX_ITER, first_step=cfg.SOLVER.MAX_ITER)
+
+    def tell(phase: str) -> None:
+        if main:
+            heartbeat.beat(cfg.SOLVER.MAX_ITER, phase, now=True)
+
+    tell("precise_bn")
+    norms = make_statistics_precise(cfg, model)
+    final = out / f"{FINAL_NAME}.pth"
+    digest = DetectorCheckpointer(model, out).save_weights(final)
+    comm.synchronize()
+    tell("evaluate")
+    began = time.monotonic()
+    metrics, details = evaluate(cfg, model, out / "evaluation", stop)
+    evaluation_s = time.monotonic() - began
+    if main:
+        draw_detections(cfg, model, out / "detections")
+    tell("evaluate_again")
+    again = check_saved(cfg, final, out / "evaluation_again", stop, metrics)
+    tell("done")
+    if not main:
+        return None
+    whole = not lint(cfg)
+    facts = {
+        "details": details,
+        "reevaluated": again,
+        "alarm": find_alarm(cfg.PROTOCOL, metrics, whole=whole),
+        "precise_bn_norms": norms,
+        "model_sha256": digest,
+        "evaluation_s": round(evaluation_s, 1),
+    }
+    return _make_result(cfg, run, manifest, metrics, facts)
+
+
+def _make_result(
+    cfg: Any, run: RunName, manifest: Manifest, metrics: dict[str, float], facts: dict[str, Any]
+) -> RunResult:
+    if facts["alarm"]:
+        logger.warning(facts["alarm"])
+    return RunResult(
+        backbone=run.backbone,
+        protocol=cfg.PROTOCOL,
+        seed=cfg.SEED,
+        metrics=metrics,
+        weights_sha256=manifest.output["sha256"],
+        details={
+            **facts,
+            "steps": cfg.SOLVER.MAX_ITER,
+            "processes": world_size(),
+            "rewrite": run.note,
+            "input_unit": find_input_unit(cfg),
+            "cuts_down": FULL_SIZE.get(cfg.PROTOCOL, ""),
+            "differs_from": [dataclasses.asdict(entry) for entry in differ_from_full_size(cfg.PROTOCOL)],
+            "weights_source": dict(manifest.source),
+            "config": flatten_config(cfg),
+        },
+    )
+
+
+def _realise(cfg: Any) -> Any:
+    """Return `cfg` with SyncBN as this machine can compute it: BN alone, naiveSyncBN on several CPU processes."""
+    cfg = cfg.clone()
+    alone = world_size() == 1
+    for node in (cfg.MODEL.RESNETS, cfg.MODEL.FPN, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD):
+        if node.NORM in ("SyncBN", "naiveSyncBN") and (alone or cfg.MODEL.DEVICE == "cpu"):
+            node.NORM = "BN" if alone else "naiveSyncBN"
+    return cfg
+
+
+def _remember_settings(cfg: Any, out: Path) -> None:
+    """Write config.yaml, or compare with the one of an earlier attempt; refuse to go on with other settings."""
+    path = out / "config.yaml"
+    if path.exists():
+        before, now = flatten_config(read_detector_config(path)), flatten_config(cfg)
+        changed = [
+            f"{key}: was {before.get(key)!r}, is {now.get(key)!r}"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key) and not key.startswith(tuple(set(FREE_KEYS) - {"SEED"}))
+        ]
+        if changed:
+            raise ValueError(f"{out}: holds a run with other settings; name another out=. {'; '.join(changed)}")
+    comm.synchronize()
+    if comm.is_main_process():
+        write_text(path, cfg.dump())
+
+
+def _read_finished(cfg: Any, run: RunName) -> RunResult:
+    result = read_result(run.out)
+    wanted = (run.backbone, cfg.PROTOCOL, cfg.SEED)
+    if (result.backbone, result.protocol, result.seed) != wanted:
+        raise ValueError(
+            f"{run.out}: holds the finished run (backbone, protocol, seed) = "
+            f"{(result.backbone, result.protocol, result.seed)}, asked for is {wanted}; name another out="
+        )
+    logger.info("%s: is finished already", run.out)
+    return result
