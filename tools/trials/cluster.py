@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -58,6 +59,7 @@ AccountingStorageHost=127.0.0.1
 AccountingStoragePort={dbd_port}
 AccountingStoragePass={folder}/munge.socket
 JobAcctGatherType=jobacct_gather/linux
+AccountingStorageEnforce=limits
 """
 DBD_CONF = """\
 AuthType=auth/munge
@@ -96,6 +98,8 @@ class Cluster:
         self.host = platform.node().partition(".")[0]
         self.ports = _free_ports(6)
         self.conf = folder / "slurm.conf"
+        self._data: Path | None = None
+        self._database: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start everything and set SLURM_CONF for this process."""
@@ -115,6 +119,8 @@ class Cluster:
             self._start_database()
         os.environ["SLURM_CONF"] = str(self.conf)
         self.start_controller()
+        if self.accounting:
+            self._add_account()
         for number in (1, 2):
             self.start_node(f"node{number}")
         self.wait_for_nodes()
@@ -177,7 +183,21 @@ class Cluster:
             self.kill_daemon(name, signal.SIGTERM)
         self.kill_daemon("mariadbd", signal.SIGTERM)
         self.kill_daemon("munged", signal.SIGTERM)
+        if self._database and self._data:
+            self._database.wait()
+            shutil.rmtree(self._data, ignore_errors=True)
         os.environ.pop("SLURM_CONF", None)
+
+    def _add_account(self) -> None:
+        """Give root an account: with limits enforced, nobody else may submit."""
+        until = time.monotonic() + 20
+        words = ["sacctmgr", "-i", "add", "account", "trials"]
+        while "trials" not in self.ask("sacctmgr", "-n", "show", "account", check=False):
+            self.ask(*words, check=False)
+            if time.monotonic() > until:
+                raise RuntimeError("slurmdbd takes no account")
+            time.sleep(0.3)
+        self.ask("sacctmgr", "-i", "add", "user", "root", "account=trials")
 
     def _start_munge(self) -> None:
         key = self.folder / "munge.key"
@@ -188,8 +208,8 @@ class Cluster:
         self._run("munged", "--force", f"--key-file={key}", f"--socket={self.folder}/munge.socket", *options)
 
     def _start_database(self) -> None:
-        data = self.folder / "sql"
-        data.mkdir()
+        data = Path(tempfile.mkdtemp(prefix="slurm-sql-"))  # of its own: user mysql must be able to get there
+        self._data = data
         shutil.chown(data, "mysql", "mysql")
         self._run("mariadb-install-db", "--no-defaults", "--user=mysql", f"--datadir={data}", "--skip-test-db")
         socket_path = data / "sql.socket"
@@ -198,7 +218,7 @@ class Cluster:
         words += ["--innodb-buffer-pool-size=64M", "--innodb-log-file-size=48M"]
         path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
         with (self.folder / "mariadbd.log").open("wb") as log:
-            process = subprocess.Popen(
+            self._database = subprocess.Popen(
                 words,
                 stdout=log,
                 stderr=log,
@@ -206,7 +226,7 @@ class Cluster:
                 start_new_session=True,
                 env={**os.environ, "PATH": path},
             )
-        (self.folder / "mariadbd.pid").write_text(str(process.pid))
+        (self.folder / "mariadbd.pid").write_text(str(self._database.pid))
         sql = (
             "CREATE DATABASE slurm_acct; CREATE USER slurm@'127.0.0.1' IDENTIFIED BY 'slurm'; "
             "CREATE USER slurm@localhost IDENTIFIED BY 'slurm'; GRANT ALL ON slurm_acct.* TO slurm@'127.0.0.1'; "
