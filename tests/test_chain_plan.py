@@ -9,9 +9,13 @@ import pytest
 import yaml
 
 from pretrain.settings import SettingsError
+from pretrain.storage import write_json
 from tools.chain.config import read_chain
+from tools.chain.ending import write_sweep
 from tools.chain.plan import Stage, folder_name, make_plan
 from tools.chain.source import ROOT, digest_config, digest_module, forget_digests, import_closure
+from tools.chain.state import stage_folder
+from tools.chain.submit import open_chain
 
 CHAIN = """
 backbones:
@@ -198,3 +202,18 @@ def test_odd_names_give_harmless_folders_and_whole_words(folder: Path, name: str
     assert set(stage.folder) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.+-")
     assert stage.folder[0] not in ".-"
     assert folder_name(name, "k") != folder_name("a_b", "l")
+
+
+def test_sweep_table_has_the_axes_of_the_grid_as_columns(folder: Path) -> None:
+    chain = yaml.safe_load(CHAIN) | {
+        "grid": {"mochi:mixing.n": [16, 1], "voc:LR": [0.1]},
+        "runs": str(folder),
+    }
+    (folder / "chain.yaml").write_text(yaml.safe_dump(chain))
+    opened = open_chain(folder / "chain.yaml")
+    stage = next(stage for stage in opened.stages if stage.name == "voc_LR0.1-mochi_n1-seed1")
+    result = {"backbone": "mochi_n1", "protocol": "voc-c4", "seed": 1, "metrics": {"AP": 31.5}}
+    write_json(stage_folder(opened.folder, stage.folder) / "metrics.json", result)
+    assert write_sweep(opened).splitlines() == [
+        "mochi:mixing.n,voc:LR,backbone,protocol,seed,metric,value", "1,0.1,mochi_n1,voc-c4,1,AP,31.5",
+    ]  # fmt: skip

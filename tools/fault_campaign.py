@@ -26,7 +26,7 @@ import yaml
 
 from pretrain.settings import read_settings
 from pretrain.storage import read_json, write_text
-from tools.chain.squeue import find_jobs
+from tools.chain.squeue import LAUNCH_FAILED, find_jobs
 from tools.chain.state import stage_folder
 from tools.command_line import run_command
 from tools.trials.chains import TrialChain, describe_chain, kill, kill_children, read_weights
@@ -75,6 +75,7 @@ class Campaign:
         wait_until = 0.0
         while time.monotonic() < until:
             self._mend()
+            self._resume_nodes()
             self._look_after_chains()
             done = sum(self.faults.values()) >= self.settings.n
             if done and not self.later and all(chain.ended for chain in self.chains):
@@ -106,7 +107,9 @@ class Campaign:
                 chain.ended = True
                 continue
             self._note_wrong_failures(chain)
-            if not self.later and ("failed" in states.values() or not find_jobs(chain.folder)):
+            jobs = find_jobs(chain.folder)
+            held = any(job["reason"] == LAUNCH_FAILED for job in jobs.values())
+            if not self.later and ("failed" in states.values() or not jobs or held):
                 self.submit(chain, "resume").wait()
 
     def _note_wrong_failures(self, chain: TrialChain) -> None:
@@ -122,6 +125,11 @@ class Campaign:
         for entry in [entry for entry in self.later if entry[0] <= time.monotonic()]:
             self.later.remove(entry)
             entry[1]()
+
+    def _resume_nodes(self) -> None:
+        """Do what an administrator does with nodes that Slurm drained."""
+        if "drain" in self.cluster.ask("sinfo", "-h", "-o", "%T", check=False):
+            self.cluster.ask("scontrol", "update", "nodename=node[1-2]", "state=resume", check=False)
 
     def _inject(self) -> bool:
         """Inject one fault into a stage that runs; return whether there was one."""

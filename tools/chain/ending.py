@@ -1,14 +1,20 @@
 """What a local run ends with: the table of results and where everything lies."""
 
+import csv
+import io
 from pathlib import Path
 
+from pretrain.storage import read_json, write_text
 from tools.chain.state import find_states, stage_folder
 from tools.chain.submit import Chain
+from tools.chain.sweep import list_points
 
 
 def print_ending(chain: Chain) -> None:
     """Print the results, what failed, and the paths of report, weights and drawn detections."""
     states = find_states(chain.folder, chain.stages)
+    if sweep := write_sweep(chain):
+        write_text(chain.folder / "report" / "sweep.csv", sweep)
     if table := write_results(chain):
         print(f"\n{table}")
     for stage in chain.stages:
@@ -16,6 +22,7 @@ def print_ending(chain: Chain) -> None:
             print(f"{stage.name}: {states[stage.name]}")
     folders = {stage.name: stage_folder(chain.folder, stage.folder) for stage in chain.stages}
     found = [("report", chain.folder / "report" / "index.html"), ("numbers", chain.folder / "report" / "summary.json")]
+    found += [("sweep", chain.folder / "report" / "sweep.csv")]
     found += [("weights", folders[stage.name] / "backbone.pkl") for stage in chain.stages if stage.kind == "convert"]
     for stage in chain.stages:
         if stage.kind == "detector":
@@ -47,6 +54,30 @@ def write_results(chain: Chain) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
+
+
+def write_sweep(chain: Chain) -> str:
+    """Return a sweep's results as CSV, one line per metric, the grid's axes as columns; "" without a grid."""
+    if not chain.config.grid:
+        return ""
+    points = {point.name: point.values for point in list_points(chain.config)}
+    axes = list(chain.config.grid)
+    lines = [[*axes, "backbone", "protocol", "seed", "metric", "value"]]
+    for stage in chain.stages:
+        path = stage_folder(chain.folder, stage.folder) / "metrics.json"
+        if path.is_file():
+            result = read_json(path)
+            names = (result["backbone"], stage.array.removesuffix(f"-{result['backbone']}"))
+            held = [values for name, values in points.items() if name in names]
+            merged = {key: value for values in held for key, value in values.items()}
+            about = [
+                *(merged.get(axis, "") for axis in axes),
+                *(result[key] for key in ("backbone", "protocol", "seed")),
+            ]
+            lines += [[*about, metric, value] for metric, value in result["metrics"].items()]
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows(lines)
+    return stream.getvalue()
 
 
 def _shorten(path: Path) -> Path:

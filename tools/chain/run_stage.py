@@ -98,7 +98,11 @@ def run_stage(folder: Path, job: Mapping[str, Any], stop: StopRequest, ranks: Se
     if problems := gate.find_closed(run.chain, run.stage, spec["code"]):
         print(f"{folder.name}: the gate is closed", *problems, sep="\n  ", file=sys.stderr)
         return EXIT_GATE
-    attempt = attempts.claim_attempt(folder, {**job, "from_step": attempts.find_checkpoint_step(folder)})
+    environment = digest_environment()
+    if environment != spec["environment"]:
+        print(f"{folder.name}: the installed packages are not those of the submit; the attempt records it")
+    values = {**job, "environment": environment, "from_step": attempts.find_checkpoint_step(folder)}
+    attempt = attempts.claim_attempt(folder, values)
     if attempt is None:
         print(f"{folder.name}: another run of this stage lives")
         return EXIT_DONE

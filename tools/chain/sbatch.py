@@ -72,7 +72,8 @@ def teardown() -> list[str]:
     """Return the lines after srun: requeue in place when the stage left no verdict, and hand on the exit code.
 
     Covers a yield as well as what no process survives to report: OOM kills, segfaults, failed launches. The requeue
-    runs in a child that ignores the signals of a preemption, with retries.
+    runs in a child that ignores the signals of a preemption, with retries; a job that pends already was requeued by
+    Slurm, and a script that stayed on would be a second copy, for which Slurm holds the job and drains the node.
     """
     return [
         "rc=$?",
@@ -83,7 +84,8 @@ def teardown() -> list[str]:
         "  (",
         "    trap '' TERM USR2",
         "    for try in 1 2 3 4 5 6 7 8 9 10; do",
-        '      scontrol requeue "$SLURM_JOB_ID" && break',
+        '      answer=$(scontrol requeue "$SLURM_JOB_ID" 2>&1) && break',
+        '      case "$answer" in *"pending execution"*) break ;; esac',
         "      sleep 2",
         "    done",
         "  )",

@@ -46,7 +46,7 @@ def submit_chain(chain: Chain) -> int:
     """Submit every stage that has to run and is not in the queue; safe to repeat, and to be killed at any moment."""
     queue = squeue.list_queue()
     jobs = squeue.match_jobs(chain.folder, queue)
-    jobs = _drop_never_satisfied(jobs)
+    jobs = _release_held(_drop_never_satisfied(jobs))
     states = find_states(chain.folder, chain.stages)
     live = {stage.name: jobs[stage.folder]["job_id"] for stage in chain.stages if stage.folder in jobs}
     excluded = find_bad_hosts(chain)
@@ -186,6 +186,15 @@ def _drop_never_satisfied(jobs: dict[str, dict[str, Any]]) -> dict[str, dict[str
     stuck = [job["job_id"] for job in jobs.values() if job["reason"] == squeue.NEVER]
     squeue.cancel(stuck)
     return {folder: job for folder, job in jobs.items() if job["reason"] != squeue.NEVER}
+
+
+def _release_held(jobs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Let go of jobs that Slurm held because a node could not launch them; return all jobs."""
+    for job in jobs.values():
+        if job["reason"] == squeue.LAUNCH_FAILED:
+            squeue.run_slurm(["scontrol", "release", job["job_id"]])
+            print(f"job {job['job_id']}: released, Slurm held it after a failed launch")
+    return jobs
 
 
 def _is_alike(stage: Stage, other: Stage) -> bool:

@@ -16,6 +16,8 @@ LIVE = {
     "RESV_DEL_HOLD", "SIGNALING", "SPECIAL_EXIT", "STAGE_OUT", "STOPPED", "RESIZING",
 }  # fmt: skip
 """States of squeue (squeue(1), JOB STATE CODES) in which a job may still do its work."""
+LAUNCH_FAILED = "launch failed requeued held"
+"""Reason of a job that a node could not start (seen on Slurm 22.05 after "Duplicate jobid"): it waits for a release."""
 NEVER = "DependencyNeverSatisfied"
 
 

@@ -113,7 +113,7 @@ def _write_spec(chain: Chain, stage: Stage, values: dict[str, Any]) -> None:
         **stage_as_dict(stage),
         "code": source["code"],
         "commit": source["commit"],
-        "cwd": values["cwd"],
+        "environment": values["environment"],
         "budgets": asdict(chain.config.budgets),
         "slurm": asdict(chain.config.slurm),
     }

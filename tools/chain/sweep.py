@@ -7,27 +7,53 @@ grid:
 
 import itertools
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pretrain.settings import SettingsError
 from tools.chain.config import ChainConfig
 
 
+@dataclass(frozen=True)
+class Point:
+    """One variant of a backbone or protocol."""
+
+    owner: str
+    name: str
+    words: tuple[str, ...]
+    values: dict[str, Any]
+    """Axis → value."""
+
+
 def expand_grid(config: ChainConfig) -> ChainConfig:
     """Return the chain with every backbone and protocol of the grid replaced by one variant per point."""
-    axes = [_split_axis(axis, config) for axis in config.grid]
     backbones, protocols = dict(config.backbones), dict(config.protocols)
+    points = list_points(config)
+    variants: dict[str, list[str]] = {}
+    for point in points:
+        variants.setdefault(point.owner, []).append(point.name)
+    for table in (backbones, protocols):
+        for owner in dict.fromkeys(point.owner for point in points if point.owner in table):
+            base: Any = table.pop(owner)
+            mine = [point for point in points if point.owner == owner]
+            table.update({point.name: replace(base, set=(*base.set, *point.words)) for point in mine})
+    for name, protocol in protocols.items():
+        chosen = tuple(variant for owner in protocol.backbones for variant in variants.get(owner, (owner,)))
+        protocols[name] = replace(protocol, backbones=chosen)
+    return replace(config, grid={}, backbones=backbones, protocols=protocols)
+
+
+def list_points(config: ChainConfig) -> list[Point]:
+    """Return every variant that the grid asks for."""
+    axes = [_split_axis(axis, config) for axis in config.grid]
+    points = []
     for owner in dict.fromkeys(owner for owner, _ in axes):
         keys = [key for other, key in axes if other == owner]
-        values = [config.grid[f"{owner}:{key}"] for key in keys]
-        for table in (backbones, protocols):
-            if owner in table:
-                base: Any = table.pop(owner)
-                for point in itertools.product(*values):
-                    words = tuple(f"{key}={value}" for key, value in zip(keys, point, strict=True))
-                    table[variant_name(owner, words)] = replace(base, set=(*base.set, *words))
-    return replace(config, grid={}, backbones=backbones, protocols=protocols)
+        for values in itertools.product(*(config.grid[f"{owner}:{key}"] for key in keys)):
+            words = tuple(f"{key}={value}" for key, value in zip(keys, values, strict=True))
+            named = {f"{owner}:{key}": value for key, value in zip(keys, values, strict=True)}
+            points.append(Point(owner, variant_name(owner, words), words, named))
+    return points
 
 
 def variant_name(owner: str, words: tuple[str, ...]) -> str:

@@ -52,7 +52,8 @@ if [ "$rc" -ne 0 ] && [ "$rc" -ne 78 ] && [ ! -e "$folder/DONE.json" ] && [ ! -e
   (
     trap '' TERM USR2
     for try in 1 2 3 4 5 6 7 8 9 10; do
-      scontrol requeue "$SLURM_JOB_ID" && break
+      answer=$(scontrol requeue "$SLURM_JOB_ID" 2>&1) && break
+      case "$answer" in *"pending execution"*) break ;; esac
       sleep 2
     done
   )
