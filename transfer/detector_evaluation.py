@@ -73,7 +73,7 @@ def evaluate(cfg: Any, model: Any, out: Path, stop: StopFlag) -> tuple[dict[str,
     plain = getattr(model, "module", model)
     inference = RleInference(plain) if cfg.MODEL.MASK_ON else plain
     for name in cfg.DATASETS.TEST:
-        loader = StoppableLoader(build_detection_test_loader(cfg, name), stop)  # first: reading the set names its classes
+        loader = StoppableLoader(build_detection_test_loader(cfg, name), stop)  # reading the set names its classes
         evaluator: Any = build_evaluator(cfg, name, out / name)
         found = inference_on_dataset(inference, loader, evaluator)
         prefix = f"{name}/" if len(cfg.DATASETS.TEST) > 1 else ""
