@@ -67,7 +67,7 @@ class Campaign:
     later: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
     """What mends a fault, and when."""
     wrong: list[str] = field(default_factory=list)
-    down: set[str] = field(default_factory=set)
+    controller_is_down: bool = False
 
     def run(self) -> dict[str, Any]:
         """Inject all faults, wait for all chains, judge them."""
@@ -75,13 +75,16 @@ class Campaign:
         wait_until = 0.0
         while time.monotonic() < until:
             self._mend()
+            if self.controller_is_down:  # whatever asks it now would only wait
+                time.sleep(0.1)
+                continue
             self._resume_nodes()
             self._look_after_chains()
             done = sum(self.faults.values()) >= self.settings.n
             if done and not self.later and all(chain.ended for chain in self.chains):
                 break
             if not done and time.monotonic() > wait_until and self._inject():
-                wait_until = time.monotonic() + self.chance.uniform(0.3, 2.0)
+                wait_until = time.monotonic() + self.chance.uniform(0.2, 1.2)
             time.sleep(0.2)
         return self._judge()
 
@@ -177,8 +180,13 @@ class Campaign:
 
     def _restart_controller(self) -> bool:
         self.cluster.kill_daemon("slurmctld")
-        self.later.append((time.monotonic() + self.chance.uniform(0.5, 4.0), self.cluster.start_controller))
+        self.controller_is_down = True
+        self.later.append((time.monotonic() + self.chance.uniform(0.5, 4.0), self._start_controller))
         return True
+
+    def _start_controller(self) -> None:
+        self.cluster.start_controller()
+        self.controller_is_down = False
 
     def _fill_disk(self, folder: Path) -> bool:
         if not self.root.is_mount():
