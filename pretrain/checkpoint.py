@@ -97,7 +97,7 @@ class CheckpointFolder:
             if milestone:
                 write_text(_milestone_path(path), "kept for ever\n")
             self._forget_old()
-        except BaseException as error:  # noqa: BLE001 (it is raised by the next save or wait)
+        except BaseException as error:
             self._failure = error
 
     def _forget_old(self) -> None:

@@ -79,7 +79,7 @@ def gather_with_gradient(tensor: Tensor) -> Tensor:
     """Return the rows of all ranks; gradients flow back to the rank that each row came from."""
     if world_size() == 1:
         return tensor
-    gathered: Tensor = _GatherWithGradient.apply(tensor)  # type: ignore[no-untyped-call]
+    gathered: Tensor = _GatherWithGradient.apply(tensor)
     return gathered
 
 
@@ -117,7 +117,7 @@ def average_gradients(parameters: list[torch.nn.Parameter]) -> None:
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
     torch_distributed.all_reduce(flat)
     flat /= world_size()
-    for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+    for gradient, part in zip(gradients, torch.split(flat, [gradient.numel() for gradient in gradients]), strict=True):
         gradient.copy_(part.view_as(gradient))
 
 

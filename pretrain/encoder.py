@@ -1,5 +1,7 @@
 """Build an encoder: torchvision's ResNet whose fc is the projection head, as in MoCo."""
 
+from typing import Any
+
 import torchvision
 from torch import nn
 
@@ -14,13 +16,11 @@ def build_encoder(settings: ModelConfig) -> nn.Module:
     The head is Linear for MoCo-v1, Linear-ReLU-Linear without batch norm for v2 (facebookresearch/moco,
     moco/builder.py): `fc` or `fc.0`, `fc.2` in the state.
     """
-    encoder: nn.Module = getattr(torchvision.models, settings.arch)(num_classes=settings.dim)
+    encoder: Any = getattr(torchvision.models, settings.arch)(num_classes=settings.dim)
     if settings.head == "mlp":
         width = encoder.fc.weight.shape[1]
         encoder.fc = nn.Sequential(nn.Linear(width, width), nn.ReLU(), encoder.fc)
-    return nn.SyncBatchNorm.convert_sync_batchnorm(encoder) if settings.sync_bn else encoder
-
-
-def extract_backbone(state: dict[str, object]) -> dict[str, object]:
-    """Return an encoder's state without its head: torchvision's names, no fc."""
-    return {name: value for name, value in state.items() if not name.startswith("fc.")}
+    if settings.sync_bn:
+        encoder = nn.SyncBatchNorm.convert_sync_batchnorm(encoder)  # type: ignore[no-untyped-call]
+    built: nn.Module = encoder
+    return built

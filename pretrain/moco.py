@@ -1,7 +1,9 @@
 """MoCo v1 and v2 with optional hard negative mixing.
 
 Source: He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", CVPR 2020, algorithm 1;
-facebookresearch/moco, moco/builder.py. Shapes: B images of this rank, G = B × ranks, K keys in the queue, D their width.
+facebookresearch/moco, moco/builder.py.
+
+Shapes: B images of this rank, G = B × ranks, K keys in the queue, D their width.
 """
 
 import copy
@@ -70,5 +72,6 @@ class MoCo(nn.Module):
     @torch.no_grad()
     def update_key_encoder(self) -> None:
         """Move the key encoder's parameters: k = m k + (1-m) q; its batch norm statistics stay its own."""
-        keys, queries = list(self.encoder_k.parameters()), list(self.encoder_q.parameters())
+        keys: list[Tensor] = list(self.encoder_k.parameters())
+        queries: list[Tensor] = list(self.encoder_q.parameters())
         torch._foreach_lerp_(keys, queries, 1 - self.settings.momentum)

@@ -17,7 +17,7 @@ from tools.command_line import run_command
 from tools.digit_layouts import write_classes
 from tools.digit_scenes import load_pools
 from transfer.features import FrozenBackbone, extract_features, find_split, list_deviations
-from transfer.labelled_images import LabelledImages, centre_crop, find_images, take_evenly
+from pretrain.labelled_images import LabelledImages, centre_crop, find_images, take_evenly
 from transfer.linear import (
     PROTOCOLS,
     Accuracy,

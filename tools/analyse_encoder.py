@@ -82,7 +82,7 @@ def measure(config: AnalysisConfig, encoders: dict[str, Path]) -> "tuple[Tables,
     from transfer.analyses import Tables, analyse
     from transfer.embeddings import embed_images, load_encoder
     from transfer.features import choose_device
-    from transfer.labelled_images import find_images
+    from pretrain.labelled_images import find_images
 
     stop = StopFlag().install()
     if config.threads:

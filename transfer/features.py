@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from pretrain.images import ImageFolder
+from pretrain.labelled_images import Batch, LabelledImages, find_images, normalise_images
 from pretrain.sampler import Request
 from pretrain.stopping import ignore_stop_signals
 from transfer.collectives import gather_rows, own_rank
 from transfer.formats import Backbone, build_resnet, read_backbone
-from transfer.labelled_images import Batch, LabelledImages, find_images, normalise_images
 from transfer.names import expected_shapes
 from transfer.process_group import local_rank, world_size
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pretrain.labelled_images import LabelledImages, find_images
 from pretrain.progress import Heartbeat
 from pretrain.sampler import ShardedSampler
 from pretrain.settings import as_dict
@@ -22,7 +23,6 @@ from pretrain.storage import digest_file, open_whole, sweep_temporary_files, wri
 from transfer import features as features_module
 from transfer.collectives import average_gradients, is_main, own_rank, wait_for_all
 from transfer.features import Features, FrozenBackbone, build_batches, extract_features
-from transfer.labelled_images import LabelledImages, find_images
 from transfer.linear import (
     PROTOCOLS,
     Accuracy,

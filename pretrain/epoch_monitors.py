@@ -1,0 +1,98 @@
+"""Look at an encoder after an epoch: kNN accuracy on held-out images, and the paper's monitors of its queue."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pretrain import distributed
+from pretrain.config import PretrainConfig
+from pretrain.diagnostics import hardness_curve, same_class_by_rank
+from pretrain.images import ImageFolder, list_images
+from pretrain.labelled_images import centre_crop, normalise_images, take_evenly
+from pretrain.neighbours import classify_knn
+
+BANK_IMAGES, QUERY_IMAGES = 10_000, 2_000
+"""At most so many training images vote for so many held-out ones: a monitor, not the kNN protocol."""
+NEIGHBOURS, KNN_TEMPERATURE = 20, 0.07
+RESIZE = 256 / 224
+"""The shorter side before the centre crop, in crops [MoCo, main_lincls.py]."""
+BATCH = 128
+
+
+class EpochMonitors:
+    """What is measured every so many epochs, on the main process."""
+
+    def __init__(self, config: PretrainConfig, device: torch.device) -> None:
+        """Find the images; ValueError when the monitor is asked for and ROOT/val is not there."""
+        self._config, self._device = config, device
+        self._splits: dict[str, ImageFolder] = {}
+        if config.run.knn_every_epochs and distributed.is_main():
+            for split, limit in (("train", BANK_IMAGES), ("val", QUERY_IMAGES)):
+                folder = list_images(Path(config.data.root) / split, config.data.class_list)
+                self._splits[split] = take_evenly(folder, limit) if limit < len(folder) else folder
+
+    def after_epoch(self, model: nn.Module, epoch: int) -> dict[str, Any]:
+        """Return what is due after `epoch` (from 0): knn_top1 in percent, hardness and false negatives."""
+        run, values = self._config.run, dict[str, Any]()
+        if not distributed.is_main():
+            return values
+        if run.knn_every_epochs and (epoch + 1) % run.knn_every_epochs == 0:
+            values["knn_top1"] = self.measure_knn(model)
+        if run.analyse_every_epochs and (epoch + 1) % run.analyse_every_epochs == 0 and hasattr(model, "queue"):
+            values |= measure_queue(model, self._config.model.temperature)
+        return values
+
+    def measure_knn(self, model: nn.Module) -> float:
+        """Return the share (%) of held-out images whose neighbours among the training images name their class."""
+        encoder = model.get_submodule("encoder_q")
+        bank, labels = self._extract(encoder, "train")
+        queries, expected = self._extract(encoder, "val")
+        predicted = classify_knn(queries, bank, labels, k=NEIGHBOURS, temperature=KNN_TEMPERATURE)
+        return 100 * (predicted == expected).double().mean().item()
+
+    @torch.no_grad()
+    def _extract(self, encoder: nn.Module, split: str) -> tuple[Tensor, Tensor]:
+        head, encoder.fc = encoder.get_submodule("fc"), nn.Identity()
+        encoder.eval()
+        try:
+            parts = [encoder(images).float() for images in self._read(split)]
+        finally:
+            encoder.fc = head
+            encoder.train()
+        return torch.cat(parts), torch.from_numpy(self._splits[split].labels).to(self._device)
+
+    def _read(self, split: str) -> Iterator[Tensor]:
+        folder, crop_px = self._splits[split], self._config.data.crop_px
+        for begin in range(0, len(folder), BATCH):
+            rows = range(begin, min(begin + BATCH, len(folder)))
+            crops = [centre_crop(folder.read(row), round(RESIZE * crop_px), crop_px) for row in rows]
+            images = torch.stack([torch.from_numpy(crop) for crop in crops]).permute(0, 3, 1, 2)
+            yield normalise_images(images, self._device)
+
+
+@torch.no_grad()
+def measure_queue(model: nn.Module, temperature: float) -> dict[str, Any]:
+    """Return the hardness curve of the queue's newest keys against the whole queue, and their false negatives.
+
+    The newest keys stand for queries: the cost is one product of (B, D) and (K, D) per epoch.
+    """
+    queue = model.get_submodule("queue")
+    keys, labels, indices = (queue.get_buffer(name) for name in ("keys", "labels", "indices"))
+    newest = (int(queue.get_buffer("pointer")) - 1 - torch.arange(min(BATCH, len(keys)), device=keys.device)) % len(
+        keys
+    )
+    newest = newest[labels[newest] >= 0]
+    if not len(newest):
+        return {}
+    logits = keys[newest] @ keys.T / temperature
+    logits.masked_fill_(indices[newest][:, None] == indices, -torch.inf)  # not against itself
+    curve = hardness_curve(logits)
+    wrong = same_class_by_rank(logits, labels[newest], labels)
+    return {
+        "hardness": [round(value, 8) for value in curve.tolist()],
+        "hardest_share": curve[0].item(),
+        "false_negatives": 100 * wrong.mean().item(),
+    }

@@ -1,0 +1,288 @@
+"""The pretraining loop, from settings to encoder.pt, in plain Python from top to bottom.
+
+Order of one step (facebookresearch/moco, moco/builder.py and main_moco.py): the key encoder moves first, then queries
+and keys are encoded, the loss is taken against the queue as it is, the query encoder moves, and only then the new keys
+enter the queue.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pretrain import distributed
+from pretrain.checkpoint import CheckpointFolder, from_moco_state, to_moco_state, write_encoder
+from pretrain.config import EngineConfig, PretrainConfig
+from pretrain.config_checks import check_config
+from pretrain.epoch_monitors import EpochMonitors
+from pretrain.loader import ViewLoader, build_loader
+from pretrain.loss import ContrastiveOutput
+from pretrain.mixing import is_mixing_on
+from pretrain.moco import MoCo
+from pretrain.monitors import Monitor
+from pretrain.randomness import make_generators
+from pretrain.schedule import build_schedule, find_rate
+from pretrain.settings import as_dict, from_dict
+from pretrain.simclr import SimCLR
+from pretrain.stopping import StopFlag, YieldRequested
+from pretrain.views import finish_on_device
+
+logger = logging.getLogger(__name__)
+
+ENCODER = "encoder.pt"
+"""What a finished run leaves for the converter."""
+
+
+@dataclass
+class Run:
+    """What a run consists of; `step` counts the finished steps."""
+
+    config: PretrainConfig
+    device: torch.device
+    model: MoCo | SimCLR
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    checkpoints: CheckpointFolder
+    step: int = 0
+    steps_per_epoch: int = 0
+    saved_step: int = -1
+    saved_time: float = 0.0
+
+
+def train(config: PretrainConfig, stop: StopFlag) -> Path:
+    """Pretrain as `config` says, or go on where an earlier start stopped; return the path of encoder.pt.
+
+    Raises:
+        SettingsError: settings out of range, all of them in one text.
+        YieldRequested: `stop` was set; everything is saved, run again to go on.
+        FloatingPointError: the loss is no number; the text names the last good checkpoint.
+
+    """
+    device = choose_device(config.engine)
+    with distributed.process_group(device):
+        check_config(config, distributed.world_size())
+        encoder = Path(config.run.out) / ENCODER
+        if config.run.resume and encoder.is_file():
+            logger.info("%s: is there already, nothing to do", encoder)
+            return encoder
+        run = prepare(config, device)
+        if config.run.epochs:
+            train_epochs(run, stop)
+        run.checkpoints.wait()
+        if distributed.is_main():
+            write_encoder(encoder, run.model, describe(run))
+        distributed.barrier()
+        return encoder
+
+
+def prepare(config: PretrainConfig, device: torch.device) -> Run:
+    """Return a run at its first step, or at that of its newest whole checkpoint."""
+    if config.engine.threads:
+        torch.set_num_threads(config.engine.threads)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.engine.tf32
+    torch.backends.cudnn.benchmark = device.type == "cuda"
+    torch.manual_seed(config.run.seed)  # the same on all ranks: they begin with equal weights and an equal queue
+    method = MoCo if config.model.method == "moco" else SimCLR
+    layout = torch.channels_last if config.engine.channels_last else torch.contiguous_format
+    model = method(config.model, config.mixing).to(device, memory_format=layout)  # type: ignore[call-overload]
+    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    settings = config.optimizer
+    optimizer = torch.optim.SGD(
+        weights, settings.lr, settings.momentum, weight_decay=settings.weight_decay, fused=device.type == "cuda"
+    )
+    scaler = torch.amp.GradScaler(device.type, enabled=choose_precision(config.engine, device) == torch.float16)
+    folder = CheckpointFolder(Path(config.run.out) / "checkpoints", writes=distributed.is_main())
+    run = Run(config, device, model, optimizer, scaler, folder)
+    if config.run.resume and (content := folder.load_newest()) is not None:
+        restore(run, content)
+    if config.engine.compile:
+        model.encoder_q.compile()
+    return run
+
+
+def train_epochs(run: Run, stop: StopFlag) -> None:
+    """Run the epochs that are left; save at the end of each, when it is time, and when asked to stop."""
+    config = run.config
+    loader = build_loader(
+        config.data,
+        global_batch=config.run.batch_size,
+        seed=config.run.seed,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+        device=run.device,
+    )
+    run.steps_per_epoch = steps_per_epoch = loader.sampler.steps_per_epoch
+    steps = steps_per_epoch * config.run.epochs
+    schedule = build_schedule(config.optimizer, config.run.batch_size)
+    watch = EpochMonitors(config, run.device)
+    broken = torch.zeros((), dtype=torch.bool, device=run.device)  # whether a loss was no number: read now and then
+    run.saved_time = time.monotonic()
+    with Monitor(config, first_step=run.step, steps=steps, steps_per_epoch=steps_per_epoch) as monitor:
+        for epoch in range(run.step // steps_per_epoch, config.run.epochs):
+            mixing_on = is_mixing_on(config.mixing, epoch, config.run.epochs)
+            for batch in take_batches(loader, epoch, run.step % steps_per_epoch, monitor):
+                rate = find_rate(schedule, config.optimizer, step=run.step, steps=steps, epochs=config.run.epochs)
+                output = take_step(run, batch, rate, mixing_on=mixing_on)
+                broken |= ~output.loss.detach().isfinite()
+                run.step += 1
+                if run.step % config.run.log_every_steps == 0 or is_save_due(run):
+                    refuse_broken_loss(run, broken)
+                monitor.note_step(run.step, output, rate)
+                if distributed.any_rank(stop.is_set):
+                    refuse_broken_loss(run, broken)
+                    stop_here(run, stop)
+                if is_save_due(run):
+                    save(run)
+            refuse_broken_loss(run, broken)
+            monitor.write(run.step, watch.after_epoch(run.model, epoch))
+            every = config.run.milestone_every_epochs
+            save(run, milestone=bool(every) and (epoch + 1) % every == 0)
+
+
+def take_batches(loader: ViewLoader, epoch: int, start: int, monitor: Monitor) -> Iterator[dict[str, Tensor]]:
+    """Yield the batches of `epoch` from step `start` on, and note how long each was waited for."""
+    loader.sampler.set_position(epoch, start)
+    batches = iter(loader)
+    while True:
+        began = time.perf_counter()
+        batch = next(batches, None)
+        monitor.note_wait(time.perf_counter() - began)
+        if batch is None:
+            return
+        yield batch
+
+
+def take_step(run: Run, batch: dict[str, Tensor], rate: float, *, mixing_on: bool) -> ContrastiveOutput:
+    """Take one optimizer step on this rank's share of the global batch; return its loss and hits."""
+    settings, model = run.config.engine, run.model
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
+    model.train()
+    model.update_key_encoder()
+    im_q, im_k = finish_on_device(batch, run.device, channels_last=settings.channels_last)
+    index, label = batch["index"].to(run.device), batch["label"].to(run.device)
+    size = settings.max_batch_per_rank or len(im_q)
+    precision = choose_precision(settings, run.device)
+    autocast = torch.autocast(run.device.type, precision) if precision != torch.float32 else nullcontext()
+    outputs, keys = [], []
+    for part, rows in enumerate(torch.split(torch.arange(len(im_q)), size)):
+        inputs = (im_q[rows], im_k[rows], index[rows], label[rows])
+        generators = make_generators(run.config.run.seed, run.step, run.device, part)
+        with autocast:
+            output, new_keys = model(*inputs, generators=generators, mixing_on=mixing_on)
+        run.scaler.scale(output.loss * (len(rows) / len(im_q))).backward()
+        outputs.append((output, len(rows)))
+        keys.append((new_keys, *map(distributed.gather, inputs[2:])))
+    distributed.average_gradients([p for p in model.parameters() if p.requires_grad])
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    run.optimizer.zero_grad(set_to_none=True)
+    if isinstance(model, MoCo):
+        for entry in keys:
+            model.queue.enqueue(*entry)
+    return join_outputs(outputs, len(im_q))
+
+
+def join_outputs(outputs: list[tuple[ContrastiveOutput, int]], batch: int) -> ContrastiveOutput:
+    """Return one output for all accumulation slices."""
+    loss = torch.stack([output.loss.detach() * (rows / batch) for output, rows in outputs]).sum()
+    hits = torch.cat([output.hits for output, _ in outputs])
+    return ContrastiveOutput(loss, hits, torch.cat([output.hits_with_mixes for output, _ in outputs]))
+
+
+def is_save_due(run: Run) -> bool:
+    """Return whether a checkpoint is due in the middle of an epoch, by steps or by time; ranks agree on the time."""
+    every = run.config.run.checkpoint_steps
+    late = time.monotonic() - run.saved_time > 60 * run.config.run.checkpoint_minutes
+    return run.step != run.saved_step and ((every > 0 and run.step % every == 0) or distributed.any_rank(late))
+
+
+def save(run: Run, *, milestone: bool = False) -> None:
+    """Save everything that the next step depends on; the file is written in the background."""
+    if not distributed.all_equal(digest_queue(run.model)):
+        raise RuntimeError("the ranks' queues differ: keys were not gathered alike, so this run cannot be trusted")
+    if distributed.is_main():
+        run.checkpoints.save(run.step, describe(run) | {"optimizer": run.optimizer.state_dict()}, milestone=milestone)
+    run.saved_step, run.saved_time = run.step, time.monotonic()
+
+
+def describe(run: Run) -> dict[str, Any]:
+    """Return the run in MoCo's checkpoint format, and what more it takes to continue exactly."""
+    config = run.config
+    return {
+        "arch": config.model.arch,
+        "epoch": run.step // run.steps_per_epoch if run.steps_per_epoch else 0,
+        "step": run.step,
+        "state_dict": to_moco_state(run.model),
+        "scaler": run.scaler.state_dict(),
+        "rng": torch.get_rng_state(),
+        "config": as_dict(config),
+    }
+
+
+def restore(run: Run, content: dict[str, Any]) -> None:
+    """Continue from a checkpoint's content; SettingsError when it belongs to another model or recipe."""
+    earlier = from_dict(PretrainConfig, content["config"])
+    if earlier.model != run.config.model or earlier.run.batch_size != run.config.run.batch_size:
+        raise ValueError(
+            f"{run.checkpoints.folder}: was written with model {earlier.model} and batch {earlier.run.batch_size}, "
+            f"this run has {run.config.model} and {run.config.run.batch_size}; use another run.out, or run.resume=false"
+        )
+    run.model.load_state_dict(from_moco_state(content["state_dict"]))
+    run.optimizer.load_state_dict(content["optimizer"])
+    run.scaler.load_state_dict(content["scaler"])
+    torch.set_rng_state(content["rng"])
+    run.step = run.saved_step = content["step"]
+    logger.info("continuing after step %d", run.step)
+
+
+def stop_here(run: Run, stop: StopFlag) -> None:
+    """Save and raise YieldRequested."""
+    if run.saved_step != run.step:
+        save(run)
+    run.checkpoints.wait()
+    distributed.barrier()
+    raise YieldRequested(f"{stop.reason or 'another rank was asked to stop'} after step {run.step}")
+
+
+def refuse_broken_loss(run: Run, broken: Tensor) -> None:
+    """Raise FloatingPointError when a loss since the last look was NaN or infinite; nothing broken is saved."""
+    if distributed.any_rank(bool(broken)):
+        run.checkpoints.wait()
+        good = run.checkpoints.list_files()
+        raise FloatingPointError(
+            f"the loss became NaN or infinite before step {run.step}; the last good checkpoint is "
+            f"{good[0] if good else 'none yet'}. Lower optimizer.lr, or use engine.precision=fp32, and run again"
+        )
+
+
+def choose_device(settings: EngineConfig) -> torch.device:
+    """Return the device of this rank."""
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("engine.device=cuda, but torch sees no GPU; use engine.device=cpu, or run the doctor")
+    if settings.device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", distributed.local_rank())
+    torch.cuda.set_device(device)
+    return device
+
+
+def choose_precision(settings: EngineConfig, device: torch.device) -> torch.dtype:
+    """Return the autocast type; float32 stands for none."""
+    name = settings.precision if settings.precision != "auto" else {"cuda": "bf16"}.get(device.type, "fp32")
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+
+
+def digest_queue(model: nn.Module) -> int:
+    """Return a number that differs when the queue's bytes do; 0 without a queue."""
+    if not isinstance(model, MoCo):
+        return 0
+    words = model.queue.keys.view(torch.int32).long()
+    places = torch.arange(1, words.numel() + 1, device=words.device).view_as(words)
+    return int((words * places).sum())
