@@ -74,6 +74,7 @@ class LocalChain:
         raise AssertionError(f"{name} never reached step {step}")
 
 
+@pytest.mark.slow
 def test_chain_runs_in_order_and_a_second_submit_runs_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
