@@ -165,7 +165,9 @@ class Campaign:
         return True
 
     def _signal(self, attempt: dict[str, Any], name: str) -> bool:
-        self.cluster.ask("scancel", f"--signal={name}", attempt["job_id"], check=False)
+        words = ["scancel", f"--signal={name}", attempt["job_id"]]
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it tries for ever on a job that is being requeued
+            subprocess.run(words, capture_output=True, timeout=5, check=False)
         return True
 
     def _preempt(self, node: str) -> bool:
