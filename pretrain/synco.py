@@ -13,12 +13,14 @@ Shapes as in pretrain/mixing.py; every mix is normalised, and constant for the g
   6 adversarial    n + eta sign(q)                          needs n·sign(q): built, (B, 64, D)
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from pretrain.config import MixingConfig
-from pretrain.mixing import dot_pairs, draw_parents, find_hardest
+from pretrain.mixing import dot_pairs, draw_parents, find_hardest, mix_norm
 
 SIGMA = DELTA = ETA = 0.01
 """Strengths of types 4, 5 and 6 (README of SynCo's code)."""
@@ -46,40 +48,61 @@ def mix_synco(
         raise ValueError(
             f"mixing.synco: expected six counts ({', '.join(TYPES)}), got {len(settings.synco)}: {settings.synco}"
         )
-    q, n, t = queries.detach(), negatives.detach(), logits.detach()
-    hardest, allowed = find_hardest(t, settings.n, exclude=exclude, approximate=settings.approximate)
-
-    def draw(count: int) -> Tensor:
-        return draw_parents(hardest, allowed, count, generator)  # (B, count)
-
-    def draw_uniform(count: int, low: float, high: float) -> Tensor:
-        uniform = torch.rand(len(t), count, generator=generator, device=t.device, dtype=t.dtype)
-        return low + (high - low) * uniform
-
-    def combine(count: int, share_of_query: Tensor | float, share_of_negative: Tensor | float) -> Tensor:
-        """Return q·h of h = normalize(x q + y n): (x + y t) / sqrt(x² + y² + 2xy t); the gradient flows through t."""
-        cosine = logits.gather(1, draw(count))
-        x, y, fixed = share_of_query, share_of_negative, cosine.detach()
-        norm = (x * x + y * y + 2 * x * y * fixed).clamp_min(torch.finfo(t.dtype).tiny).sqrt()
-        return (x + y * cosine) / norm
-
-    def build(count: int, shift: Tensor) -> Tensor:
-        """Return q·h of h = normalize(n + shift), built."""
-        h = F.normalize(n[draw(count)] + shift, dim=2)  # (B, count, D)
-        return torch.einsum("bd,bmd->bm", queries, h)
-
+    hardest, allowed = find_hardest(logits.detach(), settings.n, exclude=exclude, approximate=settings.approximate)
+    source = _Source(logits, negatives.detach(), hardest, allowed, generator)
+    q = queries.detach()
     interpolation, extrapolation, mixup, noise, perturbed, adversarial = settings.synco
-    b = draw_uniform(interpolation, 0, 0.5)
-    c = draw_uniform(extrapolation, 1, 1.5)
-    a, first, second = draw_uniform(mixup, 0, 1), draw(mixup), draw(mixup)
-    pair_norm = (a**2 + (1 - a) ** 2 + 2 * a * (1 - a) * dot_pairs(n, first, second)).clamp_min(1e-12).sqrt()
-    white = torch.randn(len(t), noise, n.shape[1], generator=generator, device=t.device, dtype=t.dtype)
+    b = source.draw_uniform(interpolation, 0, 0.5)
+    c = source.draw_uniform(extrapolation, 1, 1.5)
     mixes = [
-        combine(interpolation, b, 1 - b),
-        combine(extrapolation, 1 - c, c),
-        (a * logits.gather(1, first) + (1 - a) * logits.gather(1, second)) / pair_norm,
-        build(noise, SIGMA * white),
-        combine(perturbed, DELTA, 1.0),
-        build(adversarial, ETA * q.sign()[:, None]),
+        source.combine(interpolation, b, 1 - b),
+        source.combine(extrapolation, 1 - c, c),
+        source.combine_pairs(mixup),
+        source.build(noise, queries, SIGMA * source.draw_noise(noise)),
+        source.combine(perturbed, DELTA, 1.0),
+        source.build(adversarial, queries, ETA * q.sign()[:, None]),
     ]
     return torch.cat(mixes, dim=1).masked_fill((allowed == 0)[:, None], -torch.inf)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What the mixes of a batch are drawn from."""
+
+    logits: Tensor  # t, (B, K)
+    negatives: Tensor  # n, (K, D), constant
+    hardest: Tensor  # (B, N) indices
+    allowed: Tensor  # (B,) how many of them may be used
+    generator: torch.Generator | None
+
+    def draw(self, count: int) -> Tensor:
+        """Return the indices of `count` random parents per query, (B, count)."""
+        return draw_parents(self.hardest, self.allowed, count, self.generator)
+
+    def draw_uniform(self, count: int, low: float, high: float) -> Tensor:
+        """Return (B, count) numbers from U(low, high)."""
+        t = self.logits
+        uniform = torch.rand(len(t), count, generator=self.generator, device=t.device, dtype=t.dtype)
+        return low + (high - low) * uniform
+
+    def draw_noise(self, count: int) -> Tensor:
+        """Return (B, count, D) numbers from N(0, 1)."""
+        n, size = self.negatives, (len(self.logits), count, self.negatives.shape[1])
+        return torch.randn(size, generator=self.generator, device=n.device, dtype=n.dtype)
+
+    def combine(self, count: int, x: Tensor | float, y: Tensor | float) -> Tensor:
+        """Return q·h of h = normalize(x q + y n): (x + y t) / sqrt(x² + y² + 2xy t); the gradient flows through t."""
+        t = self.logits.gather(1, self.draw(count))
+        squared = x * x + y * y + 2 * x * y * t.detach()
+        return (x + y * t) / squared.clamp_min(torch.finfo(t.dtype).tiny).sqrt()
+
+    def combine_pairs(self, count: int) -> Tensor:
+        """Return q·h of h = normalize(a n_i + (1-a) n_j), a ~ U(0, 1)."""
+        a, first, second = self.draw_uniform(count, 0, 1), self.draw(count), self.draw(count)
+        norm = mix_norm(a, dot_pairs(self.negatives, first, second))
+        return (a * self.logits.gather(1, first) + (1 - a) * self.logits.gather(1, second)) / norm
+
+    def build(self, count: int, queries: Tensor, shift: Tensor) -> Tensor:
+        """Return q·h of h = normalize(n + shift), built as (B, count, D)."""
+        h = F.normalize(self.negatives[self.draw(count)] + shift, dim=2)
+        return torch.einsum("bd,bmd->bm", queries, h)

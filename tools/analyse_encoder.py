@@ -77,12 +77,12 @@ def measure(config: AnalysisConfig, encoders: dict[str, Path]) -> "tuple[Tables,
     # heavy (torch): --help must answer at once
     import torch
 
+    from pretrain.labelled_images import find_images
     from pretrain.progress import Heartbeat
     from pretrain.stopping import StopFlag, YieldRequested
     from transfer.analyses import Tables, analyse
     from transfer.embeddings import embed_images, load_encoder
     from transfer.features import choose_device
-    from pretrain.labelled_images import find_images
 
     stop = StopFlag().install()
     if config.threads:

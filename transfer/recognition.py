@@ -119,8 +119,8 @@ def refuse_spoilt_names(names: Mapping[str, Any], where: str, *, detectron2: boo
         return
     reasons = {
         r"module\.": "keys still begin with module.: Detectron2 would match 0 of them and train from random weights",
-        r"stem\.backbone\.|backbone\.(res5|conv1|bn1|layer\d)\.": "keys still begin with backbone.: a C4 model would load "
-        "252 of 318 tensors, and the stem and res5 would stay random",
+        r"stem\.backbone\.|backbone\.(res5|conv1|bn1|layer\d)\.": "keys still begin with backbone.: a C4 model would "
+        "load 252 of 318 tensors, and the stem and res5 would stay random",
         r"(.*\.)?stem\.(fc|head|projector|mlp)\.": "the projection head is written as part of the stem",
     }
     for pattern, reason in reasons.items():
