@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.storage import digest_file, read_json, read_json_lines
+from tools.chain.plan import folder_name
 from transfer.results import RESULT_NAME, RunResult, read_result
 
 MAX_CURVE_POINTS = 300
@@ -106,9 +107,9 @@ def gather(folder: str | Path) -> ChainFiles:
 
 
 def _planned_folders(folder: Path, chain: Mapping[str, Any]) -> list[str]:
-    planned = [str(entry["folder"]) for entry in chain.get("stages", []) if "folder" in entry]
-    if planned:
-        return [Path(name).name for name in planned]
+    """Return the folders of the plan's stages, in its order; without a plan, all that are there."""
+    if planned := [folder_name(entry["name"], entry["key"]) for entry in chain.get("stages", [])]:
+        return planned
     return sorted(path.name for path in (folder / "stages").glob("*") if path.is_dir())
 
 
