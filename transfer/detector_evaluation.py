@@ -21,7 +21,7 @@ from transfer.evaluators import build_evaluator
 from transfer.precise_bn import share_statistics, update_statistics
 from transfer.process_group import world_size
 from transfer.rle_inference import RleInference
-from transfer.training_stream import PRECISE_BN_STREAM, build_train_loader, seed_step
+from transfer.training_stream import PRECISE_BN_STREAM, build_train_loader
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,6 @@ def make_statistics_precise(cfg: Any, model: Any) -> int:
     """Give all ranks the same batch norm statistics, precise ones if the config says so; return how many norms."""
     count = 0
     if cfg.TEST.PRECISE_BN.ENABLED:
-        seed_step(cfg.SEED, cfg.SOLVER.MAX_ITER)  # no training step has this number
         model.train()
         loader = build_train_loader(cfg, seed=cfg.SEED, stream=PRECISE_BN_STREAM)
         with EventStorage(0):  # Detectron2's heads count their samples into one

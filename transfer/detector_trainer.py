@@ -20,7 +20,6 @@ from pretrain.stopping import StopFlag
 from pretrain.storage import append_json_line, read_json_lines, write_text
 from transfer.detector_checkpoint import DetectorCheckpointer
 from transfer.process_group import any_rank
-from transfer.training_stream import seed_step
 
 logger = logging.getLogger(__name__)
 
@@ -75,11 +74,11 @@ class CurveWriter(EventWriter):
             append_json_line(path, line)
 
     def write(self) -> None:
-        """Write what was stored since the last line, smoothed as Detectron2 smooths it."""
+        """Write the newest values as they are: smoothed ones would differ after a resume."""
         storage = get_event_storage()
         fresh = {
             name: value
-            for name, (value, step) in storage.latest_with_smoothing_hint(20).items()
+            for name, (value, step) in storage.latest().items()
             if step >= self.last and math.isfinite(value)
         }
         step = min(storage.iter + 1, max((step + 1 for _, step in storage.latest().values()), default=0))
@@ -89,7 +88,7 @@ class CurveWriter(EventWriter):
 
 
 class RunHook(HookBase):
-    """Seed each step, tell the progress, write checkpoints in time, and stop when some rank was asked to."""
+    """Tell the progress, write checkpoints in time, and stop when some rank was asked to."""
 
     def __init__(
         self, cfg: Any, checkpointer: DetectorCheckpointer, stop: StopFlag, heartbeat: Heartbeat, *, seconds: float
@@ -98,10 +97,6 @@ class RunHook(HookBase):
         self.cfg, self.checkpointer, self.stop, self.heartbeat = cfg, checkpointer, stop, heartbeat
         self.began = self.saved = time.monotonic()
         self.earlier_s = seconds
-
-    def before_step(self) -> None:
-        """Let the step's chances depend on the seed, the rank and the step alone."""
-        seed_step(self.cfg.SEED, self.trainer.iter)
 
     def after_step(self) -> None:
         """Save when it is time, or when a stop was asked for; then end the training."""

@@ -83,6 +83,23 @@ class PositionedDataset(Dataset[Any]):
         return self.mapper(self.entries[index])
 
 
+class SeededBatches:
+    """Give a loader's batches, and seed torch with (seed, stream, rank, number of the batch) after each is fetched.
+
+    Anchors and regions are then sampled the same after a resume. Not before the fetch: a loader that starts draws from
+    torch's generator itself.
+    """
+
+    def __init__(self, loader: Any, seed: tuple[int, int], first: int) -> None:
+        self.loader, self.seed, self.first = loader, seed, first
+
+    def __iter__(self) -> Iterator[Any]:
+        for number, batch in enumerate(self.loader, self.first):
+            chance = np.random.SeedSequence([*self.seed, comm.get_rank(), number]).generate_state(1)
+            torch.manual_seed(int(chance[0]))
+            yield batch
+
+
 def build_train_loader(cfg: Any, *, seed: int, batches_done: int = 0, stream: int = 0) -> Any:
     """Return Detectron2's training loader over cfg.DATASETS.TRAIN, to go on after `batches_done` batches of this rank.
 
@@ -108,7 +125,7 @@ def build_train_loader(cfg: Any, *, seed: int, batches_done: int = 0, stream: in
     wide = [entry["width"] > entry["height"] for entry in entries]
     batch = cfg.SOLVER.IMS_PER_BATCH // parts
     sampler = PositionSampler(wide, seed=(seed, stream), batch=batch, batches_done=batches_done, grouped=grouped)
-    return build_detection_train_loader(
+    loader = build_detection_train_loader(
         PositionedDataset(entries, DatasetMapper(cfg, True), (seed, stream)),
         mapper=None,
         sampler=sampler,
@@ -116,8 +133,4 @@ def build_train_loader(cfg: Any, *, seed: int, batches_done: int = 0, stream: in
         aspect_ratio_grouping=grouped,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
-
-
-def seed_step(seed: int, step: int) -> None:
-    """Seed torch for one training step of this rank: anchors and regions are sampled the same after a resume."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, comm.get_rank(), step]).generate_state(1)[0]))
+    return SeededBatches(loader, (seed, stream), batches_done)
