@@ -13,7 +13,7 @@ import shutil
 import sys
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +55,12 @@ class DigitsConfig:
     """Shortest side of a scene in pixels."""
     scene_max_px: int = 160
     """Longest side of a scene in pixels, at most 256."""
+    scene_max_digits: int = 6
+    """Digits in a scene, at most; at least one."""
+    digit_min_px: int = 24
+    """Smallest side of a digit in a scene."""
+    digit_max_px: int = 72
+    """Largest side of a digit in a scene; at most that of the smallest scene."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -91,8 +97,15 @@ def check_config(config: DigitsConfig) -> None:
     mistakes += [
         f"{key}={value}: expected 48 to 256 pixels"
         for key, value in as_dict(config).items()
-        if key.endswith("_px") and not 48 <= value <= 256
+        if key in ("imagenet_px", "scene_min_px", "scene_max_px") and not 48 <= value <= 256
     ]
+    if not 8 <= config.digit_min_px <= config.digit_max_px <= config.scene_min_px:
+        mistakes.append(
+            f"digit_min_px={config.digit_min_px}, digit_max_px={config.digit_max_px}: expected at least 8, in this "
+            f"order, and at most scene_min_px={config.scene_min_px}"
+        )
+    if config.scene_max_digits < 1:
+        mistakes.append(f"scene_max_digits={config.scene_max_digits}: expected at least 1")
     if config.scene_min_px > config.scene_max_px:
         mistakes.append(f"scene_min_px={config.scene_min_px} is above scene_max_px={config.scene_max_px}")
     if mistakes:
@@ -112,8 +125,12 @@ def write_sets(root: Path, config: DigitsConfig) -> None:
 
     pools = load_pools(config.seed)
     train, test = pools["train"], pools["test"]
-    sides = (config.scene_min_px, config.scene_max_px)
-    style, crowded = SceneStyle(side_px=sides), SceneStyle(side_px=sides, crowd_share=0.08)
+    style = SceneStyle(
+        side_px=(config.scene_min_px, config.scene_max_px),
+        digits=(1, config.scene_max_digits),
+        digit_px=(config.digit_min_px, config.digit_max_px),
+    )
+    crowded = replace(style, crowd_share=0.08)
     write_classes(root / "imagenet" / "train", train, config.imagenet_train, config.imagenet_px, make_rng)
     write_classes(root / "imagenet" / "val", test, config.imagenet_val, config.imagenet_px, make_rng)
     both = [("trainval", train, config.voc2007_trainval), ("test", test, config.voc2007_test)]
