@@ -30,12 +30,12 @@ class _Population:
         self.sums += elements * torch.cat([mean, variance + mean**2, ones])
 
     def statistics(self) -> tuple[Tensor, Tensor] | None:
-        """Return (mean, Bessel-corrected variance), each (C,); None when the norm saw nothing."""
+        """Return (mean, variance over all elements), each (C,); None when the norm saw nothing."""
         elements = self.sums[-1]
         if elements == 0:
             return None
         mean, squares = (self.sums[:-1] / elements).chunk(2)
-        return mean, (squares - mean**2).clamp(min=0) * (elements / (elements - 1))
+        return mean, (squares - mean**2).clamp(min=0)
 
 
 def find_training_norms(model: nn.Module) -> list[_BatchNorm]:
