@@ -31,6 +31,7 @@ from tools.chain import state, status
 from tools.chain.attempts import is_alive, read_attempts
 from tools.chain.ending import print_ending
 from tools.chain.explain import explain_plan
+from tools.chain.fitness import refuse_unfit_setup
 from tools.chain.local import LocalDriver
 from tools.chain.submit import Chain, freeze, hold, open_chain, submit_lock
 from tools.command_line import UsageError, run_command, split_arguments
@@ -68,6 +69,7 @@ def submit(chain: Chain, options: dict[str, str]) -> int:
         return plan(chain, options)
     retry = _read_retry(chain, options.get("retry", "false"))
     lock = submit_lock(chain)
+    refuse_unfit_setup(chain)
     with hold(lock):
         freeze(chain)
         for stage in chain.stages:

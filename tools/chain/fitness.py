@@ -1,0 +1,27 @@
+"""Ask the doctor before anything is started: an unfit machine says so in seconds, not after hours."""
+
+import subprocess
+import sys
+
+from tools.chain.state import find_states
+from tools.chain.submit import Chain
+
+
+def refuse_unfit_setup(chain: Chain) -> None:
+    """Run tools.check_setup when a stage of ours is left to do; print its table and raise ValueError on a problem."""
+    states = find_states(chain.folder, chain.stages)
+    if all(states[stage.name] == "done" or stage.kind == "command" for stage in chain.stages):
+        return
+    words = [f"out={chain.folder}", f"slurm={'true' if chain.config.backend == 'slurm' else 'false'}"]
+    if chain.config.data.root:
+        words.append(f"data={chain.config.data.root}")
+    answer = subprocess.run(
+        [sys.executable, "-m", "tools.check_setup", *words], capture_output=True, text=True, check=False
+    )
+    if answer.returncode:
+        print(answer.stdout)
+        raise ValueError(
+            "the set-up is not fit for this chain; mend what the table above calls a problem, then submit again"
+            + (f"\n{answer.stderr.strip()}" if answer.returncode != 1 else "")
+        )
+    print("doctor: this set-up is fit (python -m tools.check_setup shows the table)")
