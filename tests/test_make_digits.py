@@ -152,3 +152,9 @@ def test_impossible_sizes_are_refused_by_name(
 
 def test_note_tells_how_the_set_was_made(data: Path) -> None:
     assert json.loads((data / "digits.json").read_text())["coco_train"] == 60
+
+
+def test_small_scenes_of_many_crowds_can_be_painted(tmp_path: Path) -> None:
+    sizes = ["scene_min_px=48", "scene_max_px=52", "scene_max_digits=2", "digit_min_px=12", "digit_max_px=30"]
+    counts = ["imagenet_train=10", "imagenet_val=10", "voc2007_trainval=2", "voc2007_test=2", "voc2012_trainval=2"]
+    assert main([str(tmp_path), *sizes, *counts, "coco_train=150", "coco_val=2"]) == 0

@@ -161,6 +161,8 @@ def _paint_digit(  # the place is (top, left), the side and whether the digit is
     colour = _choose_colour(tone, rng, faint=difficult)
     height, width = canvas.shape[:2]
     rows, columns = slice(max(top, 0), min(top + side, height)), slice(max(left, 0), min(left + side, width))
+    if rows.start >= rows.stop or columns.start >= columns.stop:
+        return None
     seen = alpha[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
     if (seen > 0.5).sum() < 0.5 * (alpha > 0.5).sum():
         return None
