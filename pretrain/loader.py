@@ -1,13 +1,8 @@
 """Put source, views and sampler together into the loader that a rank trains with."""
 
-import atexit
 import logging
-import multiprocessing
-import os
-import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +14,11 @@ from pretrain.config import DataConfig
 from pretrain.images import list_images
 from pretrain.packed import open_cache
 from pretrain.sampler import ShardedSampler
-from pretrain.stopping import ignore_stop_signals
+from pretrain.stopping import end_workers_at_exit, ignore_stop_signals
 from pretrain.view_parameters import find_recipe
 from pretrain.views import Batch, ImageSource, TwoViews
 
 PIPELINES = ("auto", "cpu", "crops")
-END_WORKER = signal.SIGHUP
-"""Ends a worker at once. At exit multiprocessing would send SIGTERM, which workers ignore, and wait for ever."""
 logger = logging.getLogger(__name__)
 
 
@@ -40,11 +33,8 @@ class ViewLoader:
     """cpu or crops, the one chosen."""
 
     def __iter__(self) -> Iterator[Batch]:
-        before = multiprocessing.active_children()
-        batches = iter(self.batches)
-        if workers := [worker for worker in multiprocessing.active_children() if worker not in before]:
-            atexit.register(_end_workers, workers)
-        return batches
+        end_workers_at_exit()
+        return iter(self.batches)
 
     def __len__(self) -> int:
         """Return the steps left in the epoch."""
@@ -109,12 +99,6 @@ def open_source(data: DataConfig) -> ImageSource:
     return list_images(Path(data.root) / "train", data.class_list)
 
 
-def _end_workers(workers: Sequence[BaseProcess]) -> None:
-    for worker in workers:
-        if worker.is_alive() and worker.pid:
-            os.kill(worker.pid, END_WORKER)
-
-
 def _take_batch(batch: Any) -> Any:
     return batch
 
@@ -124,4 +108,3 @@ def _prepare_worker(worker_id: int) -> None:
     ignore_stop_signals(worker_id)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    signal.signal(END_WORKER, lambda *_: os._exit(0))

@@ -4,6 +4,10 @@ The flag lives in the main process only. DataLoader workers must ignore these si
 their worker_init_fn): they inherit the handlers, and a scheduler sends its signal to every process of the step.
 """
 
+import atexit
+import multiprocessing
+import multiprocessing.util  # its own exit function must be registered before ours, which then runs first
+import os
 import signal
 import threading
 from types import FrameType
@@ -18,6 +22,8 @@ EXIT_USER_ERROR = 2
 """The command was asked for something that cannot be done; one sentence on standard error says what."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+END_WORKER = signal.SIGHUP
+"""Ends a worker at once. At exit multiprocessing would send SIGTERM, which workers ignore, and wait for ever."""
 
 
 class StopFlag:
@@ -54,6 +60,19 @@ class YieldRequested(Exception):  # noqa: N818 (a request, no error)
 
 
 def ignore_stop_signals(_worker_id: int = 0) -> None:
-    """Let a DataLoader worker outlive the stop signals: the main process ends it when it closes the loader."""
+    """Let a DataLoader worker outlive the stop signals; the main process ends it (`end_workers_at_exit`)."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(END_WORKER, lambda *_: os._exit(0))
+
+
+def end_workers_at_exit() -> None:
+    """End the children that ignore SIGTERM before multiprocessing waits for them; call it where workers start."""
+    atexit.unregister(_end_workers)
+    atexit.register(_end_workers)
+
+
+def _end_workers() -> None:
+    for worker in multiprocessing.active_children():
+        if worker.pid:
+            os.kill(worker.pid, END_WORKER)

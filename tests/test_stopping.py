@@ -50,3 +50,13 @@ def test_worker_outlives_the_stop_signals() -> None:
     assert (
         subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "alive\n"
     )
+
+
+def test_process_with_such_workers_ends() -> None:
+    script = (
+        "import torch.utils.data as data; from pretrain.stopping import end_workers_at_exit, ignore_stop_signals; "
+        "end_workers_at_exit(); loader = data.DataLoader(range(8), num_workers=1, persistent_workers=True, "
+        "worker_init_fn=ignore_stop_signals); batches = iter(loader); print(next(batches))"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert "tensor([0])" in ended.stdout

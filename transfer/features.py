@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from pretrain.images import ImageFolder
 from pretrain.labelled_images import Batch, LabelledImages, find_images, normalise_images
 from pretrain.sampler import Request
-from pretrain.stopping import ignore_stop_signals
+from pretrain.stopping import end_workers_at_exit, ignore_stop_signals
 from transfer.collectives import gather_rows, own_rank
 from transfer.formats import Backbone, build_resnet, read_backbone
 from transfer.names import expected_shapes
@@ -169,6 +169,7 @@ class FrozenBackbone:
 
 def build_batches(images: Dataset[Batch], order: Iterable[list[Request]], workers: int) -> "DataLoader[Batch]":
     """Return the batches of `images` in the given order, decoded by `workers` processes."""
+    end_workers_at_exit()
     return DataLoader(
         images,
         batch_sampler=order,

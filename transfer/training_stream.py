@@ -18,7 +18,7 @@ import transfer.detectron2_compat  # noqa: F401  mends names before Detectron2 i
 from detectron2.data import DatasetMapper, build_detection_train_loader, get_detection_dataset_dicts
 from detectron2.utils import comm
 
-from pretrain.stopping import ignore_stop_signals
+from pretrain.stopping import end_workers_at_exit, ignore_stop_signals
 
 PRECISE_BN_STREAM = 1
 """Name of the stream of PreciseBN's batches; training's is 0."""
@@ -107,6 +107,7 @@ def build_train_loader(cfg: Any, *, seed: int, batches_done: int = 0, stream: in
         ValueError: the batch does not divide by ranks and accumulation, or the order could not be kept.
 
     """
+    end_workers_at_exit()
     parts = comm.get_world_size() * cfg.SOLVER.ACCUMULATE
     if cfg.SOLVER.IMS_PER_BATCH % parts:
         raise ValueError(
