@@ -7,13 +7,14 @@ import pytest
 import torch
 import torchvision
 
+from pretrain.neighbours import classify_knn, knn_scores
 from pretrain.settings import read_settings
 from tools import classify_knn as command
 from tools.command_line import run_command
 from tools.digit_layouts import write_classes
 from tools.digit_scenes import load_pools
 from transfer.features import list_deviations
-from transfer.knn import PROTOCOLS, KnnConfig, check_knn_config, classify_knn, knn_scores
+from transfer.knn import PROTOCOLS, KnnConfig, check_knn_config
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "transfer"
 

@@ -10,6 +10,7 @@ import torch
 import torchvision
 from PIL import Image
 
+from pretrain.labelled_images import LabelledImages, centre_crop, find_images, take_evenly
 from pretrain.settings import SettingsError, read_settings
 from pretrain.stopping import StopFlag, YieldRequested
 from tools import train_linear
@@ -17,7 +18,6 @@ from tools.command_line import run_command
 from tools.digit_layouts import write_classes
 from tools.digit_scenes import load_pools
 from transfer.features import FrozenBackbone, extract_features, find_split, list_deviations
-from pretrain.labelled_images import LabelledImages, centre_crop, find_images, take_evenly
 from transfer.linear import (
     PROTOCOLS,
     Accuracy,
