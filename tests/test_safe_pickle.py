@@ -131,3 +131,8 @@ def test_damaged_bytes_never_raise_anything_but_the_refusal(data: Any) -> None:
     with contextlib.suppress(UnsafePickleError):
         read(bytes(damaged))
     assert set(sys.modules) == before
+
+
+def test_text_with_a_bad_escape_is_refused() -> None:
+    with pytest.raises(UnsafePickleError, match="no pickle"):
+        read(b"S'\\u'\n.")

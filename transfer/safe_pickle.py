@@ -8,6 +8,7 @@ import math
 import pickle
 import pickletools
 import struct
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,23 +56,29 @@ def check_pickle(stream: BinaryIO, size: int) -> set[str]:
         UnsafePickleError: cut short, a declared size beyond the file's end, a memo index or length out of all reason.
 
     """
-    names = set()
+    names: set[str] = set()
     reader = BoundedReader(stream, size)
     try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(reader)):  # type: ignore[arg-type]
-            if opcode.name in ("GLOBAL", "INST"):
-                names.add(str(argument).replace(" ", "."))
-            if opcode.name in ("INST", "OBJ", "EXT1", "EXT2", "EXT4", "PERSID"):
-                raise UnsafePickleError(f"it uses the pickle opcode {opcode.name}, which no writer of weights needs")
-            if opcode.name in ("LONG_BINPUT", "PUT") and int(argument or 0) > MAX_OPCODES:
-                raise UnsafePickleError(f"it declares the memo index {argument}")
-            if count > MAX_OPCODES:
-                raise UnsafePickleError(f"it has more than {MAX_OPCODES} pickle opcodes")
+        # A text with a bad escape is no pickle of weights: Python would only warn of it.
+        with warnings.catch_warnings(action="error"):
+            for count, (opcode, argument, _) in enumerate(pickletools.genops(reader)):  # type: ignore[arg-type]
+                names |= _check_opcode(opcode.name, argument, count)
     except UnsafePickleError:
         raise
-    except (ValueError, OverflowError, MemoryError, UnicodeError, EOFError) as error:
+    except (ValueError, OverflowError, MemoryError, UnicodeError, EOFError, Warning) as error:
         raise UnsafePickleError(f"it is cut short or no pickle ({error})") from error
     return names
+
+
+def _check_opcode(name: str, argument: object, count: int) -> set[str]:
+    """Return the class that an opcode names, if it does; UnsafePickleError where no writer of weights would use it."""
+    if name in ("INST", "OBJ", "EXT1", "EXT2", "EXT4", "PERSID"):
+        raise UnsafePickleError(f"it uses the pickle opcode {name}, which no writer of weights needs")
+    if name in ("LONG_BINPUT", "PUT") and int(str(argument or 0)) > MAX_OPCODES:
+        raise UnsafePickleError(f"it declares the memo index {argument}")
+    if count > MAX_OPCODES:
+        raise UnsafePickleError(f"it has more than {MAX_OPCODES} pickle opcodes")
+    return {str(argument).replace(" ", ".")} if name == "GLOBAL" else set()
 
 
 @dataclass
