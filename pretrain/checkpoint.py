@@ -119,6 +119,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: has no digest beside it, so its writing was cut short")
     if digest_file(path) != digest.read_text().split()[0]:
         raise ValueError(f"{path}: its bytes have changed since it was written (the digest differs)")
+    return read_content(path)
+
+
+def read_content(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint or an encoder.pt of ours holds, on the CPU; no digest is asked for."""
     content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return content
 
@@ -149,16 +154,6 @@ def from_moco_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         own["queue.pointer"] = own.pop("queue_ptr").view(())
         own["queue.indices"], own["queue.labels"] = own.pop("queue_indices"), own.pop("queue_labels")
     return own
-
-
-def load_query_encoder(path: Path) -> dict[str, Tensor]:
-    """Return the query encoder's state in a checkpoint or encoder.pt of ours: torchvision's names, without fc."""
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    begin = f"{PREFIX}encoder_q."
-    state = {
-        name.removeprefix(begin): tensor for name, tensor in content["state_dict"].items() if name.startswith(begin)
-    }
-    return {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
 
 
 def _copy(value: Any) -> Any:

@@ -115,15 +115,13 @@ class EngineConfig:
     channels_last: bool = True
     """Memory format of images and weights."""
     compile: bool = False
-    """torch.compile the encoders."""
+    """torch.compile the query encoder."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward: less memory, about 30 % slower."""
+    """Recompute the query encoder's activations in the backward: less memory, more time (BN moves twice)."""
     max_batch_per_rank: int = 0
     """Accumulate gradients over slices of at most this many images; 0: the whole share of the rank at once."""
     threads: int = 0
     """Intra-op CPU threads; 0: torch's choice."""
-    profile_steps: int = 0
-    """Profile so many steps into OUT/profile and stop; 0: off."""
 
 
 @dataclass(frozen=True, kw_only=True)

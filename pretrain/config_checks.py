@@ -30,7 +30,6 @@ AT_LEAST = {
     "mixing.cooldown_epochs": 0,
     "mixing.hcl_beta": 0,
     "engine.max_batch_per_rank": 0,
-    "engine.profile_steps": 0,
     "run.epochs": 0,
     "run.batch_size": 2,  # batch norm needs two images
     "run.log_every_steps": 1,

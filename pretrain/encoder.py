@@ -1,9 +1,11 @@
 """Build an encoder: torchvision's ResNet whose fc is the projection head, as in MoCo."""
 
+from functools import partial
 from typing import Any
 
 import torchvision
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from pretrain.config import ModelConfig
 
@@ -24,3 +26,13 @@ def build_encoder(settings: ModelConfig) -> nn.Module:
         encoder = nn.SyncBatchNorm.convert_sync_batchnorm(encoder)  # type: ignore[no-untyped-call]
     built: nn.Module = encoder
     return built
+
+
+def recompute_in_backward(encoder: nn.Module) -> None:
+    """Let the four stages keep their inputs only and compute their activations again in the backward.
+
+    The weights' names stay. Batch norm's running statistics move twice a step, which training does not read.
+    """
+    for name in ("layer1", "layer2", "layer3", "layer4"):
+        stage = encoder.get_submodule(name)
+        stage.forward = partial(checkpoint, stage.forward, use_reentrant=False)

@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from pretrain import distributed
-from pretrain.checkpoint import CheckpointFolder, from_moco_state, to_moco_state, write_encoder
+from pretrain.checkpoint import CheckpointFolder, from_moco_state, read_content, to_moco_state, write_encoder
 from pretrain.config import EngineConfig, PretrainConfig
 from pretrain.config_checks import check_config
+from pretrain.continuation import check_same_recipe
+from pretrain.encoder import recompute_in_backward
 from pretrain.epoch_monitors import EpochMonitors
 from pretrain.loader import ViewLoader, build_loader
 from pretrain.loss import ContrastiveOutput
@@ -28,7 +30,7 @@ from pretrain.moco import MoCo
 from pretrain.monitors import Monitor
 from pretrain.randomness import make_generators
 from pretrain.schedule import build_schedule, find_rate
-from pretrain.settings import as_dict, from_dict
+from pretrain.settings import as_dict
 from pretrain.simclr import SimCLR
 from pretrain.stopping import StopFlag, YieldRequested
 from pretrain.views import finish_on_device
@@ -69,6 +71,7 @@ def train(config: PretrainConfig, stop: StopFlag) -> Path:
         check_config(config, distributed.world_size())
         encoder = Path(config.run.out) / ENCODER
         if config.run.resume and encoder.is_file():
+            check_same_recipe(read_content(encoder)["config"], config, encoder)
             logger.info("%s: is there already, nothing to do", encoder)
             return encoder
         run = prepare(config, device)
@@ -101,6 +104,8 @@ def prepare(config: PretrainConfig, device: torch.device) -> Run:
     run = Run(config, device, model, optimizer, scaler, folder)
     if config.run.resume and (content := folder.load_newest()) is not None:
         restore(run, content)
+    if config.engine.gradient_checkpointing:
+        recompute_in_backward(model.encoder_q)
     if config.engine.compile:
         model.encoder_q.compile()
     return run
@@ -131,13 +136,14 @@ def train_epochs(run: Run, stop: StopFlag) -> None:
                 output = take_step(run, batch, rate, mixing_on=mixing_on)
                 broken |= ~output.loss.detach().isfinite()
                 run.step += 1
-                if run.step % config.run.log_every_steps == 0 or is_save_due(run):
+                save_due = is_save_due(run)
+                if run.step % config.run.log_every_steps == 0 or save_due:
                     refuse_broken_loss(run, broken)
                 monitor.note_step(run.step, output, rate)
                 if distributed.any_rank(stop.is_set):
                     refuse_broken_loss(run, broken)
                     stop_here(run, stop)
-                if is_save_due(run):
+                if save_due:
                     save(run)
             refuse_broken_loss(run, broken)
             monitor.write(run.step, watch.after_epoch(run.model, epoch))
@@ -227,13 +233,8 @@ def describe(run: Run) -> dict[str, Any]:
 
 
 def restore(run: Run, content: dict[str, Any]) -> None:
-    """Continue from a checkpoint's content; SettingsError when it belongs to another model or recipe."""
-    earlier = from_dict(PretrainConfig, content["config"])
-    if earlier.model != run.config.model or earlier.run.batch_size != run.config.run.batch_size:
-        raise ValueError(
-            f"{run.checkpoints.folder}: was written with model {earlier.model} and batch {earlier.run.batch_size}, "
-            f"this run has {run.config.model} and {run.config.run.batch_size}; use another run.out, or run.resume=false"
-        )
+    """Continue from a checkpoint's content; SettingsError when it belongs to another recipe."""
+    check_same_recipe(content["config"], run.config, run.checkpoints.folder)
     run.model.load_state_dict(from_moco_state(content["state_dict"]))
     run.optimizer.load_state_dict(content["optimizer"])
     run.scaler.load_state_dict(content["scaler"])
