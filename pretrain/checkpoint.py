@@ -67,11 +67,16 @@ class CheckpointFolder:
     def load_newest(self) -> dict[str, Any] | None:
         """Return the newest checkpoint that is whole; one that is not is named in the log, and the one before taken.
 
+        None when no checkpoint was ever finished.
+
         Raises:
-            ValueError: there are checkpoints, but none of them is whole.
+            ValueError: there are finished checkpoints, but none of them is whole any more.
 
         """
-        paths = self.list_files()
+        unfinished = [path for path in self.list_files() if not _digest_path(path).is_file()]
+        paths = [path for path in self.list_files() if path not in unfinished]
+        for path in unfinished:
+            logger.warning("%s: has no digest beside it, so its writing was cut short; it is left out", path)
         for path in paths:
             try:
                 return read_checkpoint(path)
@@ -111,13 +116,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Return the content of a checkpoint whose bytes have the digest beside it.
 
     Raises:
-        ValueError: no digest, another digest, or no content; the text names the file.
+        ValueError: another digest, or no content; the text names the file.
 
     """
-    digest = _digest_path(path)
-    if not digest.is_file():
-        raise ValueError(f"{path}: has no digest beside it, so its writing was cut short")
-    if digest_file(path) != digest.read_text().split()[0]:
+    if digest_file(path) != _digest_path(path).read_text().split()[0]:
         raise ValueError(f"{path}: its bytes have changed since it was written (the digest differs)")
     return read_content(path)
 

@@ -41,10 +41,21 @@ def test_damaged_newest_is_named_and_the_one_before_taken(tmp_path: Path, caplog
     assert "checkpoint_00000002.pt: its bytes have changed" in caplog.text
 
 
-def test_checkpoint_without_its_digest_does_not_count(tmp_path: Path) -> None:
+def test_checkpoint_whose_writing_was_cut_short_does_not_count(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = CheckpointFolder(tmp_path)
     save(folder, 1)
     (tmp_path / "checkpoint_00000001.pt.sha256").unlink()
+    with caplog.at_level(logging.WARNING):
+        assert folder.load_newest() is None
+    assert "cut short" in caplog.text
+
+
+def test_folder_of_damaged_checkpoints_is_refused(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    save(folder, 1)
+    folder.list_files()[0].write_bytes(b"?")
     with pytest.raises(ValueError, match="none of its 1 checkpoints is whole"):
         folder.load_newest()
 
