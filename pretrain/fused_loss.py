@@ -1,7 +1,8 @@
 """InfoNCE with mixing in one autograd.Function: the gradient is formed in the forward, in the logits' own memory.
 
-Shapes as in pretrain/loss.py. One (B, K) buffer holds in turn the cosines t, the probabilities, and dloss/dt; the mixes
-add theirs by scattering onto their parents. What is kept for the backward is dloss/dq, (B, D): one product P n.
+Shapes as in pretrain/loss.py. One (B, K) buffer holds in turn the logits, their exponentials, and dloss/dt but for a
+factor per query; the mixes add theirs by scattering onto their parents. What is kept for the backward is dloss/dq,
+(B, D): one product with the negatives.
 """
 
 from collections.abc import Callable
@@ -26,29 +27,26 @@ class FusedContrast(torch.autograd.Function):
         exclude: Tensor | None,
         draw: Callable[[Tensor], Mixes | None],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return loss (scalar), hits (B,), hits with mixes (B,); `draw` makes the mixes from t."""
-        positive = torch.einsum("bd,bd->b", q, k)[:, None]  # (B, 1)
-        t = q @ n.T  # (B, K): cosines, then probabilities, then the gradient
-        mixes = draw(t)
+        """Return loss (scalar), hits (B,), hits with mixes (B,); `draw` makes the mixes from t / tau."""
+        positive = torch.einsum("bd,bd->b", q, k)[:, None] / temperature  # (B, 1)
+        logits = (q / temperature) @ n.T  # (B, K): t / tau, then exp(t / tau - top), then the gradient, unscaled
+        mixes = draw(logits)
         if exclude is not None:
-            t.masked_fill_(exclude, -torch.inf)
-        hardest = t.amax(dim=1, keepdim=True)
-        hits = positive > hardest
-        hardest_mix = mixes.cosines.amax(dim=1, keepdim=True) if mixes else torch.full_like(positive, -torch.inf)
-        top = torch.maximum(torch.maximum(hardest, hardest_mix), positive) / temperature
+            logits.masked_fill_(exclude, -torch.inf)
+        hardest = logits.amax(dim=1, keepdim=True)
+        mixed = mixes.cosines / temperature if mixes else torch.full_like(positive, -torch.inf)  # (B, M)
+        hardest_mix = mixed.amax(dim=1, keepdim=True)
+        top = torch.maximum(torch.maximum(hardest, hardest_mix), positive)
 
-        exp_positive = (positive / temperature - top).exp_()
-        exp_mixes = (mixes.cosines / temperature - top).exp_() if mixes else None
-        t.mul_(1 / temperature).sub_(top).exp_()
-        total = t.sum(dim=1, keepdim=True) + exp_positive
-        if exp_mixes is not None:
-            total += exp_mixes.sum(dim=1, keepdim=True)
-        loss = (total.log() + top - positive / temperature).mean()
+        exp_positive, exp_mixed = (positive - top).exp_(), mixed.sub_(top).exp_()
+        logits.sub_(top).exp_()
+        total = logits.sum(dim=1, keepdim=True) + exp_mixed.sum(dim=1, keepdim=True) + exp_positive
+        loss = (total.log() + top - positive).mean()
         if ctx.needs_input_grad[0]:
-            scale = 1 / (total * temperature * len(q))
-            share = exp_mixes * scale if exp_mixes is not None else None
-            pull = exp_positive * scale - 1 / (temperature * len(q))  # (B, 1): dloss/d(q·k), below 0
-            ctx.save_for_backward(_form_gradient(t.mul_(scale), mixes, share, n).add_(pull * k))
+            scale = 1 / (total * temperature * len(q))  # (B, 1)
+            pull = exp_positive * scale - 1 / (temperature * len(q))  # dloss/d(q·k), below 0
+            ctx.save_for_backward(_push(logits, mixes, exp_mixed, n).mul_(scale).add_(pull * k))
+        hits = positive > hardest
         hits_with_mixes = hits & (positive > hardest_mix)
         ctx.mark_non_differentiable(hits, hits_with_mixes)
         return loss, hits[:, 0], hits_with_mixes[:, 0]
@@ -60,12 +58,12 @@ class FusedContrast(torch.autograd.Function):
         return gradient * gradients[0], None, None, None, None, None
 
 
-def _form_gradient(t: Tensor, mixes: Mixes | None, share: Tensor | None, n: Tensor) -> Tensor:
-    """Return the negatives' part of dloss/dq (B, D).
+def _push(weights: Tensor, mixes: Mixes | None, exp_mixed: Tensor, n: Tensor) -> Tensor:
+    """Return the negatives' part of dloss/dq (B, D), before its scale; `weights` (B, K) is overwritten.
 
-    `t` (B, K) holds the real negatives' part of dloss/dt and is overwritten; `share` (B, M) is dloss/d(q·h).
+    A mix pulls on its parents: exp(q·h / tau - top) times their weights in h is added where they stand.
     """
-    if mixes is not None and share is not None:
-        for parents, weights in zip(mixes.parents, mixes.weights, strict=True):
-            t.scatter_add_(1, parents, share * weights)
-    return t @ n
+    if mixes is not None:
+        for parents, shares in zip(mixes.parents, mixes.weights, strict=True):
+            weights.scatter_add_(1, parents, exp_mixed * shares)
+    return weights @ n

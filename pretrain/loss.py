@@ -72,10 +72,10 @@ def contrastive_loss(
         if plain or k.requires_grad or n.requires_grad:
             return plain_loss(q, k, n, temperature, mixing, generator, exclude)
 
-        def draw(cosines: Tensor) -> Mixes | None:
+        def draw(logits: Tensor) -> Mixes | None:
             if mixing is None or not mixing.n or not mixing.s + mixing.s_prime:
                 return None
-            return draw_mixes(cosines, n, mixing, generator=generator, exclude=exclude)
+            return draw_mixes(logits, n, mixing, temperature=temperature, generator=generator, exclude=exclude)
 
         loss, hits, hits_with_mixes = FusedContrast.apply(q, k, n, temperature, exclude, draw)
         return ContrastiveOutput(loss, hits, hits_with_mixes)

@@ -90,25 +90,26 @@ def mix(
 
 
 def draw_mixes(
-    cosines: Tensor,
+    logits: Tensor,
     negatives: Tensor,
     settings: MixingConfig,
     *,
+    temperature: float = 1.0,
     generator: torch.Generator | None = None,
     exclude: Tensor | None = None,
 ) -> Mixes:
     """Return the mixes of each query: its N hardest negatives, random parents among them, closed forms.
 
-    Args: as `mix`; `cosines` (B, K) is t.
+    Args: as `mix`; `logits` (B, K) is t / temperature, and only what is drawn of it is scaled back.
     """
-    hardest, allowed = find_hardest(cosines, settings.n, exclude=exclude, approximate=settings.approximate)
-    batch, s, s_prime = len(cosines), settings.s, settings.s_prime
+    hardest, allowed = find_hardest(logits, settings.n, exclude=exclude, approximate=settings.approximate)
+    batch, s, s_prime = len(logits), settings.s, settings.s_prime
     first = draw_parents(hardest, allowed, s, generator)  # (B, S)
     second = draw_parents(hardest, allowed, s + s_prime, generator)  # (B, M)
-    uniform = torch.rand(batch, s + s_prime, generator=generator, device=cosines.device, dtype=cosines.dtype)
-    t = cosines.gather(1, second)  # (B, M)
+    uniform = torch.rand(batch, s + s_prime, generator=generator, device=logits.device, dtype=logits.dtype)
+    t = temperature * logits.gather(1, second)  # (B, M)
 
-    a, t_i, t_j = uniform[:, :s], cosines.gather(1, first), t[:, :s]
+    a, t_i, t_j = uniform[:, :s], temperature * logits.gather(1, first), t[:, :s]
     pair_norm = mix_norm(a, dot_pairs(negatives, first, second[:, :s]))
     pairs = (a * t_i + (1 - a) * t_j) / pair_norm  # (B, S)
 
@@ -190,6 +191,6 @@ def is_mixing_on(settings: MixingConfig, epoch: int, epochs: int) -> bool:
 
 def draw_parents(hardest: Tensor, allowed: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
     """Return `count` of the N hardest per query (B, count), uniformly and with replacement, so any count will do."""
-    draws = torch.rand(len(hardest), count, generator=generator, device=hardest.device, dtype=torch.float64)
+    draws = torch.rand(len(hardest), count, generator=generator, device=hardest.device)
     places = (draws * allowed[:, None]).long().clamp_(max=hardest.shape[1] - 1)
     return hardest.gather(1, places)
