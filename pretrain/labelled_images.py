@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from pretrain.images import ImageFolder, Pixels, list_images
 from pretrain.sampler import Request
 from pretrain.view_parameters import Recipe, choose_view, draw_uniforms
-from pretrain.views import MEAN, STD, resize_crop
+from pretrain.views import MEAN, STD, Scratch, resize_crop
 
 CROP_AND_FLIP = Recipe(jitter=(0.0, 0.0, 0.0, 0.0), jitter_chance=0.0, blur_chance=0.0, grey_chance=0.0)
 """Random crop and flip without colours: the training transform of facebookresearch/moco, main_lincls.py."""
@@ -31,6 +31,7 @@ class LabelledImages(Dataset[Batch]):
     def __init__(self, source: ImageFolder, *, crop_px: int, resize_px: int, random_seed: int | None = None) -> None:
         """Give centre crops (shorter side to `resize_px`, then `crop_px`), or random ones when `random_seed` is set."""
         self.source, self.crop_px, self.resize_px, self.random_seed = source, crop_px, resize_px, random_seed
+        self.scratch = Scratch()
 
     def __len__(self) -> int:
         """Return how many images there are."""
@@ -52,7 +53,8 @@ class LabelledImages(Dataset[Batch]):
             return centre_crop(image, self.resize_px, self.crop_px)
         uniforms = draw_uniforms(self.random_seed, epoch, index)[0]
         view = choose_view(uniforms, image.shape[:2], CROP_AND_FLIP, MIN_SCALE)
-        pixels = resize_crop(image, view, self.crop_px)
+        pixels = np.empty((self.crop_px, self.crop_px, 3), np.uint8)
+        resize_crop(image, view, pixels, self.scratch)
         return np.ascontiguousarray(pixels[:, ::-1]) if view.flip else pixels
 
 

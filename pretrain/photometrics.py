@@ -12,10 +12,12 @@ import cv2
 import numpy as np
 
 from pretrain.images import Pixels
-from pretrain.view_parameters import BLUR, BRIGHTNESS, CONTRAST, HUE, SATURATION
+from pretrain.view_parameters import BLUR, BRIGHTNESS, CONTRAST, GREY, HUE, SATURATION
 
 GREY_WEIGHTS = np.array([0.299, 0.587, 0.114])
 """ITU-R 601, as PIL's convert("L")."""
+COLOUR_MATRIX = np.eye(3, 4)
+GREY_MATRIX = np.tile(np.append(GREY_WEIGHTS, 0.0), (3, 1))
 TRUNCATE = -0.4999
 """Added before OpenCV rounds, so that it truncates as PIL's blend does and whole numbers stay."""
 SMALLEST_SIGMA_PX = 0.15
@@ -25,8 +27,15 @@ RADIUS_SIGMAS = 2.5
 
 
 def apply_steps(image: Pixels, steps: Sequence[tuple[int, float]]) -> Pixels:
-    """Apply photometric steps (operation, amount) in order; `image`, C-contiguous, may be overwritten."""
-    for operation, amount in steps:
+    """Apply photometric steps (operation, amount) in order, into `image` (C-contiguous), which is returned."""
+    for place, (operation, amount) in enumerate(steps):
+        later = steps[place + 1 :]
+        if (operation, amount) == GREY and all(kind == BLUR for kind, _ in later):
+            grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)  # one channel to blur in place of three
+            for _, sigma_px in later:
+                grey = blur(grey, sigma_px)
+            painted: Pixels = cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB, dst=image)
+            return painted
         image = OPERATIONS[operation](image, amount)
     return image
 
@@ -46,8 +55,7 @@ def adjust_contrast(image: Pixels, factor: float) -> Pixels:
 
 def adjust_saturation(image: Pixels, factor: float) -> Pixels:
     """Blend with the grey image: PIL's ImageEnhance.Color; factor 0 is its Grayscale, which rounds."""
-    blend = np.empty((3, 4), np.float32)
-    blend[:, :3] = factor * np.eye(3) + (1.0 - factor) * GREY_WEIGHTS
+    blend = factor * COLOUR_MATRIX + (1.0 - factor) * GREY_MATRIX
     blend[:, 3] = TRUNCATE if factor else 0.0
     out: Pixels = cv2.transform(image, blend, dst=image)
     return out
@@ -72,7 +80,7 @@ def blur(image: Pixels, sigma_px: float) -> Pixels:
     side = 2 * math.ceil(RADIUS_SIGMAS * sigma_px) + 1
     kernel = cv2.getGaussianKernel(side, sigma_px, cv2.CV_32F)
     # Half the time of cv2.GaussianBlur, whose 8-bit form does not use that both passes are symmetric.
-    out: Pixels = cv2.sepFilter2D(image, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
+    out: Pixels = cv2.sepFilter2D(image, -1, kernel, kernel, dst=image, borderType=cv2.BORDER_REPLICATE)
     return out
 
 

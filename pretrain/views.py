@@ -5,6 +5,7 @@ views lie in memory as (B, H, W, 3), torch's channels_last. The crops-only pipel
 (B, STEPS, 2) float32, which `finish_on_device` applies.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -59,6 +60,7 @@ class TwoViews(Dataset[Batch]):
         self.source, self.recipe, self.seed = source, recipe, seed
         self.crop_px, self.min_scale = crop_px, min_scale
         self.crops_only, self.skip_broken = crops_only, skip_broken
+        self.scratch = Scratch()
 
     def __len__(self) -> int:
         """Return how many images there are."""
@@ -95,25 +97,33 @@ class TwoViews(Dataset[Batch]):
         raise BrokenImageError(f"none of the {len(self.source)} images can be read; check the data's root")
 
     def _write_view(self, image: Pixels, view: ViewParameters, out: Pixels) -> None:
-        crop = resize_crop(image, view, self.crop_px)
+        resize_crop(image, view, out, self.scratch)
         if not self.crops_only:
-            crop = apply_steps(crop, view.steps)
+            apply_steps(out, view.steps)
         if view.flip:
-            cv2.flip(crop, 1, dst=out)
-        else:
-            np.copyto(out, crop)
+            cv2.flip(out, 1, dst=out)
 
 
-def resize_crop(image: Pixels, view: ViewParameters, side_px: int) -> Pixels:
-    """Cut the view's crop out of `image` and resize it to a square, antialiased, within 2 levels of PIL's BILINEAR."""
-    crop = image[view.top : view.top + view.height, view.left : view.left + view.width]
-    planes = torch.from_numpy(crop.copy()).permute(2, 0, 1)[None]  # (1, 3, h, w), channels_last
-    out = np.empty((1, side_px, side_px, 3), np.uint8)
-    torch.ops.aten._upsample_bilinear2d_aa.out(
-        planes, [side_px, side_px], False, None, None, out=torch.from_numpy(out).permute(0, 3, 1, 2)
-    )
-    pixels: Pixels = out[0]
-    return pixels
+class Scratch:
+    """Memory that is used again: fresh pages cost as much as a step of colour."""
+
+    def __init__(self) -> None:
+        self._bytes = np.empty(0, np.uint8)
+
+    def take(self, shape: tuple[int, ...]) -> Pixels:
+        """Return an array of `shape`, valid until the next call."""
+        size = math.prod(shape)
+        if size > self._bytes.size:
+            self._bytes = np.empty(size, np.uint8)
+        return self._bytes[:size].reshape(shape)
+
+
+def resize_crop(image: Pixels, view: ViewParameters, out: Pixels, scratch: Scratch) -> None:
+    """Write the view's crop of `image` into `out` (H, W, 3), antialiased, within 2 levels of PIL's BILINEAR."""
+    crop = scratch.take((view.height, view.width, 3))
+    np.copyto(crop, image[view.top : view.top + view.height, view.left : view.left + view.width])
+    planes, resized = (torch.from_numpy(pixels).permute(2, 0, 1)[None] for pixels in (crop, out))  # channels_last
+    torch.ops.aten._upsample_bilinear2d_aa.out(planes, list(out.shape[:2]), False, None, None, out=resized)
 
 
 def finish_on_device(

@@ -125,7 +125,7 @@ def paint_scene(pool: DigitPool, rng: np.random.Generator, style: SceneStyle) ->
 def paint_single(pool: DigitPool, rng: np.random.Generator, label: int, side_px: int) -> Image:
     """Return a square image of one main digit of class `label`, near the middle, 50 to 85 % of the side."""
     canvas, tone = _paint_background(pool, rng, side_px, side_px)
-    side = int(side_px * rng.uniform(0.5, 0.85))
+    side = int(side_px * rng.uniform(0.6, 0.95))
     place = tuple(int(value) for value in rng.integers(0, side_px - side + 1, 2))
     _paint_digit(canvas, tone, pool, rng, ((place[0], place[1]), side, False), label)
     return _as_image(canvas)
@@ -137,7 +137,7 @@ def _paint_background(pool: DigitPool, rng: np.random.Generator, height: int, wi
     top, left = int(rng.integers(TEXTURE_PX - height + 1)), int(rng.integers(TEXTURE_PX - width + 1))
     crop = texture[top : top + height, left : left + width]
     tone = rng.uniform(0.15, 0.85, 3).astype(np.float32)
-    swing = rng.uniform(0.05, 0.25, 3).astype(np.float32)
+    swing = rng.uniform(0.03, 0.15, 3).astype(np.float32)
     grain = rng.standard_normal((height, width, 1), dtype=np.float32) * np.float32(0.02)
     canvas = crop[..., None] * swing
     canvas += tone
