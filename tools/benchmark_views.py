@@ -17,13 +17,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pretrain.settings import read_settings
 from tools.command_line import run_command, split_arguments
-
-if TYPE_CHECKING:
-    from torch.utils.data import DataLoader
 
 TARGETS = {"cpu_jpeg": 3.2, "crops_jpeg": 4.5, "cpu_cache": 5.5, "crops_cache": 9.0}
 """The smallest ratio each row should reach."""
@@ -110,11 +107,13 @@ def build_loaders(folder: Path, settings: BenchmarkSettings) -> dict[str, Any]:
     from pretrain.images import list_images
     from pretrain.loader import build_loader
     from pretrain.packed import Packing, pack_images
+    from tools.reference_views import build_reference_loader
 
     images = folder / "images"
     for _ in pack_images(list_images(images / "train"), folder / "cache", Packing()):
         pass
-    loaders: dict[str, Any] = {"reference": build_reference(images, settings)}
+    reference = build_reference_loader(images, crop_px=224, batch_size=settings.batch_size, workers=settings.workers)
+    loaders: dict[str, Any] = {"reference": reference}
     for name in TARGETS:
         pipeline, source = name.split("_")
         data = DataConfig(
@@ -125,36 +124,6 @@ def build_loaders(folder: Path, settings: BenchmarkSettings) -> dict[str, Any]:
         )
         loaders[name] = build_loader(data, global_batch=settings.batch_size, seed=0)
     return loaders
-
-
-def build_reference(root: Path, settings: BenchmarkSettings) -> "DataLoader[Any]":
-    """Return facebookresearch/moco's MoCo-v2 input (main_moco.py) as a DataLoader."""
-    # Heavy, see main.
-    from torch.utils.data import DataLoader
-    from torchvision import transforms
-    from torchvision.datasets import ImageFolder
-
-    from tools.reference_views import TwoCrops, blur_randomly
-
-    transform = transforms.Compose(
-        [
-            transforms.RandomResizedCrop(224, scale=(0.2, 1.0)),
-            transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
-            transforms.RandomGrayscale(p=0.2),
-            transforms.RandomApply([blur_randomly], p=0.5),
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-            transforms.Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]),
-        ]
-    )
-    return DataLoader(
-        ImageFolder(str(root / "train"), TwoCrops(transform)),
-        batch_size=settings.batch_size,
-        shuffle=True,
-        num_workers=settings.workers,
-        drop_last=True,
-        persistent_workers=settings.workers > 0,
-    )
 
 
 def measure(loaders: dict[str, Any], settings: BenchmarkSettings) -> dict[str, list[float]]:
