@@ -1,5 +1,7 @@
 """Look at an encoder after an epoch: kNN accuracy on held-out images, and the paper's monitors of its queue."""
 
+import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ NEIGHBOURS, KNN_TEMPERATURE = 20, 0.07
 RESIZE = 256 / 224
 """The shorter side before the centre crop, in crops [MoCo, main_lincls.py]."""
 BATCH = 128
+logger = logging.getLogger(__name__)
 
 
 class EpochMonitors:
@@ -27,7 +30,7 @@ class EpochMonitors:
 
     def __init__(self, config: PretrainConfig, device: torch.device) -> None:
         """Find the images; ValueError when the monitor is asked for and ROOT/val is not there."""
-        self._config, self._device = config, device
+        self._config, self._device, self._since = config, device, time.perf_counter()
         self._splits: dict[str, ImageFolder] = {}
         if config.run.knn_every_epochs and distributed.is_main():
             for split, limit in (("train", BANK_IMAGES), ("val", QUERY_IMAGES)):
@@ -35,14 +38,22 @@ class EpochMonitors:
                 self._splits[split] = take_evenly(folder, limit) if limit < len(folder) else folder
 
     def after_epoch(self, model: nn.Module, epoch: int) -> dict[str, Any]:
-        """Return what is due after `epoch` (from 0): knn_top1 in percent, hardness and false negatives."""
-        run, values = self._config.run, dict[str, Any]()
+        """Return what is due after `epoch` (from 0): knn_top1 in percent, hardness, false negatives, and their cost.
+
+        monitor_cost is the time they took in percent of the training's since the last look, which is also printed.
+        """
+        run, values, began = self._config.run, dict[str, Any](), time.perf_counter()
         if not distributed.is_main():
             return values
         if run.knn_every_epochs and (epoch + 1) % run.knn_every_epochs == 0:
             values["knn_top1"] = self.measure_knn(model)
         if run.analyse_every_epochs and (epoch + 1) % run.analyse_every_epochs == 0 and hasattr(model, "queue"):
             values |= measure_queue(model, self._config.model.temperature)
+        if values:
+            ended = time.perf_counter()
+            values["monitor_cost"] = round(100 * (ended - began) / max(began - self._since, 1e-9), 3)
+            logger.info("monitors after epoch %d: %.2f %% of a step", epoch + 1, values["monitor_cost"])
+            self._since = ended
         return values
 
     def measure_knn(self, model: nn.Module) -> float:
