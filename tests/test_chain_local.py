@@ -1,6 +1,7 @@
 """A chain on this machine: real subprocesses, real signals, files as the only state."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -62,6 +63,10 @@ class LocalChain:
     def attempts(self, name: str) -> list[Any]:
         return [read_json(path)["outcome"] for path in sorted((self.stage(name) / "attempts").glob("*.json"))]
 
+    def span(self, name: str) -> tuple[float, float]:
+        (attempt,) = (read_json(path) for path in (self.stage(name) / "attempts").glob("*.json"))
+        return attempt["began"], attempt["ended"]
+
     def wait_for_step(self, name: str, step: int) -> None:
         until = time.monotonic() + 40
         while time.monotonic() < until:
@@ -106,6 +111,29 @@ def test_wrong_words_are_sentences(tmp_path: Path) -> None:
 def test_full_disk_is_seen_before_a_stage_starts(tmp_path: Path) -> None:
     assert lack_of_space(tmp_path, 0.0) == ""
     assert "make room, then resume the chain" in lack_of_space(tmp_path, 1e9)
+
+
+@pytest.mark.slow
+def test_stages_share_the_cpus_and_each_keeps_to_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three stages of one CPU on two: two run side by side, the third waits; a stage of all CPUs runs alone."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    code = "import os, time; time.sleep(4); open('{out}/result.txt', 'w').write(os.environ['OMP_NUM_THREADS'])"
+    stage = {"command": ["{python}", "-c", code], "outputs": ["result.txt"]}
+    resources = {"default": {"cpus": 1}, "wide": {"cpus": 64}}
+    chain = LocalChain(tmp_path, dict.fromkeys(("one", "two", "three", "wide"), stage), resources=resources)
+    words = ["taskset", "--cpu-list", ",".join(map(str, cores)), sys.executable, "-m", "tools.chain", "submit"]
+    subprocess.run([*words, str(chain.path)], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+    spans = {name: chain.span(name) for name in ("one", "two", "three", "wide")}
+
+    def beside(name: str) -> int:
+        began = spans[name][0]
+        return sum(first <= began < last for first, last in spans.values())
+
+    assert max(map(beside, spans)) == len(cores)
+    assert beside("wide") == 1
+    threads = [(chain.stage(name) / "result.txt").read_text() for name in ("one", "three", "wide")]
+    assert threads == ["1", "1", str(len(cores))]
 
 
 @pytest.mark.slow

@@ -92,7 +92,7 @@ class LocalBackend:
     """How stages share this machine."""
 
     slots: int = 0
-    """Stages at a time, each with its GPUs; 0: one a GPU, and one without a GPU."""
+    """Most stages at a time; 0: one a GPU or, on a machine without, as many as the CPUs they ask for allow."""
     slice_min: float = 0.0
     """Stop and resume every stage after so many minutes (exercises the resume path); 0: never."""
 

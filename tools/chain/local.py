@@ -1,5 +1,6 @@
-"""Run a chain on this machine: each stage a subprocess, as many at a time as there are GPUs, until all have ended.
+"""Run a chain on this machine: each stage a subprocess, as many at a time as GPUs or CPUs allow, until all have ended.
 
+With GPUs, stages share them by the `gpus` they ask for; without any, they share the CPUs by their `cpus`.
 The driver holds no state: killed at any moment, a new one goes on from the files.
 """
 
@@ -36,6 +37,7 @@ class Running:
     stage: Stage
     process: subprocess.Popen[bytes]
     gpus: list[str]
+    cpus: int
     began: float = field(default_factory=time.monotonic)
 
 
@@ -45,7 +47,8 @@ class LocalDriver:
     def __init__(self, chain: Chain) -> None:
         self.chain = chain
         self.gpus = list_gpus()
-        self.slots = chain.config.local.slots or max(1, len(self.gpus))
+        self.cpus = len(os.sched_getaffinity(0))
+        self.slots = chain.config.local.slots or len(self.gpus) or self.cpus
         self.running: list[Running] = []
         self.given_up: set[str] = set()
         """Stages whose gate was closed, or that were cancelled: not tried again by this driver."""
@@ -95,10 +98,9 @@ class LocalDriver:
                 continue
             if stage.always and any(name in self.given_up or name in mine for name in stage.upstream):
                 continue
-            free = self.slots - len(self.running)
             gpus = self._free_gpus()
             wanted = min(stage.resources.gpus * stage.resources.nodes, len(self.gpus))
-            if free < 1 or wanted > len(gpus):
+            if len(self.running) == self.slots or wanted > len(gpus) or not self._has_cpus_for(stage):
                 return  # in order: a stage that needs more waits, and nothing overtakes it
             self._start(stage, gpus[:wanted])
 
@@ -106,19 +108,27 @@ class LocalDriver:
         taken = {gpu for entry in self.running for gpu in entry.gpus}
         return [gpu for gpu in self.gpus if gpu not in taken]
 
+    def _has_cpus_for(self, stage: Stage) -> bool:
+        """Return whether the CPUs suffice; where there are GPUs, these alone decide: CPUs are shared."""
+        return bool(self.gpus) or self._cpus_of(stage) <= self.cpus - sum(entry.cpus for entry in self.running)
+
+    def _cpus_of(self, stage: Stage) -> int:
+        return min(stage.resources.cpus, self.cpus)
+
     def _start(self, stage: Stage, gpus: list[str]) -> None:
         folder = stage_folder(self.chain.folder, stage.folder)
         code = self.chain.folder / "code" / read_json(folder / "spec.json")["code"]
         words = [sys.executable, "-m", "tools.chain.run_stage", str(folder), f"driver={os.getpid()}"]
         words += [f"slice_min={self.chain.config.local.slice_min}", f"gpus={','.join(gpus)}", f"ranks={len(gpus) or 1}"]
         environment = {**os.environ, **stage_environment(code, read_json(folder / "spec.json")["commit"])}
+        environment["OMP_NUM_THREADS"] = str(self._cpus_of(stage))
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         with (folder / "log.runner.txt").open("ab") as log:
             process = subprocess.Popen(
                 words, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        self.running.append(Running(stage, process, gpus))
+        self.running.append(Running(stage, process, gpus, self._cpus_of(stage)))
         self._say(f"{stage.name}: starts" + (f" on GPU {','.join(gpus)}" if gpus else ""))
 
     def _collect(self) -> None:
@@ -151,16 +161,18 @@ class LocalDriver:
         first, self._line_at = self._line_at == 0.0, now
         if first and not terminal:
             return
-        for entry in self.running or []:
+        texts = []
+        for entry in self.running:
             folder = stage_folder(self.chain.folder, entry.stage.folder)
             progress = say_progress(read_progress(folder)) or say_duration(now - entry.began)
-            text = f"{self._count(states)} {entry.stage.name}: {progress}"
-            if terminal and len(self.running) == 1:
-                width = shutil.get_terminal_size().columns - 1
-                self._line = text[:width]
-                print(f"\r\033[K{self._line}", end="", flush=True)
-            else:
-                print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+            texts.append(f"{entry.stage.name}: {progress}")
+        if terminal and texts:
+            width = shutil.get_terminal_size().columns - 1
+            self._line = f"{self._count(states)} {' | '.join(texts)}"[:width]
+            print(f"\r\033[K{self._line}", end="", flush=True)
+        elif texts:
+            prefix = f"{time.strftime('%H:%M:%S')} {self._count(states)}"
+            print("\n".join(f"{prefix} {text}" for text in texts), flush=True)
 
     def _count(self, states: dict[str, str]) -> str:
         ended = sum(state in ENDED for state in states.values())

@@ -31,7 +31,7 @@ class Resources:
     gpu_option: str = "gpus"
     """gpus (--gpus-per-node) or gres (--gres=gpu:N), whichever the site knows."""
     cpus: int = 4
-    """CPUs per task."""
+    """CPUs per task, and OMP_NUM_THREADS of each."""
     mem_gb: float = 0.0
     """Memory per node."""
     time_min: int = 60

@@ -99,6 +99,7 @@ def _setup(folders: Sequence[Path], stage: Stage, code: Path, commit: str) -> li
     exports = [f"export {key}={shlex.quote(value)}" for key, value in stage_environment(code, commit).items()]
     return [
         "set -e",
+        f"export OMP_NUM_THREADS={stage.resources.cpus}",  # ahead of the user's lines, which may say otherwise
         *stage.resources.setup,
         *exports,
         f"folders=({' '.join(shlex.quote(str(folder)) for folder in folders)})",

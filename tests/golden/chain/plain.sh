@@ -16,6 +16,7 @@
 
 # setup
 set -e
+export OMP_NUM_THREADS=4
 export PYTHONPATH=/data/runs/c/code/CODE
 export PYTHONSAFEPATH=1
 export PYTHONDONTWRITEBYTECODE=1

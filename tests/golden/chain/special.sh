@@ -26,6 +26,7 @@
 
 # setup
 set -e
+export OMP_NUM_THREADS=10
 module load cuda
 source ~/env.sh
 export PYTHONPATH=/data/runs/c/code/CODE
