@@ -4,9 +4,9 @@
 
 Starts Slurm on this machine's loopback device (root, packages slurm-wlm and munge), submits chains of counting stages
 with real checkpoints and digests, and injects n faults while they run: stop signals, kills of the runner and of its
-command, preemption, lost nodes, restarts of slurmctld, a full disk, doubled and killed submits. Then all chains must
-end, each stage's result equal to the undisturbed one's. Prints and writes: faults, chains, finished,
-steps_lost_beyond_checkpoint, wrong_verdicts, identical_weights. Exit code 1 when one of them is not as it should be.
+command, preemption, lost nodes, restarts of slurmctld, a full disk, doubled and killed submits, all kinds in every 24.
+Then all chains must end, each stage's result equal to the undisturbed one's. Prints and writes: faults, chains,
+finished, steps_lost_beyond_checkpoint, wrong_verdicts, identical_weights. Exit code 1 when one is not as it should be.
 """
 
 import contextlib
@@ -24,6 +24,7 @@ from typing import Any
 
 import yaml
 
+from pretrain.machine import describe_machine, read_commit
 from pretrain.settings import read_settings
 from pretrain.storage import read_json, write_text
 from tools.chain.squeue import LAUNCH_FAILED, find_jobs
@@ -36,6 +37,13 @@ from tools.trials.counting import count_lost_steps
 DISK_MB = 256
 NODE_DOWN_S = 22.0
 """Slurm takes a node for lost after SlurmdTimeout = 10 s and a round of pings."""
+
+ROUND = {
+    "stop signal": 6, "runner killed": 5, "command killed": 5, "preemption": 3, "node lost": 1,
+    "slurmctld restarted": 1, "disk full": 1, "two submits at once": 1, "submit killed": 1,
+}  # fmt: skip
+"""How often each kind comes in a round of faults."""
+ONE_AT_A_TIME = ("node lost", "slurmctld restarted", "disk full")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +72,8 @@ class Campaign:
     chance: random.Random
     chains: list[TrialChain] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
+    deck: list[str] = field(default_factory=list)
+    """The kinds of this round that are still to come."""
     later: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
     """What mends a fault, and when."""
     wrong: list[str] = field(default_factory=list)
@@ -71,7 +81,8 @@ class Campaign:
 
     def run(self) -> dict[str, Any]:
         """Inject all faults, wait for all chains, judge them."""
-        until = time.monotonic() + 60 * self.settings.limit_min
+        began = time.monotonic()
+        until = began + 60 * self.settings.limit_min
         wait_until = 0.0
         while time.monotonic() < until:
             self._mend()
@@ -86,7 +97,7 @@ class Campaign:
             if not done and time.monotonic() > wait_until and self._inject():
                 wait_until = time.monotonic() + self.chance.uniform(0.2, 1.2)
             time.sleep(0.2)
-        return self._judge()
+        return self._judge() | {"seconds": round(time.monotonic() - began)}
 
     def submit(self, chain: TrialChain, *words: str) -> "subprocess.Popen[bytes]":
         """Start a submit of the chain."""
@@ -151,18 +162,25 @@ class Campaign:
             "two submits at once": lambda: bool([self.submit(chain), self.submit(chain)]),
             "submit killed": lambda: self._kill_submit(chain),
         }
-        weights = [6, 5, 5, 3, 0.7, 1, 1, 1, 1]
-        name = self.chance.choices(list(kinds), weights)[0]
-        if self.later and name in ("node lost", "slurmctld restarted", "disk full"):
-            return False  # one of these at a time
-        if not kinds[name]():
+        name = self._draw()
+        if not name or not kinds[name]():
             return False
+        self.deck.remove(name)
         self.faults[name] += 1
         print(
             f"{time.strftime('%H:%M:%S')} {sum(self.faults.values())}/{self.settings.n} {name}: {folder.name}",
             flush=True,
         )
         return True
+
+    def _draw(self) -> str:
+        """Return the next kind of the deck that may come now, "" when none may; its round holds every kind."""
+        if not self.deck:
+            self.deck = [name for name, count in ROUND.items() for _ in range(count)]
+            if not self.root.is_mount():
+                self.deck.remove("disk full")
+            self.chance.shuffle(self.deck)
+        return next((name for name in self.deck if name not in ONE_AT_A_TIME or not self.later), "")
 
     def _signal(self, attempt: dict[str, Any], name: str) -> bool:
         words = ["scancel", f"--signal={name}", attempt["job_id"]]
@@ -191,8 +209,6 @@ class Campaign:
         self.controller_is_down = False
 
     def _fill_disk(self, folder: Path) -> bool:
-        if not self.root.is_mount():
-            return False
         filler = self.root / "filler"
         with contextlib.suppress(OSError), filler.open("wb", buffering=0) as stream:
             while stream.write(b"\0" * 65536):
@@ -240,6 +256,7 @@ def main(arguments: Sequence[str]) -> int:
         try:
             cluster.start()
             figures = Campaign(cluster, root, settings, random.Random(settings.seed)).run()  # noqa: S311 (no secret)
+            figures |= {"seed": settings.seed, "commit": read_commit(), "machine": describe_machine()}
         finally:
             cluster.stop()
             if root.is_mount():
