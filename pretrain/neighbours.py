@@ -28,22 +28,31 @@ def knn_scores(queries: Tensor, bank: Tensor, labels: Tensor, *, k: int, tempera
         (m, C) float32.
 
     """
-    similarity = normalize(queries.float(), dim=1) @ normalize(bank.float(), dim=1).T  # (m, n)
-    nearest, where = similarity.topk(min(k, len(bank)), dim=1)
-    weights = ((nearest - nearest[:, :1]) / temperature).exp()
-    scores = torch.zeros(len(queries), classes, device=queries.device)
-    return scores.scatter_add_(1, labels[where], weights)
+    bank = normalize(bank.float(), dim=1)
+    return _vote(queries, bank, labels, k=k, temperature=temperature, classes=classes)
 
 
 @torch.no_grad()
 def classify_knn(
     queries: Tensor, bank: Tensor, labels: Tensor, *, k: int, temperature: float, chunk: int = 512
 ) -> Tensor:
-    """Return the class (m,) with the largest score for each query, `chunk` queries at a time."""
+    """Return the class (m,) with the largest score for each query, `chunk` queries at a time.
+
+    Memory beyond the inputs: one normalised copy of the bank, and (chunk, n) similarities.
+    """
     classes = int(labels.max()) + 1
     bank = normalize(bank.float(), dim=1)
     parts = [
-        knn_scores(part, bank, labels, k=k, temperature=temperature, classes=classes).argmax(dim=1)
+        _vote(part, bank, labels, k=k, temperature=temperature, classes=classes).argmax(dim=1)
         for part in torch.split(queries, chunk)
     ]
     return torch.cat(parts)
+
+
+def _vote(queries: Tensor, bank: Tensor, labels: Tensor, *, k: int, temperature: float, classes: int) -> Tensor:
+    """Return the votes (m, C) as `knn_scores` does, from a bank of unit length."""
+    similarity = normalize(queries.float(), dim=1) @ bank.T  # (m, n)
+    nearest, where = similarity.topk(min(k, len(bank)), dim=1)
+    weights = ((nearest - nearest[:, :1]) / temperature).exp()
+    scores = torch.zeros(len(queries), classes, device=queries.device)
+    return scores.scatter_add_(1, labels[where], weights)

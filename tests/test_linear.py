@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from tools import train_linear
 from tools.command_line import run_command
 from tools.digit_layouts import write_classes
 from tools.digit_scenes import load_pools
+from transfer import linear
 from transfer.features import FrozenBackbone, extract_features, find_split, list_deviations
 from transfer.linear import (
     PROTOCOLS,
@@ -159,12 +161,14 @@ def test_head_starts_as_in_the_reference() -> None:
     assert not heads.bias[0].any()
 
 
-def test_standardised_features_have_mean_0_and_deviation_1() -> None:
+def test_standardised_features_have_mean_0_and_deviation_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "STATISTICS_ROWS", 33)
     x = torch.randn(100, 3) * torch.tensor([1e-2, 5.0, 0.0]) + 4
-    values = fit_standardiser(x, enabled=True)(x)
+    values = fit_standardiser(x)(x)
     assert torch.allclose(values.mean(0), torch.zeros(3), atol=1e-4)
     assert torch.allclose(values.std(0, correction=0), torch.tensor([1.0, 1.0, 0.0]), atol=1e-3)
-    assert torch.equal(fit_standardiser(x, enabled=False)(x), x)
+    expected = (x.double() - x.double().mean(0))[:, :2] / x.double().std(0, correction=0)[:2]
+    assert torch.allclose(values[:, :2].double(), expected, atol=1e-3)
 
 
 def test_summary_gives_last_and_best_of_the_rate_that_ends_best() -> None:
@@ -229,6 +233,21 @@ def test_other_settings_do_not_continue_a_run(data: Path, weights: Path, tmp_pat
     LinearTraining(make_config(data, tmp_path, augment="none", epochs=1), weights, StopFlag()).run()
     with pytest.raises(ValueError, match="other settings"):
         LinearTraining(make_config(data, tmp_path, augment="none", epochs=2), weights, StopFlag()).run()
+
+
+def test_cached_features_serve_only_the_settings_they_were_taken_with(
+    data: Path, weights: Path, tmp_path: Path
+) -> None:
+    config = make_config(data, tmp_path, augment="none")
+    LinearTraining(config, weights, StopFlag())._load_features()
+    path = tmp_path / "features.pt"
+    written = path.stat().st_mtime_ns
+    LinearTraining(replace(config, lr=7.0), weights, StopFlag())._load_features()
+    assert path.stat().st_mtime_ns == written
+    _, val = LinearTraining(replace(config, crop_px=24, resize_px=28), weights, StopFlag())._load_features()
+    model = FrozenBackbone(weights, torch.device("cpu"))
+    fresh = extract_features(model, replace(config, crop_px=24, resize_px=28), "val")
+    assert torch.equal(val.values, fresh.values)
 
 
 def test_command_writes_a_result_once_and_learns(

@@ -20,6 +20,8 @@ from transfer.features import FeatureConfig, check_feature_config
 
 LR_BATCH = 256
 """The batch that a rate belongs to under lr_rule=linear [MoCo; Goyal et al. 2017, arXiv 1706.02677]."""
+STATISTICS_ROWS = 4096
+"""Rows taken to float64 at a time: 64 MiB of 2048 features."""
 AUGMENTS = ("crop_flip", "none")
 LR_RULES = ("given", "linear")
 
@@ -153,14 +155,14 @@ class Standardiser:
         return (features - self.mean) * self.scale
 
 
-def fit_standardiser(features: Tensor, *, enabled: bool) -> Standardiser:
-    """Return the standardiser of the training features (n, D), or one that changes nothing."""
-    if not enabled:
-        return Standardiser(torch.zeros(features.shape[1]), torch.ones(features.shape[1]))
-    values = features.double()
-    deviation = values.std(dim=0, correction=0)
+def fit_standardiser(features: Tensor) -> Standardiser:
+    """Return the standardiser of the training features (n, D); sums run in float64, slice by slice."""
+    slices = torch.split(features, STATISTICS_ROWS)
+    mean = torch.stack([rows.double().sum(dim=0) for rows in slices]).sum(dim=0) / len(features)
+    squares = torch.stack([(rows.double() - mean).square().sum(dim=0) for rows in slices]).sum(dim=0)
+    deviation = (squares / len(features)).sqrt()
     scale = torch.where(deviation > 1e-6 * deviation.max().clamp(min=1e-12), 1 / deviation, 0.0)
-    return Standardiser(values.mean(dim=0).float(), scale.float())
+    return Standardiser(mean.float(), scale.float())
 
 
 @dataclass(frozen=True)

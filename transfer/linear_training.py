@@ -46,6 +46,9 @@ EVALUATION_ROWS = 4096
 UNRELATED = ("out", "workers", "feature_batch", "device", "precision", "threads")
 """Settings that may change between the parts of one run."""
 
+FEATURE_KEYS = ("class_list", "train_images", "val_images", "resize_px", "crop_px", "augment")
+"""Settings that the cached features depend on, beside the data and the weights."""
+
 
 class LinearTraining:
     """One run: its data, its heads and where it stands."""
@@ -134,7 +137,7 @@ class LinearTraining:
         """
         path = self.out / "features.pt"
         splits = ("val",) if self.config.augment != "none" else ("train", "val")
-        if path.exists() and (stored := _read_tensors(path)).get("weights_sha256") == self.digest:
+        if path.exists() and (stored := _read_tensors(path)).get("of") == self._describe_features():
             found = {split: Features(**stored[split]) for split in splits}
         else:
             found = {
@@ -143,13 +146,18 @@ class LinearTraining:
             if is_main():
                 content = {split: vars(part) for split, part in found.items()}
                 with open_whole(path) as stream:
-                    torch.save({**content, "weights_sha256": self.digest}, stream)
+                    torch.save({**content, "of": self._describe_features()}, stream)
         train = found.get("train")
-        if train is None:
-            return None, found["val"]
-        change = fit_standardiser(train.values, enabled=self.config.standardise)
+        if train is None or not self.config.standardise:
+            return train, found["val"]
+        change = fit_standardiser(train.values)
         train, val = (Features(change(part.values), part.labels, part.classes) for part in (train, found["val"]))
         return train, val
+
+    def _describe_features(self) -> dict[str, Any]:
+        """Return what the cached features depend on: other weights or settings make others."""
+        kept = {key: getattr(self.config, key) for key in FEATURE_KEYS}
+        return {**kept, "data": str(Path(self.config.data).absolute()), "weights_sha256": self.digest}
 
     def _check(self, _done: int) -> None:
         # Several ranks have different numbers of batches here, so they cannot agree on a stop before training begins.
