@@ -9,9 +9,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pretrain.storage import append_json_line, read_json, write_json
 from tools.chain import attempts
 from tools.chain.attempts import claim_attempt, count_against_budget, end_attempt, is_alive, read_attempts
+from tools.chain.run_stage import StopRequest
 
 JOB: dict[str, Any] = {"backend": "local", "job_id": "", "restart": 0, "gpu": [], "from_step": 0}
 
@@ -87,13 +90,40 @@ def test_taken_over_attempt_learns_of_it_and_the_new_one_waits_for_its_end(tmp_p
         end_attempt(old, outcome="superseded")
         ended.set()
 
-    heartbeat = attempts.Heartbeat(old, supersede)
+    heartbeat = attempts.Heartbeat(old, supersede, cancel=pytest.fail)
     heartbeat.start()
     new = claim_as(tmp_path, job_id="7", restart=1)
     assert new is not None
     attempts.wait_for_predecessor(new, {"restart": 1})
     assert ended.is_set()
     heartbeat.stop()
+
+
+def test_cancelled_attempt_learns_of_it_on_whatever_machine_it_runs(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(attempts, "HEARTBEAT_S", 0.05)
+    path = claim_as(tmp_path)
+    assert path is not None
+    stop = StopRequest()
+    heartbeat = attempts.Heartbeat(path, stop.supersede, stop.cancel)
+    heartbeat.start()
+    assert stop.ask() == ""
+    (tmp_path / "STOP").touch()
+    until = time.monotonic() + 20
+    while not stop.ask() and time.monotonic() < until:
+        time.sleep(0.05)
+    heartbeat.stop()
+    assert (stop.ask(), stop.by_person, stop.superseded) == ("cancelled", True, False)
+
+
+def test_reader_without_write_access_sees_which_attempts_live(tmp_path: Path, monkeypatch: Any) -> None:
+    """A folder in place of the temporary one: mkstemp fails there for root as it does elsewhere for others."""
+    path = claim_as(tmp_path)
+    assert path is not None
+    rewrite(path, host="elsewhere")
+    monkeypatch.setattr(attempts, "TEMPORARY_PREFIX", "missing/")
+    assert is_alive(read_attempts(tmp_path)[0])
+    os.utime(path, (time.time() - 100, time.time() - 100))
+    assert not is_alive(read_attempts(tmp_path)[0])
 
 
 def test_budget_counts_no_stops_by_a_person_and_begins_anew_at_a_retry(tmp_path: Path) -> None:

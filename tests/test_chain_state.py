@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.storage import read_json, write_json
+from pretrain.storage import append_json_line, read_json, write_json, write_text
 from tools.chain.attempts import claim_attempt, end_attempt
 from tools.chain.config import ChainConfig, OwnStage
 from tools.chain.export import digest_tree, export_code
 from tools.chain.gate import digest_inputs, find_closed, list_outputs
+from tools.chain.logs import find_logs
 from tools.chain.plan import Stage, make_plan
 from tools.chain.state import (
     clear_for_run,
@@ -121,6 +122,24 @@ def test_status_shows_progress_and_the_last_error_line(tmp_path: Path, plan: lis
     table = write_table(list(rows.values())).splitlines()
     assert table[0].split() == ["stage", "state", "attempt", "step", "rate", "eta", "host", "note"]
     assert say_progress({"step": 3, "total": 4, "unit": "epochs", "phase": "linear"}) == "epochs 3/4 (75 %), linear"
+
+
+def test_logs_follow_the_command_or_the_job_that_never_got_so_far(tmp_path: Path, plan: list[Stage]) -> None:
+    voc, train = plan[1], folder_of(tmp_path, plan, "train")
+    folder = folder_of(tmp_path, plan, "voc")
+    assert find_logs(tmp_path, voc.folder, "pending") == []
+    append_json_line(folder / "ledger.jsonl", {"event": "submitted", "job_id": "12_3"})
+    job_log = train / "slurm" / "12_3_0_log.out"  # of an array: beside its first stage
+    write_text(job_log, "module: command not found")
+    write_text(job_log.with_name("12_2_0_log.out"), "of another seed")
+    assert find_logs(tmp_path, voc.folder, "pending") == [job_log]
+    write_text(folder / "log.txt", "step 1")
+    os.utime(job_log, (1, 1))
+    assert find_logs(tmp_path, voc.folder, "pending") == [folder / "log.txt"]
+    write_text(folder / "log.runner.txt", "the gate is closed")
+    os.utime(folder / "log.txt", (2, 2))
+    assert find_logs(tmp_path, voc.folder, "pending") == [folder / "log.txt", folder / "log.runner.txt"]
+    assert find_logs(tmp_path, voc.folder, "running") == [folder / "log.txt"]
 
 
 def test_chain_that_may_not_be_written_says_so_and_can_still_be_planned(tmp_path: Path) -> None:

@@ -20,8 +20,6 @@ All are safe to repeat. Every key of the chain file may be given: backend=slurm 
 """
 
 import json
-import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -33,6 +31,7 @@ from tools.chain.ending import print_ending
 from tools.chain.explain import explain_plan
 from tools.chain.fitness import refuse_unfit_setup
 from tools.chain.local import LocalDriver
+from tools.chain.logs import find_logs
 from tools.chain.submit import Chain, freeze, hold, open_chain, submit_lock
 from tools.command_line import UsageError, run_command, split_arguments
 
@@ -49,7 +48,8 @@ def main(arguments: Sequence[str]) -> int:
     options = dict(word.split("=", 1) for word in overrides if word.split("=", 1)[0] in OWN_OPTIONS)
     if len(words) == 3:
         options["stage"] = words[2]
-    chain = open_chain(words[1], [word for word in overrides if word.split("=", 1)[0] not in OWN_OPTIONS])
+    settings = [word for word in overrides if word.split("=", 1)[0] not in OWN_OPTIONS]
+    chain = open_chain(words[1], settings, submitted=words[0] not in PLANNING)
     return COMMANDS[words[0]](chain, options)
 
 
@@ -93,7 +93,7 @@ def resume(chain: Chain, options: dict[str, str]) -> int:
 def show_status(chain: Chain, options: dict[str, str]) -> int:
     """Print the table, once or until the chain has ended."""
     while True:
-        stages = state.read_plan(chain.folder)[1]
+        stages = state.read_plan(chain.folder)[1]  # anew each time: another submit may change it
         rows = status.describe_stages(chain.folder, stages, _ask_queue(chain))
         if options.get("json") == "true":
             print(json.dumps(rows, indent=2, ensure_ascii=False))
@@ -107,22 +107,23 @@ def show_status(chain: Chain, options: dict[str, str]) -> int:
 
 
 def cancel(chain: Chain, options: dict[str, str]) -> int:
-    """Write STOP into the stages that have not ended; end their processes and jobs."""
-    stages = state.read_plan(chain.folder)[1]
-    states = state.find_states(chain.folder, stages)
-    chosen = [entry for entry in stages if options.get("stage") in (None, entry.name)]
+    """Write STOP into the stages that have not ended, upon which they save and end; cancel their jobs.
+
+    The whole chain includes what an earlier submit with other settings left in the queue.
+    """
+    states = state.find_states(chain.folder, chain.stages)
+    chosen = {entry.folder: entry.name for entry in chain.stages if options.get("stage") in (None, entry.name)}
     if not chosen:
         raise _unknown_stage(chain, options["stage"])
-    for stage in chosen:
-        if states[stage.name] in state.ENDED:
-            continue
-        folder = state.stage_folder(chain.folder, stage.folder)
-        (folder / "STOP").touch()
-        for attempt in read_attempts(folder):
-            if attempt.get("backend") == "local" and is_alive(attempt):
-                os.kill(attempt["pid"], signal.SIGTERM)
-        print(f"{stage.name}: will stop; its work is kept")
-    if any((state.stage_folder(chain.folder, stage.folder) / "ledger.jsonl").exists() for stage in chosen):
+    ended = {entry.folder for entry in chain.stages if states[entry.name] in state.ENDED}
+    if "stage" not in options:
+        chosen |= {path.name: path.name for path in (chain.folder / "stages").iterdir() if path.name not in chosen}
+        ended |= {name for name in chosen if (state.stage_folder(chain.folder, name) / "DONE.json").exists()}
+    for name in chosen:
+        if name not in ended:
+            (state.stage_folder(chain.folder, name) / "STOP").touch()
+            print(f"{chosen[name]}: will stop; its work is kept")
+    if any((state.stage_folder(chain.folder, name) / "ledger.jsonl").exists() for name in chosen):
         from tools.chain.slurm import cancel_jobs  # heavy: submitit
 
         cancel_jobs(chain.folder, chosen)
@@ -131,17 +132,18 @@ def cancel(chain: Chain, options: dict[str, str]) -> int:
 
 def logs(chain: Chain, options: dict[str, str]) -> int:
     """Print the end of a stage's log, and what comes after while it runs."""
-    stages = {entry.name: entry for entry in state.read_plan(chain.folder)[1]}
+    stages = {entry.name: entry for entry in chain.stages}
     if options.get("stage") not in stages:
         raise _unknown_stage(chain, options.get("stage", ""))
     stage = stages[options["stage"]]
     folder = state.stage_folder(chain.folder, stage.folder)
-    path = folder / "log.txt"
-    if not path.exists():
-        raise ValueError(f"{path}: no log; the stage has not started yet")
-    print(f"==> {path}")
-    with path.open(errors="replace") as stream:
-        print("\n".join(stream.read().splitlines()[-LOG_LINES:]), flush=True)
+    paths = find_logs(chain.folder, stage.folder, state.find_states(chain.folder, chain.stages)[stage.name])
+    if not paths:
+        raise ValueError(f"{folder}: no log; the stage has not started yet")
+    with paths[0].open(errors="replace") as stream:
+        texts = [stream.read(), *(path.read_text(errors="replace") for path in paths[1:])]
+        for path, text in zip(paths, texts, strict=True):
+            print("\n".join([f"==> {path}", *text.splitlines()[-LOG_LINES:]]), flush=True)
         while options.get("follow") == "true" and any(is_alive(entry) for entry in read_attempts(folder)):
             print(stream.read(), end="", flush=True)
             time.sleep(0.5)
@@ -179,6 +181,8 @@ def _unknown_stage(chain: Chain, name: str) -> ValueError:
     return ValueError(f"{chain.path}: no stage {name!r}; the stages are: {names}")
 
 
+PLANNING = ("plan", "submit", "resume")
+"""Commands that look at the chain's files as they are now; the others go by the last submit."""
 COMMANDS: dict[str, Callable[[Chain, dict[str, str]], int]] = {
     "plan": plan,
     "submit": submit,

@@ -127,22 +127,26 @@ def find_checkpoint_step(folder: Path) -> int:
 
 
 class Heartbeat(threading.Thread):
-    """Touch the attempt's file until told to stop."""
+    """Touch the attempt's file until told to stop, and look whether the stage was cancelled or taken over."""
 
-    def __init__(self, path: Path, supersede: Callable[[], None]) -> None:
+    def __init__(self, path: Path, supersede: Callable[[], None], cancel: Callable[[], None]) -> None:
         super().__init__(daemon=True)
-        self._path, self._ended, self._supersede = path, threading.Event(), supersede
+        self._path, self._ended, self._supersede, self._cancel = path, threading.Event(), supersede, cancel
         self._newer = path.with_name(f"{int(path.stem) + 1:04d}.json")
+        self._stop_file = path.parent.parent / "STOP"
 
     def run(self) -> None:
         """Touch, wait, again; a full disk or a hanging file server is no reason to die.
 
         A newer attempt means that the scheduler took this one for dead (a lost node): it calls `supersede` and ends.
+        STOP, written by `cancel` on whatever machine, is handed on by `cancel`.
         """
         while not self._ended.wait(HEARTBEAT_S):
             if self._newer.exists():
                 self._supersede()
                 return
+            if self._stop_file.exists():
+                self._cancel()
             try:
                 os.utime(self._path)
             except OSError:
@@ -172,8 +176,14 @@ def _touched(path: Path) -> float:
 
 
 def _age_s(path: Path) -> float:
-    """Return the age of the last touch by the clock of the file server, which both machines share."""
-    handle, probe = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
+    """Return the age of the last touch by the clock of the file server, which both machines share.
+
+    Who may only read, or a full disk, has this machine's clock alone.
+    """
+    try:
+        handle, probe = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
+    except OSError:
+        return time.time() - _touched(path)
     os.close(handle)
     try:
         return Path(probe).stat().st_mtime - path.stat().st_mtime

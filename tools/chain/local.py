@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from pretrain.stopping import EXIT_GATE, EXIT_YIELD
 from pretrain.storage import read_json
+from tools.chain.logs import RUNNER_LOG
 from tools.chain.plan import Stage
 from tools.chain.state import ENDED, find_states, is_ready, stage_folder
 from tools.chain.status import read_progress, say_duration, say_progress
@@ -124,7 +125,7 @@ class LocalDriver:
         environment["OMP_NUM_THREADS"] = str(self._cpus_of(stage))
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-        with (folder / "log.runner.txt").open("ab") as log:
+        with (folder / RUNNER_LOG).open("ab") as log:
             process = subprocess.Popen(
                 words, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
@@ -152,7 +153,7 @@ class LocalDriver:
                 self._say(f"{entry.stage.name}: interrupted after {took}, its work is saved")
             else:
                 self.given_up.add(entry.stage.name)
-                self._say(f"{entry.stage.name}: not started\n{_read_end(folder / 'log.runner.txt')}")
+                self._say(f"{entry.stage.name}: not started\n{_read_end(folder / RUNNER_LOG)}")
 
     def _show(self, states: dict[str, str]) -> None:
         now, terminal = time.monotonic(), sys.stdout.isatty()

@@ -60,6 +60,10 @@ class StopRequest:
         """End without saving: the stage belongs to a newer attempt."""
         self.superseded, self.reason = True, SUPERSEDED
 
+    def cancel(self) -> None:
+        """Save and end, for a person asked for it."""
+        self.reason, self.by_person = self.reason or "cancelled", True
+
     def _remember(self, number: int, _frame: FrameType | None) -> None:
         self.reason = self.reason or signal.Signals(number).name
 
@@ -106,7 +110,7 @@ def run_stage(folder: Path, job: Mapping[str, Any], stop: StopRequest, ranks: Se
     if attempt is None:
         print(f"{folder.name}: another run of this stage lives")
         return EXIT_DONE
-    heartbeat = attempts.Heartbeat(attempt, stop.supersede)
+    heartbeat = attempts.Heartbeat(attempt, stop.supersede, stop.cancel)
     heartbeat.start()
     attempts.wait_for_predecessor(attempt, job)
     try:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,6 +66,8 @@ def submit_chain(chain: Chain) -> int:
         new += len(group)
         time.sleep(chain.config.slurm.pause_s)
     print(f"chain {chain.folder}: {new} stages submitted, {len(live) - new} were in the queue")
+    if others := sorted(set(jobs) - {stage.folder for stage in chain.stages}):
+        print(f"still in the queue from a submit with other settings: {', '.join(others)}; `cancel` ends these too")
     return 0
 
 
@@ -134,10 +136,10 @@ def find_bad_hosts(chain: Chain) -> list[str]:
     return bad[: chain.config.slurm.max_bad_hosts]
 
 
-def cancel_jobs(chain: Path, stages: Sequence[Stage]) -> None:
-    """Cancel the live jobs of these stages; call it when their STOP files are written."""
+def cancel_jobs(chain: Path, folders: Iterable[str]) -> None:
+    """Cancel the live jobs of these stage folders; call it when their STOP files are written."""
     jobs = squeue.match_jobs(chain, squeue.list_queue())
-    squeue.cancel([jobs[stage.folder]["job_id"] for stage in stages if stage.folder in jobs])
+    squeue.cancel([jobs[name]["job_id"] for name in folders if name in jobs])
 
 
 def _why_wait(group: Sequence[Stage], states: dict[str, str], live: dict[str, str]) -> str:

@@ -18,7 +18,7 @@ from tools.chain.config import ChainConfig, read_chain
 from tools.chain.export import digest_environment, export_code
 from tools.chain.plan import Stage, folder_name, make_plan
 from tools.chain.source import ROOT, forget_digests
-from tools.chain.state import stage_as_dict, stage_folder
+from tools.chain.state import read_plan, stage_as_dict, stage_folder
 
 LOCK_WAIT_S = 120
 
@@ -34,10 +34,19 @@ class Chain:
     stages: list[Stage]
 
 
-def open_chain(path: str | Path, overrides: Sequence[str] = ()) -> Chain:
+def open_chain(path: str | Path, overrides: Sequence[str] = (), *, submitted: bool = False) -> Chain:
     """Read and plan a chain file; nothing is written.
 
     Relative names in it are looked up from the current folder, from the chain file's, and in the project.
+
+    Args:
+        path: the chain file.
+        overrides: key=value words.
+        submitted: take the stages of the last submit instead of planning anew, whatever became of their files.
+
+    Raises:
+        ValueError: mistakes in the file, files that are not there; or nothing was submitted yet.
+
     """
     path = Path(path)
     config = read_chain(path, tuple(overrides))
@@ -45,6 +54,8 @@ def open_chain(path: str | Path, overrides: Sequence[str] = ()) -> Chain:
     name = config.name or path.stem
     safe = name if folder_name(name, "").removesuffix("-") == name else folder_name(name, _short_digest(name))
     folder = (Path(config.runs) / safe).absolute()
+    if submitted:
+        return Chain(path, config, folder, read_plan(folder)[1])
     return Chain(path, config, folder, make_plan(config, [Path.cwd(), path.parent.absolute(), ROOT]))
 
 
