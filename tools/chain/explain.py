@@ -1,12 +1,18 @@
 """Say a plan in words: the stages, what is done, why the rest runs, and what it costs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
 
 from pretrain.storage import read_json
+from tools.chain.attempts import read_attempts
 from tools.chain.plan import Stage
 from tools.chain.state import find_states, stage_folder
 from tools.chain.status import read_progress
 from tools.chain.submit import Chain
+
+Work = tuple[str, ...]
+"""What a stage does, whoever it does it to."""
 
 
 def explain_plan(chain: Chain) -> str:
@@ -15,24 +21,43 @@ def explain_plan(chain: Chain) -> str:
     width = max(len(stage.name) for stage in chain.stages)
     lines = [f"chain {chain.folder}, backend {chain.config.backend}: {len(chain.stages)} stages"]
     hours = 0.0
+    measured = measure_gpu_hours(chain.folder)
     for stage in chain.stages:
         reason = "" if states[stage.name] == "done" else _why_again(chain, stage)
         after = ", ".join(stage.upstream) if stage.kind != "report" else "all"
         lines.append(f"  {states[stage.name]:8} {stage.name:{width}}  after {after or 'nothing'}{reason}")
         if states[stage.name] != "done":
-            hours += estimate_gpu_hours(chain, stage)
+            hours += estimate_gpu_hours(chain.folder, stage, measured)
     left = sum(state != "done" for state in states.values())
     lines.append(f"{len(states) - left} done, {left} to run; about {hours:.1f} GPU-hours")
     return "\n".join(lines)
 
 
-def estimate_gpu_hours(chain: Chain, stage: Stage) -> float:
-    """Return GPUs x hours that are left: from the stage's own measured rate, else its estimate, else 0."""
+def estimate_gpu_hours(chain: Path, stage: Stage, measured: Mapping[Work, float]) -> float:
+    """Return GPUs x hours that are left: from the stage's own rate, else from its like, else its estimate, else 0."""
     gpus = stage.resources.gpus * stage.resources.nodes
-    progress = read_progress(stage_folder(chain.folder, stage.folder))
+    progress = read_progress(stage_folder(chain, stage.folder))
     if progress.get("rate_per_s"):
         return float(gpus * (progress["total"] - progress["step"]) / progress["rate_per_s"] / 3600)
-    return gpus * stage.resources.hours
+    return measured.get(_work_of(stage.kind, stage.command), gpus * stage.resources.hours)
+
+
+def measure_gpu_hours(chain: Path) -> dict[Work, float]:
+    """Return the mean GPU-hours of the stages done on GPUs, by what they do: another seed costs the same."""
+    found: dict[Work, list[float]] = {}
+    for path in (chain / "stages").glob("*/DONE.json"):
+        attempts = read_attempts(path.parent)
+        if any(attempt.get("gpu") for attempt in attempts):
+            spec = read_json(path.with_name("spec.json"))
+            seconds = sum(attempt.get("seconds") or 0 for attempt in attempts)
+            gpus = spec["resources"]["gpus"] * spec["resources"]["nodes"]
+            found.setdefault(_work_of(spec["kind"], spec["command"]), []).append(gpus * seconds / 3600)
+    return {work: mean(hours) for work, hours in found.items()}
+
+
+def _work_of(kind: str, command: Sequence[str]) -> Work:
+    """Return the kind, the module and its config: what names, seeds and settings leave alone."""
+    return (kind, *command[:4])
 
 
 def _why_again(chain: Chain, stage: Stage) -> str:
