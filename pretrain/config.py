@@ -79,7 +79,7 @@ class MixingConfig:
     approximate: bool = False
     """Find the hardest N approximately; faster, recall about 95 %, never the default."""
     hcl_beta: float = 0.0
-    """Re-weight negatives by exp(beta t) as HCL does (arXiv 2010.04592); 0: off."""
+    """Re-weight the real negatives by exp(beta t / tau) as HCL does (arXiv 2010.04592); 0: off."""
 
 
 @dataclass(frozen=True, kw_only=True)

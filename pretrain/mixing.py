@@ -22,9 +22,8 @@ import torch
 from torch import Tensor
 
 from pretrain.config import MixingConfig
+from pretrain.pair_dots import dot_pairs
 
-PAIR_DOT_BYTES = 8 * 2**20
-"""Gathered rows are multiplied in slices of about this size: it bounds the memory, and a slice stays in the cache."""
 APPROXIMATE_BINS = 8192
 """Approximate top-N keeps the largest cosine of each of so many bins of the queue: recall about 95 % at N = 1024."""
 
@@ -78,15 +77,31 @@ def mix(
     Returns:
         (B, s + s') float32 (float64 for float64 input), pair mixes first.
 
+    Raises:
+        ValueError: the shapes do not fit each other, or mixes of 0 hardest negatives are asked for.
+
     """
-    del queries  # unit length is all that is used of them; the name keeps the call readable
+    _, n, t = take_inputs(queries, negatives, logits, settings)
     with torch.no_grad():
-        mixes = draw_mixes(logits.detach(), negatives.detach(), settings, generator=generator, exclude=exclude)
-    if not logits.requires_grad:
+        mixes = draw_mixes(t.detach(), n, settings, generator=generator, exclude=exclude)
+    if not t.requires_grad:
         return mixes.cosines
-    linear = logits.gather(1, mixes.parents[0]) * mixes.weights[0]
-    linear = linear + logits.gather(1, mixes.parents[1]) * mixes.weights[1]
+    linear = t.gather(1, mixes.parents[0]) * mixes.weights[0]
+    linear = linear + t.gather(1, mixes.parents[1]) * mixes.weights[1]
     return mixes.cosines + (linear - linear.detach())  # the value of the closed form, the gradient of h
+
+
+def take_inputs(
+    queries: Tensor, negatives: Tensor, logits: Tensor, settings: MixingConfig
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (q, n, t) in float32 (float64 stays), n detached; ValueError when they do not fit each other."""
+    shapes = tuple(queries.shape), tuple(negatives.shape), tuple(logits.shape)
+    if queries.shape[1:] != negatives.shape[1:] or logits.shape != (len(queries), len(negatives)):
+        raise ValueError(f"mix: expected queries (B, D), negatives (K, D) and logits (B, K); got {shapes}")
+    if settings.n < 1 and (settings.s or settings.s_prime or any(settings.synco)):
+        raise ValueError(f"mixing.n: mixes are asked for, of {settings.n} hardest negatives; expected 1 or more")
+    kind = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    return queries.to(kind), negatives.detach().to(kind), logits.to(kind)
 
 
 def draw_mixes(
@@ -157,12 +172,11 @@ def find_hardest(
     return hardest, (~exclude).gather(1, hardest).sum(dim=1)
 
 
-def measure_recall(cosines: Tensor, n: int) -> float:
-    """Return the share of the true N hardest negatives that approximate top-N finds."""
-    exact, _ = find_hardest(cosines, n)
-    found, _ = find_hardest(cosines, n, approximate=True)
-    marks = torch.zeros_like(cosines, dtype=torch.bool).scatter_(1, found, value=True)
-    return marks.gather(1, exact).double().mean().item()
+def draw_parents(hardest: Tensor, allowed: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    """Return `count` of the N hardest per query (B, count), uniformly and with replacement, so any count will do."""
+    draws = torch.rand(len(hardest), count, generator=generator, device=hardest.device)
+    places = (draws * allowed[:, None]).long().clamp_(max=hardest.shape[1] - 1)
+    return hardest.gather(1, places)
 
 
 def mix_norm(a: Tensor, cosine: Tensor) -> Tensor:
@@ -171,26 +185,15 @@ def mix_norm(a: Tensor, cosine: Tensor) -> Tensor:
     return squared.clamp_min_(torch.finfo(squared.dtype).tiny).sqrt_()
 
 
-def dot_pairs(negatives: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Return n_i·n_j for index pairs of any shape; the gathered rows live one slice at a time, nothing is (B, S, D)."""
-    left, right = first.reshape(-1), second.reshape(-1)
-    rows = max(1, PAIR_DOT_BYTES // (2 * negatives.shape[1] * negatives.element_size()))
-    dots = torch.empty(left.shape, dtype=negatives.dtype, device=negatives.device)
-    for begin in range(0, len(left), rows):
-        x = negatives.index_select(0, left[begin : begin + rows])
-        x *= negatives.index_select(0, right[begin : begin + rows])
-        torch.sum(x, dim=1, out=dots[begin : begin + rows])
-    return dots.view(first.shape)
-
-
 def is_mixing_on(settings: MixingConfig, epoch: int, epochs: int) -> bool:
     """Return whether this epoch (from 0) mixes: not during the warm-up at the start, nor the cool-down at the end."""
     wanted = settings.n > 0 and (settings.s > 0 or settings.s_prime > 0 or any(settings.synco))
     return wanted and settings.warmup_epochs <= epoch < epochs - settings.cooldown_epochs
 
 
-def draw_parents(hardest: Tensor, allowed: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
-    """Return `count` of the N hardest per query (B, count), uniformly and with replacement, so any count will do."""
-    draws = torch.rand(len(hardest), count, generator=generator, device=hardest.device)
-    places = (draws * allowed[:, None]).long().clamp_(max=hardest.shape[1] - 1)
-    return hardest.gather(1, places)
+def measure_recall(cosines: Tensor, n: int) -> float:
+    """Return the share of the true N hardest negatives that approximate top-N finds."""
+    exact, _ = find_hardest(cosines, n)
+    found, _ = find_hardest(cosines, n, approximate=True)
+    marks = torch.zeros_like(cosines, dtype=torch.bool).scatter_(1, found, value=True)
+    return marks.gather(1, exact).double().mean().item()

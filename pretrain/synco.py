@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pretrain.config import MixingConfig
-from pretrain.mixing import dot_pairs, draw_parents, find_hardest, mix_norm
+from pretrain.mixing import draw_parents, find_hardest, mix_norm, take_inputs
+from pretrain.pair_dots import dot_pairs
 
 SIGMA = DELTA = ETA = 0.01
 """Strengths of types 4, 5 and 6 (README of SynCo's code)."""
@@ -41,16 +42,16 @@ def mix_synco(
     Args: as `pretrain.mixing.mix`; `settings.synco` holds the six counts.
 
     Raises:
-        ValueError: `settings.synco` has not six counts.
+        ValueError: `settings.synco` has not six counts, or as `mix`.
 
     """
     if len(settings.synco) != len(TYPES):
         raise ValueError(
             f"mixing.synco: expected six counts ({', '.join(TYPES)}), got {len(settings.synco)}: {settings.synco}"
         )
-    hardest, allowed = find_hardest(logits.detach(), settings.n, exclude=exclude, approximate=settings.approximate)
-    source = _Source(logits, negatives.detach(), hardest, allowed, generator)
-    q = queries.detach()
+    q, n, t = take_inputs(queries, negatives, logits, settings)
+    hardest, allowed = find_hardest(t.detach(), settings.n, exclude=exclude, approximate=settings.approximate)
+    source = _Source(t, n, hardest, allowed, generator)
     interpolation, extrapolation, mixup, noise, perturbed, adversarial = settings.synco
     b = source.draw_uniform(interpolation, 0, 0.5)
     c = source.draw_uniform(extrapolation, 1, 1.5)
@@ -58,9 +59,9 @@ def mix_synco(
         source.combine(interpolation, b, 1 - b),
         source.combine(extrapolation, 1 - c, c),
         source.combine_pairs(mixup),
-        source.build(noise, queries, SIGMA * source.draw_noise(noise)),
+        source.build(noise, q, SIGMA * source.draw_noise(noise)),
         source.combine(perturbed, DELTA, 1.0),
-        source.build(adversarial, queries, ETA * q.sign()[:, None]),
+        source.build(adversarial, q, ETA * q.detach().sign()[:, None]),
     ]
     return torch.cat(mixes, dim=1).masked_fill((allowed == 0)[:, None], -torch.inf)
 

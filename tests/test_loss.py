@@ -69,18 +69,27 @@ def test_fused_and_plain_form_equal_the_loops(
 
 
 @pytest.mark.parametrize("form", ["fused", "plain"])
-def test_float32_is_close_to_float64(form: str) -> None:
-    q, k, n = unit(3, 16, 0).float(), unit(3, 16, 1).float(), unit(200, 16, 2).float()
-    config = MixingConfig(n=20, s=30, s_prime=20)
-    h = build_mixes(q, n, config, 3)  # float64, of the mixes that are drawn in float32
+@settings(max_examples=12, deadline=None)
+@given(
+    sizes=st.tuples(st.integers(1, 4), st.integers(5, 200), st.integers(8, 40)),
+    counts=st.tuples(st.integers(1, 40), st.integers(0, 50), st.integers(0, 30)),
+    seed=st.integers(0, 10**6),
+)
+def test_float32_is_close_to_float64(
+    form: str, sizes: tuple[int, int, int], counts: tuple[int, int, int], seed: int
+) -> None:
+    (B, K, D), (N, s, s_prime) = sizes, counts
+    q, k, n = unit(B, D, seed).float(), unit(B, D, seed + 1).float(), unit(K, D, seed + 2).float()
+    config = MixingConfig(n=N, s=s, s_prime=s_prime)
+    h = build_mixes(q, n, config, seed)  # float64, of the mixes that are drawn in float32
     exact = q.double().requires_grad_()
-    expected = loop_loss(exact, k.double(), n.double(), h, torch.zeros(3, 200, dtype=torch.bool))
+    expected = loop_loss(exact, k.double(), n.double(), h, torch.zeros(B, K, dtype=torch.bool))
     expected.backward()
     leaf = q.clone().requires_grad_()
     if form == "fused":
-        loss = contrastive_loss(leaf, k, n, temperature=TAU, mixing=config, generator=seeded(3)).loss
+        loss = contrastive_loss(leaf, k, n, temperature=TAU, mixing=config, generator=seeded(seed)).loss
     else:
-        loss = plain_loss(leaf, k, n, TAU, config, seeded(3), None).loss
+        loss = plain_loss(leaf, k, n, TAU, config, seeded(seed), None).loss
     loss.backward()
     assert abs(loss.item() - expected.item()) <= 1e-5 * expected.item()
 
@@ -94,7 +103,7 @@ def test_float32_is_close_to_float64(form: str) -> None:
 @pytest.mark.parametrize("detach_keys", [True, False])
 def test_gradcheck(detach_keys: bool) -> None:
     q, k, n = unit(3, 5, 0).requires_grad_(), unit(3, 5, 1), unit(20, 5, 2)
-    config = MixingConfig(n=6, s=0, s_prime=5, detach=False)  # what is detached has no finite differences
+    config = MixingConfig(n=6, s=4, s_prime=5, detach=False)  # what is detached has no finite differences
 
     def loss(query: Tensor) -> Tensor:
         keys = k if detach_keys else k.clone().requires_grad_()
@@ -126,8 +135,12 @@ def test_accuracy_counts_real_negatives_and_apart_from_it_the_mixes() -> None:
     n = F.normalize(torch.tensor([[1.0, 1.0, 0.0], [1.0, -1.0, 0.0]]), dim=1)  # their mixes come close to (1, 0, 0)
     q = torch.tensor([[1.0, 0.0, 0.0]])
     k = F.normalize(torch.tensor([[1.0, 0.0, 0.8]]), dim=1)  # 0.78: above 0.71 of each negative, below the best mix
-    output = contrastive_loss(q, k, n, temperature=TAU, mixing=MixingConfig(n=2, s=500), generator=seeded(0))
-    assert (output.accuracy, output.accuracy_with_mixes) == (100.0, 0.0)
+    config = MixingConfig(n=2, s=500)
+    for output in (
+        contrastive_loss(q, k, n, temperature=TAU, mixing=config, generator=seeded(0)),
+        plain_loss(q, k, n, TAU, config, seeded(0), None),
+    ):
+        assert (output.accuracy, output.accuracy_with_mixes) == (100.0, 0.0)
 
 
 def test_autocast_leaves_the_head_in_float32() -> None:

@@ -1,6 +1,7 @@
 """The closed forms against mixes that are built, one by one, in float64; and the statistics of the draws."""
 
 import doctest
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 import pretrain.mixing
 from pretrain.config import MixingConfig
 from pretrain.mixing import draw_mixes, find_hardest, is_mixing_on, measure_recall, mix
+from pretrain.synco import mix_synco
 
 
 def unit(rows: int, dim: int, seed: int) -> Tensor:
@@ -138,11 +140,24 @@ def test_random_numbers_are_drawn_in_batches_never_in_a_loop(monkeypatch: pytest
     assert len(draws) <= 4
 
 
-def test_slices_of_the_pair_products_join(monkeypatch: pytest.MonkeyPatch) -> None:
-    n, first, second = unit(30, 5, 0), torch.randint(30, (7, 11)), torch.randint(30, (7, 11))
-    monkeypatch.setattr(pretrain.mixing, "PAIR_DOT_BYTES", 1000)
-    dots = pretrain.mixing.dot_pairs(n, first, second)
-    torch.testing.assert_close(dots, (n[first] * n[second]).sum(dim=2))
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_half_precision_is_mixed_in_float32(kind: torch.dtype) -> None:
+    q, n = unit(3, 16, 0).to(kind), unit(40, 16, 1).to(kind)
+    config = MixingConfig(n=10, s=20, s_prime=15)
+    for synco, make in (((), mix), ((2, 2, 2, 2, 2, 2), mix_synco)):
+        chosen = replace(config, synco=synco)
+        half = make(q, n, q @ n.T, chosen, generator=seeded(1))
+        full = make(q.float(), n.float(), (q @ n.T).float(), chosen, generator=seeded(1))
+        assert half.dtype == torch.float32
+        assert torch.equal(half, full)
+
+
+def test_shapes_that_do_not_fit_and_mixes_of_nothing_are_refused() -> None:
+    q, n = unit(2, 5, 0), unit(9, 5, 1)
+    with pytest.raises(ValueError, match=r"expected queries \(B, D\), negatives \(K, D\) and logits \(B, K\)"):
+        mix(q, n, n @ q.T, MixingConfig(n=4, s=3))
+    with pytest.raises(ValueError, match="mixes are asked for, of 0 hardest"):
+        mix(q, n, q @ n.T, MixingConfig(s=3))
 
 
 def test_query_without_negatives_gets_no_mixes_and_no_nan() -> None:
