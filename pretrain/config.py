@@ -13,7 +13,7 @@ class DataConfig:
     root: str = ""
     """ImageNet layout: ROOT/train/<class>/*.JPEG and, for the monitors, ROOT/val/<class>/*.JPEG."""
     class_list: str = ""
-    """Text file with one class folder per line (ImageNet-100); empty: all classes."""
+    """imagenet100, or a text file with one class folder per line; empty: all classes."""
     cache: str = ""
     """Folder made by tools.pack_images; empty: decode the JPEG files."""
     pipeline: str = "auto"

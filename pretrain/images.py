@@ -19,6 +19,8 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tif
 """The suffixes torchvision's ImageFolder takes, in any case."""
 FAST_COLOURS = ("YCbCr", "RGB", "Gray")
 """JPEG colour spaces that libjpeg-turbo turns into PIL's very pixels; CMYK would be a level off."""
+CLASS_LISTS = {"imagenet100": Path(__file__).parent / "imagenet100.txt"}
+"""Class lists that come with the project, by name."""
 SHOWN_CLASSES = 5
 """How many class names an error lists."""
 
@@ -63,7 +65,7 @@ def list_images(root: str | Path, class_list: str | Path = "") -> ImageFolder:
 
     Args:
         root: folder of class folders, such as IMAGENET/train.
-        class_list: text file with one class folder per line (ImageNet-100); empty: all of them.
+        class_list: imagenet100, or a text file with one class folder per line; empty: all of them.
 
     Raises:
         ValueError: no such folder, a listed class without folder, or a class without images.
@@ -119,10 +121,18 @@ def decode_image(data: bytes) -> Pixels:
 
 
 def choose_classes(present: Sequence[str], class_list: Path, root: Path) -> list[str]:
-    """Return the listed classes, sorted; ValueError names those that are not `present` in `root`."""
+    """Return the listed classes, sorted; ValueError names those that are not `present` in `root`.
+
+    `class_list` is a name in CLASS_LISTS or a file; lines that begin with # are comments.
+    """
+    class_list = CLASS_LISTS.get(str(class_list), class_list)
     if not class_list.is_file():
-        raise ValueError(f"{class_list}: no such class list; expected a text file with one class folder per line")
-    wanted = {line.split()[0] for line in class_list.read_text().splitlines() if line.strip()}
+        raise ValueError(
+            f"{class_list}: no such class list; expected {' or '.join(CLASS_LISTS)}, or a text file with one class "
+            "folder per line"
+        )
+    words = [line.split()[0] for line in class_list.read_text().splitlines() if line.strip()]
+    wanted = {word for word in words if not word.startswith("#")}
     missing = sorted(wanted.difference(present))
     if missing or not wanted:
         raise ValueError(

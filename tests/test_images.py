@@ -51,7 +51,7 @@ def test_unreadable_image_is_named(tmp_path: Path, data: bytes, reason: str) -> 
 def test_class_list_chooses_and_renumbers(tmp_path: Path) -> None:
     root = write_images(tmp_path, 2)
     chosen = tmp_path / "classes.txt"
-    chosen.write_text(f"{CLASSES[2]} great white shark\n\n{CLASSES[1]}\n")
+    chosen.write_text(f"# two of three\n{CLASSES[2]} great white shark\n\n{CLASSES[1]}\n")
     images = list_images(root / "train", chosen)
     assert images.classes == CLASSES[1:]
     assert images.labels.tolist() == [0, 0, 1, 1]
@@ -64,7 +64,9 @@ def test_missing_classes_and_folders_are_listed(tmp_path: Path) -> None:
     chosen.write_text("n999\n" + CLASSES[0])
     with pytest.raises(ValueError, match=r"1 of 2 classes have no folder .*n999"):
         list_images(root / "train", chosen)
-    with pytest.raises(ValueError, match="no such class list"):
+    with pytest.raises(ValueError, match=r"imagenet100\.txt: \d+ of 100 classes have no folder"):
+        list_images(root / "train", "imagenet100")
+    with pytest.raises(ValueError, match="no such class list; expected imagenet100, or a text file"):
         list_images(root / "train", tmp_path / "none.txt")
     with pytest.raises(ValueError, match="no such folder; expected an ImageNet layout"):
         list_images(root / "test")

@@ -1,11 +1,13 @@
 """The configs under configs/pretrain/ read strictly and hold every row of the paper's tables."""
 
+import re
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 from pretrain.config import PretrainConfig
+from pretrain.images import CLASS_LISTS
 from pretrain.settings import read_settings
 from pretrain.view_parameters import find_recipe
 
@@ -81,6 +83,39 @@ def test_moco_v1_differs_from_v2_as_published(name: str) -> None:
     assert (config.model.head, config.model.temperature, config.data.augmentation) == ("linear", 0.07, "moco_v1")
     assert config.optimizer.schedule == "step"
     assert [share * config.run.epochs for share in config.optimizer.milestones] == [120, 160]
+
+
+@pytest.mark.parametrize("epochs", [100, 200, 800])
+@pytest.mark.parametrize("data", ["in1k", "in100"])
+def test_every_method_has_a_config_of_every_length(data: str, epochs: int) -> None:
+    lasting = [
+        config for config in (read(path.stem) for path in CONFIGS if data in path.name) if config.run.epochs == epochs
+    ]
+    heads = {(config.model.method, config.model.head, config.mixing.n > 0) for config in lasting}
+    wanted = {("moco", "linear", False), ("moco", "mlp", False), ("moco", "mlp", True), ("simclr", "mlp", False)}
+    assert wanted <= heads
+
+
+def test_in100_configs_name_the_hundred_classes() -> None:
+    assert {read(path.stem).data.class_list for path in CONFIGS if "in100" in path.name} == {"imagenet100"}
+    assert {read(path.stem).data.class_list for path in CONFIGS if "in1k" in path.name} == {""}
+    names = [line for line in CLASS_LISTS["imagenet100"].read_text().splitlines() if not line.startswith("#")]
+    assert len(set(names)) == len(names) == 100
+    assert all(re.fullmatch(r"n\d{8}", name) for name in names)
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if "_in1" in path.name], ids=lambda path: path.stem)
+def test_expected_hours_follow_from_their_sources(path: Path) -> None:
+    text, config = path.read_text().replace("\n#         ", " "), read(path.stem)
+    share = config.run.epochs / 200 * (126_689 / 1_281_167 if "in100" in path.name else 1)  # images of the train splits
+    both_views = config.model.method == "simclr"
+    v100 = 53 * 8 * share * (3 / 2 if both_views else 1)
+    a100 = 200 * 1_281_167 / 2470 / 3600 * share / (1 / 2 if both_views else 3 / 4)
+    told = re.search(
+        r"([\d.]+) GPU-hours on V100 in float32 \(.*53 h on 8.*, about ([\d.]+) on A100 in bf16 \(estimate", text
+    )
+    assert told, "the # Expect: line tells no GPU-hours"
+    assert [float(told[1]), float(told[2])] == pytest.approx([v100, a100], rel=0.03)
 
 
 def test_each_method_has_a_config_with_and_without_mixing() -> None:

@@ -1,7 +1,7 @@
 """Decode an image folder once into a packed, memory-mapped cache.
 
   python -m tools.pack_images imagenet/train imagenet-cache workers=8
-  python -m tools.pack_images imagenet/train imagenet100-cache class_list=imagenet100.txt
+  python -m tools.pack_images imagenet/train imagenet100-cache class_list=imagenet100
 
 Pretraining reads it with data.cache=imagenet-cache. A killed run goes on where it stopped; a finished cache is checked
 image by image (check=false: skip). Raw pixels take about 530 KB an image at ImageNet's sizes, 680 GB for all of
@@ -22,7 +22,7 @@ class PackSettings:
     """What to pack and how."""
 
     class_list: str = ""
-    """Text file with one class folder per line; empty: all classes."""
+    """imagenet100, or a text file with one class folder per line; empty: all classes."""
     images_per_shard: int = 4096
     """2 GB a shard at ImageNet's sizes."""
     short_side_px: int = 0
