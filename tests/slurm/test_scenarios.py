@@ -140,6 +140,21 @@ def test_crash_loop_is_stopped_by_the_budget(cluster: Cluster, tmp_path: Path) -
     assert [entry["outcome"] for entry in chain.attempts("train")] == ["killed", "killed", "budget"]
 
 
+def test_job_leaves_a_host_on_which_it_keeps_dying(cluster: Cluster, tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib, signal, sys; out, node = pathlib.Path(sys.argv[1]), os.environ['SLURMD_NODENAME']\n"
+        "bad = out / 'bad'; bad.exists() or bad.write_text(node)\n"
+        "node == bad.read_text() and os.kill(os.getpid(), signal.SIGKILL); (out / 'result.txt').write_text(node)"
+    )
+    chain = ChainOnSlurm(tmp_path, {"train": {"command": ["{python}", "-c", code, "{out}"], "outputs": ["result.txt"]}})
+    chain.submit()
+    assert chain.wait_for_end(90, cluster) == {"train": "done"}
+    attempts = chain.attempts("train")
+    assert [entry["outcome"] for entry in attempts] == ["killed", "killed", "done"]
+    assert {entry["job_id"] for entry in attempts} == {chain.job("train")}, "in place"
+    assert f"ExcNodeList={attempts[0]['node']}" in cluster.ask("scontrol", "show", "job", chain.job("train"))
+
+
 def test_seeds_are_one_job_array_and_each_resumes_alone(cluster: Cluster, tmp_path: Path) -> None:
     stages = {
         "train": counting(3),

@@ -114,7 +114,7 @@ class SlurmBackend:
     arrays: bool = True
     """Submit the seeds of one measurement as one job array."""
     max_bad_hosts: int = 4
-    """Exclude at most so many hosts on which attempts died twice without a step; 0: never exclude."""
+    """Leave out at most so many hosts, and half of a partition, on which attempts died twice without a step."""
 
 
 @dataclass(frozen=True, kw_only=True)

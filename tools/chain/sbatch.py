@@ -9,6 +9,7 @@ from typing import Any
 from submitit.slurm.slurm import _make_sbatch_string
 
 from tools.chain.config import SlurmBackend
+from tools.chain.hosts import BAD_HOSTS
 from tools.chain.local import stage_environment
 from tools.chain.plan import Stage
 
@@ -74,6 +75,7 @@ def teardown() -> list[str]:
     Covers a yield as well as what no process survives to report: OOM kills, segfaults, failed launches. The requeue
     runs in a child that ignores the signals of a preemption, with retries; a job that pends already was requeued by
     Slurm, and a script that stayed on would be a second copy, for which Slurm holds the job and drains the node.
+    The hosts that the job noted as bad are left out from then on.
     """
     return [
         "rc=$?",
@@ -88,6 +90,8 @@ def teardown() -> list[str]:
         '      case "$answer" in *"pending execution"*) break ;; esac',
         "      sleep 2",
         "    done",
+        f'    hosts=$(cat "$folder/{BAD_HOSTS}" 2>/dev/null) \\',
+        '      && scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$hosts"',
         "  )",
         "fi",
         'exit "$rc"',

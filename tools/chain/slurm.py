@@ -14,7 +14,7 @@ from submitit.slurm.slurm import SlurmExecutor
 
 from pretrain.storage import append_json_line, read_json
 from tools.chain import sbatch, squeue
-from tools.chain.attempts import read_attempts
+from tools.chain.hosts import find_bad_hosts
 from tools.chain.plan import Stage
 from tools.chain.state import ENDED, find_states, stage_folder
 from tools.chain.submit import Chain
@@ -49,10 +49,10 @@ def submit_chain(chain: Chain) -> int:
     jobs = _release_held(_drop_never_satisfied(jobs))
     states = find_states(chain.folder, chain.stages)
     live = {stage.name: jobs[stage.folder]["job_id"] for stage in chain.stages if stage.folder in jobs}
-    excluded = find_bad_hosts(chain)
+    bad = _find_bad_hosts(chain)
     new = 0
     for group in group_stages(chain, states, live):
-        job = describe(chain, group, excluded)
+        job = describe(chain, group, bad[group[0].resources.partition])
         if (reason := _why_wait(group, states, live)) or len(live) + len(group) > chain.config.slurm.max_jobs:
             print(f"{_names(group)}: not yet ({reason or 'max_jobs reached'}); submit again later")
             continue
@@ -125,21 +125,17 @@ def find_dependency(stage: Stage, live: dict[str, str]) -> str:
     return ":".join([DEPENDENCY[stage.always], *ids]) if ids else ""
 
 
-def find_bad_hosts(chain: Chain) -> list[str]:
-    """Return the hosts on which two attempts of this chain or more were killed without having got a step further."""
-    counts: dict[str, int] = {}
-    for stage in chain.stages:
-        for entry in read_attempts(stage_folder(chain.folder, stage.folder)):
-            if entry.get("outcome") == "killed" and entry["to_step"] <= entry["from_step"] and entry.get("node"):
-                counts[entry["node"]] = counts.get(entry["node"], 0) + 1
-    bad = sorted((name for name in counts if counts[name] >= 2), key=lambda name: -counts[name])
-    return bad[: chain.config.slurm.max_bad_hosts]
-
-
 def cancel_jobs(chain: Path, folders: Iterable[str]) -> None:
     """Cancel the live jobs of these stage folders; call it when their STOP files are written."""
     jobs = squeue.match_jobs(chain, squeue.list_queue())
     squeue.cancel([jobs[name]["job_id"] for name in folders if name in jobs])
+
+
+def _find_bad_hosts(chain: Chain) -> dict[str, list[str]]:
+    """Return {partition: hosts to leave out} by the attempts of all stages."""
+    folders = [stage_folder(chain.folder, stage.folder) for stage in chain.stages]
+    partitions = {stage.resources.partition for stage in chain.stages}
+    return {name: find_bad_hosts(folders, chain.config.slurm.max_bad_hosts, name) for name in partitions}
 
 
 def _why_wait(group: Sequence[Stage], states: dict[str, str], live: dict[str, str]) -> str:

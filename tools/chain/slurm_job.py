@@ -18,6 +18,7 @@ from typing import Any
 from pretrain.stopping import EXIT_DONE, EXIT_YIELD
 from pretrain.storage import read_json
 from tools.chain.attempts import read_attempts
+from tools.chain.hosts import must_leave_host
 from tools.chain.launch import list_gpu_names, start_ranks, wait_for_ranks
 from tools.chain.run_stage import LOG, StopRequest, fill_command, run_stage
 from tools.command_line import run_command
@@ -30,14 +31,17 @@ def main(arguments: Sequence[str]) -> int:
     stop = StopRequest().install()
     index = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
     folder = Path(arguments[index])
-    slurm = read_json(folder / "spec.json")["slurm"]
+    spec = read_json(folder / "spec.json")
     left = find_seconds_left(os.environ["SLURM_JOB_ID"])
     if left is not None:
-        stop.deadline = time.monotonic() + left - min(slurm["margin_s"], left / 4)
+        stop.deadline = time.monotonic() + left - min(spec["slurm"]["margin_s"], left / 4)
     restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     job = {"backend": "slurm", "job_id": _job_id(), "restart": restart, "gpu": list_gpu_names()}
     environment = rendezvous(os.environ, restart)
     if int(os.environ.get("SLURM_PROCID", "0")) == 0:
+        if must_leave_host(folder, spec, job, node := os.environ.get("SLURMD_NODENAME", "")):
+            print(f"{folder.name}: earlier attempts died on {node} without a step; the job goes elsewhere")
+            return EXIT_YIELD
         return run_stage(folder, job, stop, [environment])
     return _follow(folder, job, stop, environment)
 

@@ -45,6 +45,8 @@ if [ "$rc" -ne 0 ] && [ "$rc" -ne 78 ] && [ ! -e "$folder/DONE.json" ] && [ ! -e
       case "$answer" in *"pending execution"*) break ;; esac
       sleep 2
     done
+    hosts=$(cat "$folder/slurm/bad_hosts" 2>/dev/null) \
+      && scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$hosts"
   )
 fi
 exit "$rc"

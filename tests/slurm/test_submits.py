@@ -1,0 +1,105 @@
+"""Submitting is safe twice at once, under any name, and from either backend; real stages give the same results."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pretrain.stopping import EXIT_YIELD
+from pretrain.storage import read_json, read_json_lines
+from tests.slurm.chains import ROOT, ChainOnSlurm, counting, standard_stages
+from tools.trials.cluster import Cluster
+from tools.trials.counting import expect
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+DONE = {"done"}
+
+
+def start(chain: ChainOnSlurm, *words: str, stdout: int = subprocess.DEVNULL) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "tools.chain", "submit", str(chain.path), *words]
+    return subprocess.Popen(command, cwd=ROOT, stdout=stdout, text=True)
+
+
+def test_of_two_submits_at_once_every_stage_gets_one_job(cluster: Cluster, tmp_path: Path) -> None:
+    chain = ChainOnSlurm(tmp_path, standard_stages(steps=40, sleep=0.1))
+    both = [start(chain, stdout=subprocess.PIPE) for _ in range(2)]
+    answers = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sorted(answer.splitlines()[-1].partition(": ")[2] for answer in answers) == [
+        "0 stages submitted, 6 were in the queue", "6 stages submitted, 0 were in the queue",
+    ]  # fmt: skip
+    assert set(chain.wait_for_end(120, cluster).values()) == DONE
+    for path in chain.folder.glob("stages/*/ledger.jsonl"):
+        assert [line["event"] for line in read_json_lines(path)] == ["intent", "submitted"]
+    assert [len(chain.attempts(name)) for name in ("pretrain", "convert", "final")] == [1, 1, 1]
+
+
+def test_chain_moves_between_the_backends_half_way(cluster: Cluster, tmp_path: Path) -> None:
+    chain = ChainOnSlurm(tmp_path, {"first": counting(3), "train": counting(400, sleep=0.1, after=("first",))})
+    driver = start(chain, "backend=local")
+    chain.wait_for_step("train", 8)
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait(timeout=60) == EXIT_YIELD
+    chain.submit()
+    chain.wait_for_step("train", 60, seconds=90)
+    subprocess.run([sys.executable, "-m", "tools.chain", "cancel", str(chain.path)], cwd=ROOT, check=True)
+    chain.wait(lambda states: states["train"] == "pending", 60, cluster)
+    assert start(chain, "backend=local").wait(timeout=180) == 0
+    assert [entry["backend"] for entry in chain.attempts("train")] == ["local", "slurm", "local"]
+    assert [entry["backend"] for entry in chain.attempts("first")] == ["local"]
+    assert chain.lost_steps("train") == 0
+    assert chain.result("train") == expect(400, expect(3))
+
+
+def test_odd_names_and_words_reach_no_shell(cluster: Cluster, tmp_path: Path) -> None:
+    touch = f"touch {tmp_path}/pwned"
+    words = ["two words", 'quo\'te "d"', f"; {touch}", f"$({touch})", "two\nlines", "ünï"]
+    code = "import pathlib, sys; pathlib.Path(sys.argv[1], 'result.txt').write_text('|'.join(sys.argv[2:]))"
+    stage = {"command": ["{python}", "-c", code, "{out}", *words], "outputs": ["result.txt"]}
+    name = f"a; {touch} 'b' \"c\" $(d)\nü"
+    chain = ChainOnSlurm(tmp_path / "two words; ünï & (x) $HOME", {name: stage})
+    chain.submit()
+    assert chain.wait_for_end(60, cluster) == {name: "done"}
+    assert chain.result(name) == "|".join(words)
+    assert not list(tmp_path.glob("pwned*"))
+
+
+def test_real_stages_hit_by_a_signal_give_what_they_give_here(cluster: Cluster, tmp_path: Path) -> None:
+    scenes = ("voc2007_trainval", "voc2007_test", "voc2012_trainval", "coco_train", "coco_val")
+    made = ["imagenet_px=48", "imagenet_train=160", "imagenet_val=40", *(f"{name}=2" for name in scenes)]
+    values: dict[str, Any] = {
+        "data": {"make": made},
+        "backbones": {"mochi": {
+            "pretrain": "configs/pretrain/mochi_r50_digits.yaml",
+            "set": ["run.epochs=3", "run.analyse_every_epochs=0", "data.workers=0"],
+        }},
+        "protocols": {"knn": {
+            "kind": "knn", "config": "configs/transfer/knn_digits.yaml",
+            "set": ["k=5", "train_images=80", "val_images=40"],
+        }},
+        "report": True,
+        "resources": {"default": {"cpus": 1, "gpus": 0, "time_min": 30, "partition": "low"}},
+    }  # fmt: skip
+    there, here = (ChainOnSlurm(tmp_path / place, {}, **values) for place in ("there", "here"))
+    there.submit()
+    driver = start(here, "backend=local")
+    there.wait_for_step("pretrain-mochi", 3, seconds=240)
+    cluster.ask("scancel", "--signal=TERM", there.job("pretrain-mochi"))
+    assert driver.wait(timeout=400) == 0
+    assert set(there.wait_for_end(400, cluster).values()) == DONE
+    assert [entry["outcome"] for entry in there.attempts("pretrain-mochi")] == ["yield", "done"]
+    for name, file in (("convert-mochi", "backbone.pkl"), ("data", "digits/digits.json")):
+        assert output(there, name, file) == output(here, name, file)
+    assert (
+        read_json(there.stage("knn-mochi") / "metrics.json")["metrics"]
+        == (read_json(here.stage("knn-mochi") / "metrics.json")["metrics"])
+    )
+    assert (there.folder / "report" / "index.html").exists()
+
+
+def output(chain: ChainOnSlurm, stage: str, file: str) -> str:
+    digest: str = read_json(chain.stage(stage) / "DONE.json")["outputs"][file]["sha256"]
+    return digest
