@@ -9,7 +9,6 @@ Hypersphere", ICML 2020, section 4.1.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -97,6 +96,19 @@ def same_class_parents(parents: Tensor, query_labels: Tensor, key_labels: Tensor
     return {"one": same.any(dim=2).double().mean().item(), "both": same.all(dim=2).double().mean().item()}
 
 
+@torch.no_grad()
+def same_class_share(negatives: Tensor, query_labels: Tensor, key_labels: Tensor) -> float:
+    """Return the share of the negatives' probability that lies on the query's own class, averaged over the queries.
+
+    It is what the class oracle takes out of InfoNCE's denominator [MoCHi, section 3.2]; chance is the share of such
+    keys.
+
+    Args: as `same_class_by_rank`.
+    """
+    same = key_labels[None] == query_labels[:, None]  # (B, K)
+    return negatives.float().softmax(dim=1).masked_fill(~same, 0.0).double().sum(dim=1).mean().item()
+
+
 @dataclass(frozen=True)
 class OracleComparison:
     """InfoNCE and proxy accuracy with all negatives, and with those of the query's class removed."""
@@ -137,7 +149,8 @@ def compare_with_oracle(
 @torch.no_grad()
 def pair_alignment(x: Tensor, y: Tensor) -> float:
     """Return mean ||x_i - y_i||² over the rows: the alignment of positive pairs, alpha = 2 [WI, equation 2]."""
-    return (x.double() - y.double()).square().sum(dim=1).mean().item()
+    pairs = zip(torch.split(x, CHUNK), torch.split(y, CHUNK), strict=True)
+    return torch.cat([_row_squares(rows.double() - others.double()) for rows, others in pairs]).mean().item()
 
 
 @torch.no_grad()
@@ -237,37 +250,6 @@ def class_geometry(x: Tensor, labels: Tensor) -> ClassGeometry:
     distance = apart.sum(dim=1) / (len(classes) - 1)
     nearest = apart.fill_diagonal_(math.inf).min(dim=1).values
     return ClassGeometry(classes, counts.long(), variance / counts, distance, nearest)
-
-
-def monitor_step(
-    logits: Mapping[str, Tensor], query_labels: Tensor | None, key_labels: Tensor | None, top: int = TOP
-) -> dict[str, float]:
-    """Return the scalars worth logging in a training step, from logits that the step has computed anyway.
-
-    Args:
-        logits: "positive" (B,), "negatives" (B, K) and, when mixing, "synthetic" (B, S), all over tau.
-        query_labels: (B,), or None without labels.
-        key_labels: (K,), or None.
-        top: see `TOP`.
-
-    Returns:
-        proxy_accuracy, proxy_accuracy_mixed (when mixing), hardest_share (probability of the hardest negative),
-        top_share (of the `top` hardest), false_negatives (share among them; with labels).
-
-    """
-    positive, negatives, synthetic = logits["positive"], logits["negatives"], logits.get("synthetic")
-    curve = hardness_curve(negatives, top)
-    values = {
-        "proxy_accuracy": proxy_hits(positive, negatives).double().mean().item(),
-        "hardest_share": curve[0].item(),
-        "top_share": curve.sum().item(),
-    }
-    if synthetic is not None and synthetic.shape[1] > 0:
-        values["proxy_accuracy_mixed"] = proxy_hits(positive, negatives, synthetic).double().mean().item()
-    if query_labels is not None and key_labels is not None:
-        by_rank = same_class_by_rank(negatives, query_labels, key_labels, top)
-        values["false_negatives"] = by_rank.mean().item()
-    return values
 
 
 def _class_positions(labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,10 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from pretrain import distributed
-from pretrain.config import PretrainConfig
-from pretrain.diagnostics import hardness_curve, same_class_by_rank
+from pretrain.config import MixingConfig, PretrainConfig
+from pretrain.diagnostics import (
+    TOP,
+    class_alignment,
+    class_geometry,
+    hardness_curve,
+    same_class_by_rank,
+    same_class_parents,
+    same_class_share,
+    uniformity,
+)
 from pretrain.images import ImageFolder, list_images
 from pretrain.labelled_images import centre_crop, normalise_images, take_evenly
+from pretrain.mixing import draw_mixes
 from pretrain.neighbours import classify_knn
 
 BANK_IMAGES, QUERY_IMAGES = 10_000, 2_000
@@ -22,6 +32,8 @@ NEIGHBOURS, KNN_TEMPERATURE = 20, 0.07
 RESIZE = 256 / 224
 """The shorter side before the centre crop, in crops [MoCo, main_lincls.py]."""
 BATCH = 128
+GEOMETRY_KEYS = 4096
+"""So many of the queue's newest keys tell how the classes lie."""
 logger = logging.getLogger(__name__)
 
 
@@ -38,7 +50,7 @@ class EpochMonitors:
                 self._splits[split] = take_evenly(folder, limit) if limit < len(folder) else folder
 
     def after_epoch(self, model: nn.Module, epoch: int) -> dict[str, Any]:
-        """Return what is due after `epoch` (from 0): knn_top1 in percent, hardness, false negatives, and their cost.
+        """Return what is due after `epoch` (from 0): knn_top1 in percent, what `measure_queue` finds, and their cost.
 
         monitor_cost is the time they took in percent of the training's since the last look, which is also printed.
         """
@@ -86,24 +98,79 @@ class EpochMonitors:
 
 @torch.no_grad()
 def measure_queue(model: nn.Module, temperature: float) -> dict[str, Any]:
-    """Return the hardness curve of the queue's newest keys against the whole queue, and their false negatives.
+    """Return the paper's analyses of the queue: what is hard, what is falsely negative, how the classes lie.
 
-    The newest keys stand for queries: the cost is one product of (B, D) and (K, D) per epoch.
+    The newest keys stand for queries, so that no image is read again: the cost is a product of (B, D) and (K, D).
+
+    Returns:
+        hardness (the curve) and hardest_share; in percent false_negatives (among the hardest), oracle_share (of the
+        denominator, which the class oracle would take out) and, with mixing, mixes_pair_one, mixes_pair_both and
+        mixes_query (mixes with parents of the query's class); and those of `measure_classes`. Empty while the queue
+        knows no class.
+
     """
     queue = model.get_submodule("queue")
     keys, labels, indices = (queue.get_buffer(name) for name in ("keys", "labels", "indices"))
-    newest = (int(queue.get_buffer("pointer")) - 1 - torch.arange(min(BATCH, len(keys)), device=keys.device)) % len(
-        keys
-    )
+    newest = _newest_first(queue)[:BATCH]
     newest = newest[labels[newest] >= 0]
     if not len(newest):
         return {}
-    logits = keys[newest] @ keys.T / temperature
-    logits.masked_fill_(indices[newest][:, None] == indices, -torch.inf)  # not against itself
-    curve = hardness_curve(logits)
-    wrong = same_class_by_rank(logits, labels[newest], labels)
+    own = indices[newest][:, None] == indices  # not against itself
+    cosines = keys[newest] @ keys.T
+    logits = (cosines / temperature).masked_fill(own, -torch.inf)
+    top = max(1, min(TOP, len(keys) - int(own.sum(dim=1).max())))
+    curve = hardness_curve(logits, top)
+    wrong = same_class_by_rank(logits, labels[newest], labels, top)
     return {
         "hardness": [round(value, 8) for value in curve.tolist()],
         "hardest_share": curve[0].item(),
         "false_negatives": 100 * wrong.mean().item(),
+        "oracle_share": 100 * same_class_share(logits, labels[newest], labels),
+        **_measure_parents(model, cosines, newest, own),
+        **measure_classes(queue),
     }
+
+
+@torch.no_grad()
+def measure_classes(queue: nn.Module) -> dict[str, float]:
+    """Return how the classes of the queue's newest keys lie, in the head's space; empty without classes to compare.
+
+    alignment, uniformity, intra_variance, inter_distance and separation: see `pretrain.diagnostics`.
+    """
+    newest = _newest_first(queue)[:GEOMETRY_KEYS]
+    keys, labels = queue.get_buffer("keys")[newest], queue.get_buffer("labels")[newest]
+    keys, labels = keys[labels >= 0], labels[labels >= 0]
+    counts = labels.unique(return_counts=True)[1]
+    if len(counts) < 2 or int(counts.max()) < 2:
+        return {}
+    geometry = class_geometry(keys, labels)
+    return {
+        "alignment": class_alignment(keys, labels),
+        "uniformity": uniformity(keys),
+        "intra_variance": geometry.intra_variance,
+        "inter_distance": geometry.inter_distance,
+        "separation": geometry.separation,
+    }
+
+
+def _newest_first(queue: nn.Module) -> Tensor:
+    pointer, length = int(queue.get_buffer("pointer")), len(queue.get_buffer("keys"))
+    return (pointer - 1 - torch.arange(length, device=queue.get_buffer("keys").device)) % length
+
+
+def _measure_parents(model: nn.Module, cosines: Tensor, newest: Tensor, own: Tensor) -> dict[str, float]:
+    """Return the shares (%) of mixes with parents of the query's class, over mixes drawn as the training draws them."""
+    settings = getattr(model, "mixing", None)
+    if not isinstance(settings, MixingConfig) or not settings.n or not settings.s + settings.s_prime:
+        return {}
+    keys, labels = (model.get_submodule("queue").get_buffer(name) for name in ("keys", "labels"))
+    generator = torch.Generator(device=keys.device).manual_seed(0)  # the training's own draws stay as they were
+    parents = draw_mixes(cosines, keys, settings, generator=generator, exclude=own).parents
+    found: dict[str, float] = {}
+    if settings.s:
+        of_pairs = same_class_parents(parents[..., : settings.s].permute(1, 2, 0), labels[newest], labels)
+        found |= {"mixes_pair_one": 100 * of_pairs["one"], "mixes_pair_both": 100 * of_pairs["both"]}
+    if settings.s_prime:
+        of_singles = same_class_parents(parents[1, :, settings.s :, None], labels[newest], labels)
+        found["mixes_query"] = 100 * of_singles["one"]
+    return found

@@ -5,18 +5,22 @@ import numpy as np
 import pytest
 import torch
 
+from pretrain import diagnostics
+from pretrain.config import MixingConfig, ModelConfig
 from pretrain.diagnostics import (
     class_alignment,
     class_geometry,
     compare_with_oracle,
     hardness_curve,
-    monitor_step,
     pair_alignment,
     proxy_hits,
     same_class_by_rank,
     same_class_parents,
+    same_class_share,
     uniformity,
 )
+from pretrain.epoch_monitors import measure_queue
+from pretrain.moco import MoCo
 
 
 @pytest.fixture
@@ -146,17 +150,43 @@ def test_class_geometry_of_points_without_spread_is_infinitely_separate() -> Non
         class_geometry(torch.eye(2), torch.tensor([1, 1]))
 
 
-def test_monitored_scalars_are_those_of_the_single_functions() -> None:
+def test_same_class_share_equals_the_loop_in_float64() -> None:
     generator = torch.Generator().manual_seed(3)
-    logits = {"positive": torch.ones(4), "negatives": torch.randn(4, 20, generator=generator)}
-    values = monitor_step(logits, None, None, top=5)
-    assert set(values) == {"proxy_accuracy", "hardest_share", "top_share"}
-    labels = torch.arange(20) % 2
-    logits["synthetic"] = torch.full((4, 2), 2.0)
-    values = monitor_step(logits, labels[:4], labels, top=5)
-    assert values["proxy_accuracy_mixed"] == 0
-    by_rank = same_class_by_rank(logits["negatives"], labels[:4], labels, 5)
-    assert values["false_negatives"] == pytest.approx(by_rank.mean().item())
+    logits, labels = 4 * torch.randn(5, 20, generator=generator), torch.arange(20) % 3
+    expected = []
+    for row, label in zip(logits.double().numpy(), (0, 1, 2, 0, 1), strict=True):
+        terms = np.exp(row)
+        expected.append(sum(terms[i] for i in range(20) if i % 3 == label) / terms.sum())
+    assert same_class_share(logits, torch.tensor([0, 1, 2, 0, 1]), labels) == pytest.approx(np.mean(expected), rel=1e-6)
+
+
+def test_queue_is_measured_by_the_single_functions_and_without_random_state() -> None:
+    settings = ModelConfig(arch="resnet18", dim=8, queue_len=40, shuffle_bn=False)
+    torch.manual_seed(0)
+    model = MoCo(settings, MixingConfig(n=10, s=20, s_prime=10))
+    assert measure_queue(model, 0.2) == {}  # the queue knows no class yet
+    keys, labels = torch.nn.functional.normalize(torch.randn(50, 8), dim=1), torch.arange(50) % 4
+    model.queue.enqueue(keys, torch.arange(50), labels)
+    state = torch.get_rng_state()
+    values = measure_queue(model, 0.2)
+    assert torch.equal(torch.get_rng_state(), state)
+    newest, classes = keys[10:], labels[10:]  # the forty that are left
+    logits = (newest @ newest.T / 0.2).fill_diagonal_(-math.inf)
+    assert len(values["hardness"]) == 39
+    assert values["hardness"] == pytest.approx(hardness_curve(logits, 39).tolist(), abs=1e-6)
+    assert values["false_negatives"] == pytest.approx(100 * 9 / 39)  # of all its negatives, nine are of its class
+    assert values["oracle_share"] == pytest.approx(100 * same_class_share(logits, classes, classes), rel=1e-5)
+    assert values["alignment"] == pytest.approx(class_alignment(newest, classes), rel=1e-6)
+    assert values["uniformity"] == pytest.approx(uniformity(newest), rel=1e-5)
+    assert values["separation"] == pytest.approx(class_geometry(newest, classes).separation, rel=1e-6)
+    assert 0 <= values["mixes_pair_both"] <= values["mixes_query"] <= values["mixes_pair_one"] <= 100
+
+
+def test_pairs_of_views_are_compared_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = torch.randn(2, 23, 5, generator=torch.Generator().manual_seed(4))
+    expected = float((x - y).double().square().sum(1).mean())
+    monkeypatch.setattr(diagnostics, "CHUNK", 7)
+    assert pair_alignment(x, y) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.slow
@@ -166,6 +196,7 @@ def test_distances_of_50000_by_2048_features_stay_in_bounded_memory() -> None:
     before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     geometry = class_geometry(x, labels)
     assert class_alignment(x, labels) == pytest.approx(2, abs=0.01)
+    assert pair_alignment(x, x) == 0
     uniformity(x[:10_000], chunk=2048)
     grown_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib) / 1024
     assert geometry.variance.shape == (1000,)
