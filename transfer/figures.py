@@ -20,6 +20,16 @@ COLOURS = ("#000000", "#e69f00", "#0072b2", "#cc79a7", "#009e73", "#56b4e9", "#d
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)), (0, (3, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++", "oo", "--")
+NAMES_FIT = 44
+"""So many letters of names fit below the bars of one panel; longer ones are slanted."""
+NAMES_INSIDE = 5
+"""So many entries of a legend leave room for what is drawn."""
+LEGEND_INCHES = 1.8
+"""What a legend beside the axes adds to the figure's width."""
+BARS_APART = 10
+"""The values above more bars than these are written upright."""
+TITLE_PAD = 24
+"""Points between a title and its axes where a legend lies in between."""
 DPI = 150
 STYLE: Any = {
     "svg.hashsalt": "analyses",
@@ -72,7 +82,7 @@ def draw_hardness(rows: Sequence[Row]) -> Figure:
         axes.plot(x, y, label=name, markevery=0.1, markersize=5, linewidth=1.6, **style_of(place))
     axes.set(xscale="log", yscale="log", xlabel="negative's rank, hardest first", ylabel="mean probability (softmax)")
     axes.set_title("How the negatives share the probability")
-    axes.legend()
+    _add_legend(axes)
     return figure
 
 
@@ -81,8 +91,8 @@ def draw_proxy(rows: Sequence[Row]) -> Figure:
     figure, (axes,) = _start(1)
     kinds = {"real": "real negatives", "with_mixes": "real and mixed negatives"}
     _draw_bars(axes, rows, kinds, factor=100)
-    axes.set(ylabel="queries whose positive ranks first (%)", title="Proxy task accuracy")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
+    axes.set(ylabel="queries whose positive ranks first (%)")
+    axes.set_title("Proxy task accuracy", pad=TITLE_PAD)
     return figure
 
 
@@ -97,15 +107,15 @@ def draw_false_negatives(rows: Sequence[Row]) -> Figure:
     left.axhline(100 * chance, color="0.4", linewidth=1, label="all negatives")
     left.set(xscale="log", xlabel="r hardest negatives", ylabel="of the query's own class (%)", ylim=(0, None))
     left.set_title("False negatives")
-    left.legend()
+    _add_legend(left)
     kinds = {"pair_one": "pair, a parent", "pair_both": "pair, both", "query_mix": "query mix"}
     shares = [
         {"encoder": name, **{row["kind"]: row["share"] for row in rows if row["encoder"] == name}}
         for name in list_encoders(rows)
     ]
     _draw_bars(right, shares, kinds, factor=100)
-    right.set(ylabel="mixes with such parents (%)", title="Mixes with parents of the query's class")
-    right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, fontsize=8)
+    right.set(ylabel="mixes with such parents (%)")
+    right.set_title("Mixes with parents of the query's class", pad=TITLE_PAD)
     return figure
 
 
@@ -113,11 +123,11 @@ def draw_oracle(rows: Sequence[Row]) -> Figure:
     """Draw loss and proxy accuracy with all negatives and with the class oracle's."""
     figure, (left, right) = _start(2)
     _draw_bars(left, rows, {"loss": "all negatives", "loss_oracle": "class oracle"}, factor=1)
-    left.set(ylabel="InfoNCE (nats)", title="Loss")
+    left.set(ylabel="InfoNCE (nats)")
+    left.set_title("Loss", pad=TITLE_PAD)
     _draw_bars(right, rows, {"accuracy": "all negatives", "accuracy_oracle": "class oracle"}, factor=100)
-    right.set(ylabel="queries whose positive ranks first (%)", title="Proxy task accuracy")
-    for axes in (left, right):
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, fontsize=8)
+    right.set(ylabel="queries whose positive ranks first (%)")
+    right.set_title("Proxy task accuracy", pad=TITLE_PAD)
     return figure
 
 
@@ -130,7 +140,7 @@ def draw_alignment(rows: Sequence[Row]) -> Figure:
     axes.margins(0.25)
     axes.set(xlabel="alignment: mean ‖x−y‖² within a class", ylabel="uniformity: log mean exp(−2‖x−y‖²)")
     axes.set_title("Alignment and uniformity (lower is better)")
-    axes.legend()
+    _add_legend(axes)
     return figure
 
 
@@ -147,7 +157,7 @@ def draw_classes(rows: Sequence[Row]) -> Figure:
         axes.plot([mean["intra_variance"]], [mean["inter_distance"]], markersize=12, label=label, **look)
     axes.set(xlabel="intra-class variance: mean ‖x−μ‖²", ylabel="inter-class distance: mean ‖μ−μ′‖")
     axes.set_title("Classes: small marks each, large marks on average")
-    axes.legend()
+    _add_legend(axes)
     return figure
 
 
@@ -156,8 +166,19 @@ def _start(panels: int) -> tuple[Figure, tuple[Axes, ...]]:
     return figure, tuple(figure.subplots(1, panels, squeeze=False)[0])
 
 
+def _add_legend(axes: Axes) -> None:
+    """Name the encoders inside the axes, or to their right where so many names would hide what is drawn."""
+    if len(axes.get_legend_handles_labels()[1]) <= NAMES_INSIDE:
+        axes.legend()
+        return
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.set_figwidth(figure.get_figwidth() + LEGEND_INCHES)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0.0)
+
+
 def _draw_bars(axes: Axes, rows: Sequence[Row], kinds: Mapping[str, str], *, factor: float) -> None:
-    """Draw a group of bars per row, one bar per kind, each with its value above it."""
+    """Draw a group of bars per row, one bar per kind, each with its value above it; the kinds are named on top."""
     width = 0.8 / len(kinds)
     greys = ("0.25", "0.75", "0.95", "0.5")
     for place, (key, label) in enumerate(kinds.items()):
@@ -165,9 +186,13 @@ def _draw_bars(axes: Axes, rows: Sequence[Row], kinds: Mapping[str, str], *, fac
         y = [factor * row[key] for row in rows]
         hatch = HATCHES[place % len(HATCHES)]
         bars = axes.bar(x, y, width, label=label, color=greys[place % 4], edgecolor="black", hatch=hatch)
-        axes.bar_label(bars, fmt="%.1f" if factor == 100 else "%.2f", fontsize=8, padding=2)
-    axes.set_xticks(range(len(rows)), [str(row["encoder"]) for row in rows])
-    axes.margins(y=0.15)
+        upright = 90 if len(rows) * len(kinds) > BARS_APART else 0
+        axes.bar_label(bars, fmt="%.1f" if factor == 100 else "%.2f", fontsize=8, padding=2, rotation=upright)
+    names = [str(row["encoder"]) for row in rows]
+    slanted = {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if sum(map(len, names)) > NAMES_FIT else {}
+    axes.set_xticks(range(len(rows)), names, **slanted)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(kinds), fontsize=9, frameon=False)
+    axes.margins(y=0.2)
     axes.grid(visible=False, axis="x")
 
 
