@@ -28,10 +28,24 @@ def write_stage(
     write_json(stage / "spec.json", {"name": name, "kind": kind, "command": ["x.yaml"], "grid": grid or {}})
     for number in range(1, attempts + 1):
         outcome = "done" if number == attempts else "yield"
-        attempt = {"job_id": "17", "host": "node1", "gpu": "", "seconds": 36.0, "outcome": outcome}
+        attempt = {"number": number, "job_id": "17", "host": "node1", "gpu": "", "seconds": 36.0, "outcome": outcome}
         write_json(stage / "attempts" / f"{number:04d}.json", attempt)
     write_json(stage / "DONE.json", {"outputs": {}})
     return stage
+
+
+def write_manifest(stage: Path, epoch: int) -> None:
+    """Write the manifest of a converted MoCHi checkpoint into a convert stage."""
+    values = {
+        "source": {"path": "encoder.pt", "sha256": "cd" * 32, "family": "moco", "branch": "query", "epoch": epoch},
+        "output": {"path": "backbone.pkl", "sha256": "ab" * 32, "format": "detectron2", "tensors": 318},
+        "depth": 50,
+        "matched": 318,
+        "expected": 318,
+        "parity": {"res5": 0.0},
+        "config": {"model": {"method": "moco"}, "mixing": {"n": 64, "s": 32, "s_prime": 16}},
+    }
+    write_json(stage / "backbone.pkl.manifest.json", values)
 
 
 def write_detector(folder: Path, backbone: str, protocol: str, seed: int, metrics: dict[str, float]) -> Path:
@@ -71,6 +85,7 @@ def write_chain(folder: Path, backbones: int = 2, seeds: int = 3) -> Path:
             voc = {"AP": level, "AP50": level + 20, "AP75": level - 2}
             write_detector(folder, name, "voc-c4-digits@moco", seed, voc)
             write_detector(folder, name, "coco-c4-digits@moco", seed, {"box/AP": level, "mask/AP": level - 3})
+        write_manifest(write_stage(folder, f"convert-{name}", "convert"), epoch=3)
     analyse = write_stage(folder, "analyse", "analyse")
     write_text(analyse / "hardness.svg", SVG)
     return folder

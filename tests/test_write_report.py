@@ -1,21 +1,18 @@
-"""The report says what the files say: means, spread, noise, lineage, cost; and the page works in a browser."""
+"""The report says what the files say: means, spread, noise, lineage, cost."""
 
 import csv
 import json
-import shutil
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from pretrain.storage import write_json
-from tests.chain_folders import write_chain, write_detector, write_stage
+from pretrain.storage import append_json_line, write_json
+from tests.chain_folders import write_chain, write_detector, write_manifest, write_stage
 from tools.report.gather import gather
+from tools.report.lineage import describe_backbones, describe_cost, sum_costs
 from tools.report.page import write_page
 from tools.report.tables import build_tables, to_latex
-from tools.report.verdict import write_verdict
+from tools.report.verdict import write_headline, write_verdict
 from tools.write_report import main
 from transfer.results import RunResult, summarise
 
@@ -90,6 +87,56 @@ def test_mixing_is_compared_with_the_same_method_without() -> None:
     assert "above simclr beyond the noise in voc-c4-digits@moco AP (+1.0)" in sentences[1]
 
 
+@pytest.mark.parametrize(
+    ("runs", "sentence"),
+    [
+        ([], "No stage has a result yet, so there is nothing to say."),
+        (results("mochi", [1.0]), "Only mochi has results; a verdict needs a second backbone."),
+        (
+            [*results("mochi", [30.0]), *results("random", [20.0])],
+            "Not known yet: mochi is above random in 1 of 1 measurement, but by one run each, so it could be noise.",
+        ),
+        (
+            [*results("mochi", [30.0, 30.2]), *results("random", [30.0, 30.1])],
+            "No difference shown: mochi and random lie within the noise in the one measurement.",
+        ),
+        (
+            [*results("mochi", [30.0, 30.2]), *results("random", [20.0, 20.1])],
+            "Yes: mochi is above random beyond the noise in the one measurement, by up to 10.1 points "
+            "(AP of voc-c4-digits@moco).",
+        ),
+        (
+            [*results("mochi", [1.0, 1.2]), *results("moco_v2", [2.0, 2.1]), *results("random", [0.0, 0.1])],
+            "No: mochi is below moco_v2 beyond the noise in the one measurement, by up to 0.9 points "
+            "(AP of voc-c4-digits@moco).",
+        ),
+        (
+            [*results("densecl", [9.0, 9.2]), *results("soco", [2.0, 2.1])],
+            "Yes: densecl is above soco beyond the noise in the one measurement, by up to 7.0 points "
+            "(AP of voc-c4-digits@moco).",
+        ),
+    ],
+)
+def test_headline_says_in_one_sentence_what_the_noise_allows(runs: list[RunResult], sentence: str) -> None:
+    assert write_headline(summarise(runs)) == sentence
+
+
+def test_noise_band_is_the_larger_of_measured_and_published() -> None:
+    def band(values: list[float], protocol: str) -> str:
+        (table,) = build_tables(summarise(results("mochi", values, protocol)))
+        return table.noise[0].text
+
+    assert band([30.0, 31.0], "voc-c4-24k@moco") == "± 0.7"
+    assert band([30.0, 30.1], "voc-c4-24k@moco") == "± 0.2"
+    assert band([30.0, 30.1], "voc-c4-digits@moco") == "± 0.1"
+    assert band([30.0], "voc-c4-digits@moco") == "unknown"
+
+
+def test_published_trials_show_their_deviation() -> None:
+    (table,) = build_tables(summarise(results("mochi", [57.0, 57.2], "voc-c4-24k@moco")))
+    assert next(row for row in table.rows if row.backbone == "MoCo v2, 200 epochs").cells[0].text == "57.0 ± 0.2"
+
+
 def test_published_rows_stand_only_beside_their_own_protocol() -> None:
     full = build_tables(summarise(results("mochi", [57.0, 57.2], "voc-c4-24k@moco")))[0]
     digits = build_tables(summarise(results("mochi", [57.0, 57.2])))[0]
@@ -114,21 +161,76 @@ def test_unfinished_chain_reports_what_is_there(tmp_path: Path) -> None:
     assert "out of memory" in (tmp_path / "report" / "index.html").read_text()
 
 
+def test_own_programs_file_of_another_form_is_no_result(tmp_path: Path) -> None:
+    for kind in ("command", "detector"):
+        stage = write_stage(tmp_path / kind, kind, kind)
+        write_json(stage / "metrics.json", {"loss": 1})
+        write_json(tmp_path / kind / "chain.json", {"name": kind, "stages": []})
+    assert gather(tmp_path / "command").results == []
+    with pytest.raises(ValueError, match="expected a run's result"):
+        gather(tmp_path / "detector")
+
+
 def test_folder_without_a_chain_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no chain\.json there"):
         main([str(tmp_path)])
 
 
 def test_sweep_becomes_a_heat_map_of_means(tmp_path: Path) -> None:
-    write_json(tmp_path / "chain.json", {"name": "sweep", "stages": []})
-    for n in (256, 512):
+    grid = {"mochi:mixing.n": [256, 1024], "mochi:mixing.s": [0, 128]}
+    write_json(tmp_path / "chain.json", {"name": "s", "config": {"backbones": {"mochi": {}}, "grid": grid}})
+    for n in (256, 1024):
         for s in (0, 128):
-            stage = write_detector(tmp_path, f"mochi {n} {s}", "voc-c4-digits@moco", 0, {"AP": float(n + s)})
-            spec = json.loads((stage / "spec.json").read_text()) | {"grid": {"mixing.n": n, "mixing.s": s}}
-            write_json(stage / "spec.json", spec)
+            write_detector(tmp_path, f"mochi_n{n}_s{s}", "voc-c4-digits@moco", 0, {"AP": float(n + s)})
     page = write_page(gather(tmp_path), [], [])
-    assert "AP over mixing.n and mixing.s" in page
-    assert '"z": [[256.0, 512.0], [384.0, 640.0]]' in page
+    assert "AP over mochi:mixing.n and mochi:mixing.s" in page
+    assert '"x": ["256", "1024"], "y": ["0", "128"], "z": [[256.0, 1024.0], [384.0, 1152.0]]' in page
+
+
+def test_curves_show_pretraining_detectors_and_their_last_evaluation(tmp_path: Path) -> None:
+    write_json(tmp_path / "chain.json", {"name": "curves", "stages": []})
+    stage = write_stage(tmp_path, "pretrain-mochi", "pretrain")
+    for epoch in (1, 2):
+        line = {"step": 10 * epoch, "loss": 7.0 - epoch, "accuracy": 5.0, "accuracy_with_mixes": 1.0}
+        append_json_line(stage / "metrics.jsonl", line)
+        look = {"step": 10 * epoch, "epoch": epoch, "knn_top1": 10.0 * epoch, "hardness": [0.5, 0.3, 0.2]}
+        append_json_line(stage / "metrics.jsonl", look)
+    detector = write_detector(tmp_path, "mochi", "voc-c4-digits@moco", 0, {"AP": 31.0})
+    append_json_line(detector / "metrics.jsonl", {"step": 12, "AP": 20.0})
+    append_json_line(detector / "metrics.jsonl", {"step": 24, "total_loss": 0.1})
+    curves = {curve.chart: curve for curve in gather(tmp_path).curves}
+    assert curves["Proxy task, the mixed negatives included"].y == (1.0, 1.0)
+    assert curves["kNN accuracy while pretraining"].y == (10.0, 20.0)
+    assert curves["Hardness of the negatives by epoch, mochi"].y == [0.5, 0.3, 0.2]
+    final = curves["AP while fine-tuning, voc-c4-digits@moco"]
+    assert (final.x, final.y) == ((12.0, 24.0), (20.0, 31.0))
+
+
+def test_gpu_hours_count_every_gpu_and_lost_attempts_are_faults(tmp_path: Path) -> None:
+    write_json(tmp_path / "chain.json", {"name": "cost", "stages": []})
+    stage = write_detector(tmp_path, "mochi", "voc-c4-digits@moco", 0, {"AP": 1.0})
+    spec = json.loads((stage / "spec.json").read_text())
+    write_json(stage / "spec.json", spec | {"resources": {"nodes": 2, "gpus": 4}})
+    lost = {"number": 1, "job_id": "17", "host": "n1", "gpu": ["H100"] * 4, "seconds": None, "outcome": None}
+    ended = {**lost, "number": 2, "job_id": "18", "host": "n2", "seconds": 1800.0, "outcome": "done"}
+    for attempt in (lost, ended):
+        write_json(stage / "attempts" / f"{attempt['number']:04d}.json", attempt)
+    (found,) = gather(tmp_path).stages
+    cost = describe_cost(found)
+    assert cost["gpu_hours"] == pytest.approx(0.5 * 8)
+    assert cost["survived"] == "lost"
+    assert (sum_costs([found])[-1]["retries"], sum_costs([found])[-1]["survived"]) == (1, 1)
+    assert (found.names_of("job_id"), found.gpus) == ("17, 18", ["H100"])
+
+
+def test_backbones_lead_back_to_config_commit_and_job(tmp_path: Path) -> None:
+    write_json(tmp_path / "chain.json", {"name": "lineage", "stages": []})
+    write_stage(tmp_path, "pretrain-mochi", "pretrain")
+    write_manifest(write_stage(tmp_path, "convert-mochi", "convert"), epoch=200)
+    (row,) = describe_backbones(gather(tmp_path).stages)
+    assert (row["weights"], row["source"], row["epochs"]) == ("ab" * 6, "cd" * 6, 200)
+    assert (row["method"], row["matched"]) == ("moco with MoCHi(64, 32, 16)", "318 of 318")
+    assert (row["config"], row["jobs"], row["hosts"]) == ("x.yaml", "17", "node1")
 
 
 def test_text_from_outside_cannot_become_markup(tmp_path: Path) -> None:
@@ -138,107 +240,3 @@ def test_text_from_outside_cannot_become_markup(tmp_path: Path) -> None:
     page = (tmp_path / "report" / "index.html").read_text()
     assert "<script>alert(1)" not in page
     assert "</script><b>" not in page
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        pytest.skip("needs chromium and chromedriver; as root on Debian `make system` installs them")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or ""
-    for word in (
-        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-        "--disable-background-networking", "--disable-component-update", "--window-size=1280,1600",
-    ):  # fmt: skip
-        options.add_argument(word)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
-
-
-def open_page(browser: Any, path: Path, *, dark: bool = False, width_px: int = 1280) -> None:
-    scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
-    metrics = {"width": width_px, "height": 1600, "deviceScaleFactor": 1, "mobile": width_px < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    browser.get(path.resolve().as_uri())
-
-
-@pytest.mark.slow
-@pytest.mark.xdist_group("browser")
-def test_page_draws_its_charts_without_an_error_or_an_external_request(browser: Any, chain: Path) -> None:
-    browser.get_log("performance")
-    open_page(browser, chain / "report" / "index.html")
-    browser.execute_script("document.querySelector('#curves').scrollIntoView()")
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and not browser.execute_script("return document.querySelector('svg .trace')"):
-        time.sleep(0.1)
-    assert browser.execute_script("return document.querySelectorAll('.chart svg .trace').length") >= 2
-    assert browser.get_log("browser") == []
-    requested = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    urls = [entry["params"]["request"]["url"] for entry in requested if entry["method"] == "Network.requestWillBeSent"]
-    assert urls
-    assert all(url.startswith(("file:", "data:", "blob:")) for url in urls), urls
-
-
-@pytest.mark.slow
-@pytest.mark.xdist_group("browser")
-def test_page_sorts_its_tables(browser: Any, chain: Path) -> None:
-    open_page(browser, chain / "report" / "index.html")
-    first = "document.querySelector('#results table')"
-    column = f"[...{first}.tBodies[0].rows].map(row => row.cells[1].dataset.value)"
-    browser.execute_script(f"{first}.querySelectorAll('th button')[1].click()")
-    rising = [float(value) for value in browser.execute_script(f"return {column}")]
-    browser.execute_script(f"{first}.querySelectorAll('th button')[1].click()")
-    falling = [float(value) for value in browser.execute_script(f"return {column}")]
-    assert rising == sorted(rising)
-    assert falling == sorted(rising, reverse=True)
-
-
-@pytest.mark.slow
-@pytest.mark.xdist_group("browser")
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("width_px", [1280, 390])
-def test_page_is_readable_on_desk_and_phone_in_light_and_dark(
-    browser: Any, chain: Path, dark: bool, width_px: int
-) -> None:
-    open_page(browser, chain / "report" / "index.html", dark=dark, width_px=width_px)
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= width_px, (
-        "the page scrolls sideways"
-    )
-    script = "const s = getComputedStyle(document.body); return [s.color, s.backgroundColor]"
-    ink, paper = (
-        [int(part) for part in colour.removeprefix("rgb(").rstrip(")").split(",")]
-        for colour in browser.execute_script(script)
-    )
-    assert contrast(ink, paper) > 7  # WCAG 2.1, level AAA
-    assert (sum(paper) < 128) == dark
-
-
-@pytest.mark.slow
-@pytest.mark.xdist_group("browser")
-def test_fifty_backbones_of_ten_seeds_open_within_two_seconds(browser: Any, tmp_path: Path) -> None:
-    folder = write_chain(tmp_path / "large", backbones=50, seeds=10)
-    main([str(folder)])
-    open_page(browser, folder / "report" / "index.html")
-    script = "const t = performance.getEntriesByType('navigation')[0]; return t.loadEventEnd - t.startTime"
-    milliseconds = browser.execute_script(script)
-    print(f"the page of 1,000 runs opened in {milliseconds:.0f} ms")
-    assert browser.execute_script("return document.querySelectorAll('#lineage tbody tr').length") == 1000
-
-
-def contrast(first: list[int], second: list[int]) -> float:
-    """WCAG 2.1's contrast ratio of two sRGB colours."""
-
-    def luminance(colour: list[int]) -> float:
-        parts = [
-            value / 255 / 12.92 if value / 255 <= 0.04045 else ((value / 255 + 0.055) / 1.055) ** 2.4
-            for value in colour
-        ]
-        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
-
-    lighter, darker = sorted((luminance(first), luminance(second)), reverse=True)
-    return (lighter + 0.05) / (darker + 0.05)

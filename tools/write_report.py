@@ -40,16 +40,18 @@ def main(arguments: Sequence[str]) -> int:
     from tools.report.gather import digest_inputs, gather  # heavy: imports torch through the results
     from tools.report.page import write_page
     from tools.report.tables import build_tables, to_csv, to_latex, to_rows
-    from tools.report.verdict import write_verdict
+    from tools.report.verdict import write_headline, write_verdict
     from transfer.results import summarise
 
     files = gather(folder)
     summaries = summarise(files.results)
     tables, verdict = build_tables(summaries), write_verdict(summaries)
+    headline = write_headline(summaries)
     write_json(
         out / "summary.json",
         {
             "rows": to_rows(summaries),
+            "headline": headline,
             "verdict": verdict,
             "machine": describe_machine(),
             "commit": read_commit(),
@@ -58,9 +60,9 @@ def main(arguments: Sequence[str]) -> int:
     )
     write_text(out / "results.csv", to_csv(summaries))
     write_text(out / "tables.tex", "\n".join(map(to_latex, tables)))
-    text = write_markdown(files, tables, verdict)
+    text = write_markdown(files, tables, [f"**{headline}**", *verdict])
     write_text(out / "report.md", text)
-    write_text(out / "index.html", write_page(files, tables, verdict))
+    write_text(out / "index.html", write_page(files, tables, [headline, *verdict]))
     copy_pictures(files, out / "pictures")
     print(text)
     print(f"Page: {out / 'index.html'}\nNumbers: {out / 'summary.json'}, {out / 'results.csv'}, {out / 'tables.tex'}")

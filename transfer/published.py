@@ -1,6 +1,6 @@
 """Published rows that a reproduction is set beside, as data, each with how far it is confirmed and where it stands."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 CONFIRMED: Literal["confirmed"] = "confirmed"
@@ -31,6 +31,8 @@ class PublishedRow:
     label: Literal["confirmed", "as reported"]
     source: str
     trials: int = 1
+    stds: dict[str, float] = field(default_factory=dict)
+    """Standard deviation over the trials in percent points, where the source gives it."""
 
 
 def published_rows(protocol: str) -> list[PublishedRow]:
@@ -48,6 +50,7 @@ def _voc(backbone: str, epochs: int | None, values: tuple[float, float, float], 
         label=AS_REPORTED if source == MOCHI else CONFIRMED,
         source=source,
         trials=trials,
+        stds={"AP50": 0.2, "AP": 0.2, "AP75": 0.4} if source == MOCO else {},
     )
 
 
@@ -63,7 +66,7 @@ def _coco(protocol: str, backbone: str, epochs: int | None, values: tuple[float,
 
 
 def _linear(
-    protocol: str, backbone: str, epochs: int | None, top1: float, source: str, trials: int = 1
+    protocol: str, backbone: str, epochs: int | None, top1: float, source: str, *, trials: int = 1, std: float = 0.0
 ) -> PublishedRow:
     return PublishedRow(
         protocol=protocol,
@@ -73,6 +76,7 @@ def _linear(
         label=AS_REPORTED if source == MOCHI else CONFIRMED,
         source=source,
         trials=trials,
+        stds={"top1": std} if std else {},
     )
 
 
@@ -118,16 +122,16 @@ ROWS: tuple[PublishedRow, ...] = (
     _coco("coco-c4-2x@moco", "MoCo v1", 200, (40.7, 35.4), OPENSELFSUP),
     _coco("coco-c4-2x@moco", "MoCo v2", 200, (41.0, 35.6), OPENSELFSUP),
     _linear("linear-in1k@moco", "MoCo v1", 200, 60.6, MOCO_LINEAR),
-    _linear("linear-in1k@moco", "MoCo v2", 200, 67.5, MOCO_LINEAR, trials=5),
+    _linear("linear-in1k@moco", "MoCo v2", 200, 67.5, MOCO_LINEAR, trials=5, std=0.1),
     _linear("linear-in1k@moco", "MoCo v2", 800, 71.1, MOCO_LINEAR),
     *(_linear("linear-in1k@moco", method, epochs, top1, MOCHI) for epochs, method, top1, _ in _MOCHI_TABLE),
     _linear("linear-in1k@moco", "SynCo", 200, 68.1, SYNCO),
     _linear("linear-in1k@moco", "SynCo", 800, 70.7, SYNCO),
     _linear("linear-in100@mochi", "MoCo v1", 200, 73.4, MOCHI),
-    _linear("linear-in100@mochi", "MoCo-v2 (their run)", 200, 78.0, MOCHI),
-    _linear("linear-in100@mochi", "MoCHi (1024,1024,128)", 200, 79.0, MOCHI),
+    _linear("linear-in100@mochi", "MoCo-v2 (their run)", 200, 78.0, MOCHI, std=0.2),
+    _linear("linear-in100@mochi", "MoCHi (1024,1024,128)", 200, 79.0, MOCHI, std=0.4),
     _linear("linear-in100@mochi", "MoCo-v2 with class oracle", 200, 81.8, MOCHI),
     _linear("linear-in100@mochi", "MoCHi (1024,1024,128) with class oracle", 200, 82.5, MOCHI),
     _linear("linear-in100@mochi", "supervised", None, 86.2, MOCHI),
-    _linear("linear-in100@mochi", "MoCo-v2 tuned (lr .8, batch 512, m .99, K 65536)", 200, 80.0, TUNED),
+    _linear("linear-in100@mochi", "MoCo-v2 tuned (lr .8, batch 512, m .99, K 65536)", 200, 80.0, TUNED, std=0.1),
 )

@@ -1,71 +1,113 @@
 """Turn curves and sweeps into charts that plotly.js draws: plain data, no colours of the page's own."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-from tools.report.gather import ChainFiles, Curve
+from tools.report.curves import Curve
+from tools.report.gather import ChainFiles
 from tools.report.verdict import HEADLINE
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7f7f7f")
 """Okabe and Ito's palette without black and yellow: told apart by colour-blind readers, on white and on black."""
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-"""Told apart in grey."""
+SYMBOLS = ("circle", "square", "triangle-up", "diamond", "x", "cross", "star")
+"""Dashes and symbols are told apart in grey."""
+FEW_POINTS = 25
+"""A curve of at most so many points shows a mark at each."""
 
 
 def build_charts(curves: Sequence[Curve]) -> list[dict[str, Any]]:
-    """Return one chart per quantity: {"title", "traces", "layout"}; the same name keeps its colour in all of them."""
-    names = list(dict.fromkeys(_family(curve.name) for curve in curves))
+    """Return one chart per quantity: {"title", "traces", "layout"}; the same name keeps its colour in all of them.
+
+    The seeds of one backbone are drawn alike and named once.
+    """
+    names = list(dict.fromkeys(_family(curve.name) for curve in curves if not curve.logarithmic))
     charts: dict[str, dict[str, Any]] = {}
     for curve in curves:
-        chart = charts.setdefault(curve.chart, _start_chart(curve.chart, curve.x_title))
-        style = names.index(_family(curve.name))
-        chart["traces"].append(
-            {
-                "type": "scatter",
-                "mode": "lines" if len(curve.x) > 8 else "lines+markers",
-                "name": curve.name,
-                "x": list(curve.x),
-                "y": [round(float(value), 5) for value in curve.y],
-                "line": {"color": COLOURS[style % len(COLOURS)], "dash": DASHES[style % len(DASHES)], "width": 2},
-            }
-        )
+        chart = charts.setdefault(curve.chart, _start_chart(curve))
+        place = len(chart["traces"]) if curve.logarithmic else names.index(_family(curve.name))
+        first = all(trace["legendgroup"] != _family(curve.name) for trace in chart["traces"])
+        chart["traces"].append(_draw(curve, place) | {"showlegend": first})
     return list(charts.values())
 
 
 def build_heat_maps(files: ChainFiles) -> list[dict[str, Any]]:
-    """Return a heat map per protocol and headline metric of a sweep over two axes; none without a sweep.
+    """Return a heat map per protocol, headline metric and pair of a sweep's axes; a sweep of one axis is one row.
 
-    A stage of a sweep carries its place in the grid as spec["grid"], e.g. {"mixing.n": 256, "mixing.s": 512}.
+    Several seeds, and the axes beyond the two drawn, are averaged over; the spread stands in the tables.
     """
     points: dict[tuple[str, str, str, str], dict[tuple[str, str], list[float]]] = {}
     for stage in files.stages:
-        grid = stage.spec.get("grid") or {}
-        if stage.result is None or len(grid) < 2:
+        if stage.result is None or not stage.point:
             continue
-        (x_name, x), (y_name, y) = list(grid.items())[:2]
+        axes = [(key, str(value)) for key, value in stage.point.items()][:2]
+        (x_name, x), (y_name, y) = axes if len(axes) == 2 else (axes[0], ("", ""))
         for metric in HEADLINE:
             value = stage.result.metrics.get(metric)
             if value is not None:
                 place = points.setdefault((stage.result.protocol, metric, x_name, y_name), {})
-                place.setdefault((str(x), str(y)), []).append(value)
-    return [_build_heat_map(key, values) for key, values in points.items()]
+                place.setdefault((x, y), []).append(value)
+    return [_build_heat_map(key, values) for key, values in points.items() if len(values) > 1]
+
+
+def _draw(curve: Curve, place: int) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "lines+markers" if len(curve.x) <= FEW_POINTS else "lines",
+        "name": curve.name,
+        "legendgroup": _family(curve.name),
+        "x": list(curve.x),
+        "y": [_shorten(value) for value in curve.y],
+        "line": {"color": COLOURS[place % len(COLOURS)], "dash": DASHES[place % len(DASHES)], "width": 2},
+        "marker": {"symbol": SYMBOLS[place % len(SYMBOLS)], "size": 6},
+    }
 
 
 def _build_heat_map(key: tuple[str, str, str, str], values: dict[tuple[str, str], list[float]]) -> dict[str, Any]:
     protocol, metric, x_name, y_name = key
-    xs, ys = list(dict.fromkeys(x for x, _ in values)), list(dict.fromkeys(y for _, y in values))
-    means = [[_mean(values.get((x, y), [])) for x in xs] for y in ys]
-    chart = _start_chart(f"{metric} over {x_name} and {y_name}, {protocol}", x_name)
-    chart["layout"]["yaxis"]["title"] = {"text": y_name}
-    for axis in ("xaxis", "yaxis"):
-        chart["layout"][axis]["type"] = "category"
-    trace = {"type": "heatmap", "x": xs, "y": ys, "z": means, "colorscale": "Viridis", "texttemplate": "%{z:.1f}"}
-    return chart | {"traces": [trace]}
+    xs, ys = (_in_order({point[axis] for point in values}) for axis in (0, 1))
+    trace = {
+        "type": "heatmap",
+        "x": xs,
+        "y": ys,
+        "z": [[_mean(values.get((x, y), [])) for x in xs] for y in ys],
+        "colorscale": "Viridis",
+        "texttemplate": "%{z:.1f}",
+        "colorbar": {"title": {"text": "%"}, "thickness": 12},
+    }
+    axes = {
+        "xaxis": {"title": {"text": x_name}, "type": "category"},
+        "yaxis": {"title": {"text": y_name}, "type": "category", "showticklabels": bool(y_name)},
+    }
+    over = " and ".join(name for name in (x_name, y_name) if name)
+    return {"title": f"{metric} over {over}, {protocol}", "traces": [trace], "layout": axes}
 
 
-def _start_chart(title: str, x_title: str) -> dict[str, Any]:
-    layout = {"xaxis": {"title": {"text": x_title}}, "yaxis": {"title": {"text": ""}, "rangemode": "normal"}}
-    return {"title": title, "traces": [], "layout": layout}
+def _start_chart(curve: Curve) -> dict[str, Any]:
+    kind = {"type": "log", "dtick": 1} if curve.logarithmic else {}
+    axes = {
+        "xaxis": {"title": {"text": curve.x_title}, **kind},
+        "yaxis": {"title": {"text": curve.y_title}, **({"type": "log"} if curve.logarithmic else {})},
+    }
+    return {"title": curve.chart, "traces": [], "layout": axes}
+
+
+def _in_order(names: set[str]) -> list[str]:
+    """Return the values of an axis, numbers by their size."""
+    return sorted(names, key=lambda name: (0, float(name), name) if _is_number(name) else (1, 0.0, name))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _shorten(value: float) -> float:
+    """Return the value with five significant digits: the page need not carry more."""
+    return float(f"{float(value):.5g}")
 
 
 def _family(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from io import BytesIO
@@ -14,38 +15,83 @@ from plotly.offline import get_plotlyjs
 
 from pretrain.machine import describe_machine, read_commit
 from tools.report.charts import build_charts, build_heat_maps
-from tools.report.gather import ChainFiles, Stage
+from tools.report.gather import ChainFiles
+from tools.report.lineage import describe_backbones, describe_cost, describe_lineage, sum_costs
 from tools.report.tables import Table
 
 GALLERY_IMAGES = 4
 """So many drawn images per protocol go into the page; the others stay in the stages' folders."""
 GALLERY_PX = 420
 """Longest side of a picture in the page, in pixels."""
+NUMBERS = {
+    "proxy_accuracy": ("proxy task (%)", 100),
+    "proxy_accuracy_mixed": ("… with mixes (%)", 100),
+    "false_negatives": ("false negatives (%)", 100),
+    "hardest_share": ("hardest negative's share", 1),
+    "loss": ("InfoNCE (nats)", 1),
+    "loss_oracle": ("… class oracle", 1),
+    "alignment_of_classes": ("alignment", 1),
+    "uniformity": ("uniformity", 1),
+    "intra_variance": ("intra-class variance", 1),
+    "inter_distance": ("inter-class distance", 1),
+    "separation": ("distance / spread", 1),
+}
+"""The scalars of analysis.json that the page tabulates: the column's title and its factor."""
 
 
 def write_page(files: ChainFiles, tables: Sequence[Table], verdict: Sequence[str]) -> str:
-    """Return the text of index.html: self-contained, light and dark, made for desk, phone and print."""
+    """Return the text of index.html: self-contained, light and dark, made for desk, phone and print.
+
+    Args:
+        files: from `gather`.
+        tables: from `build_tables`.
+        verdict: the sentence at the top, then those with the details.
+
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    charts = [*build_charts(files.curves), *build_heat_maps(files)]
+    charts, heat_maps = build_charts(files.curves), build_heat_maps(files)
     return environment.get_template("page.html.j2").render(
         name=files.name,
-        verdict=verdict,
+        headline=verdict[0] if verdict else "",
+        details=verdict[1:],
         tables=tables,
         charts=charts,
-        charts_json=_for_script(charts),
-        plotly=get_plotlyjs() if charts else "",
-        figures=[(picture.title, inline_svg(picture.path)) for picture in files.figures],
+        heat_maps=heat_maps,
+        charts_json=_for_script([*charts, *heat_maps]),
+        plotly=get_plotlyjs() if charts or heat_maps else "",
+        figures=[
+            (picture.title, picture.definition, inline_svg(picture.path), is_wide(picture.path))
+            for picture in files.figures
+        ],
+        numbers=tabulate_analysis(files.analysis),
         gallery=build_gallery(files),
+        backbones=describe_backbones(files.stages),
         lineage=[describe_lineage(stage) for stage in files.stages if stage.result is not None],
         costs=[describe_cost(stage) for stage in files.stages],
-        total_hours=sum(stage.seconds for stage in files.stages) / 3600,
+        sums=sum_costs(files.stages),
         commit=read_commit(),
         machine=describe_machine(),
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        paths=[str(files.folder)],
+        written=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
+        folder=str(files.folder),
     )
+
+
+def tabulate_analysis(analysis: Mapping[str, Any]) -> dict[str, Any]:
+    """Return {"about", "heads", "rows"} of the analyses' scalars; empty without analyses."""
+    measured = analysis.get("numbers") or {}
+    keys = [key for key in NUMBERS if any(values.get(key) is not None for values in measured.values())]
+    if not keys:
+        return {}
+    rows = [
+        (name, [None if values.get(key) is None else NUMBERS[key][1] * float(values[key]) for key in keys])
+        for name, values in measured.items()
+    ]
+    about = (
+        f"{analysis['images']} images; queries and keys in the {analysis['space']}; negatives: {analysis['negatives']}"
+    )
+    return {"about": about, "heads": [NUMBERS[key][0] for key in keys], "rows": rows}
 
 
 def build_gallery(files: ChainFiles) -> list[tuple[str, dict[str, str]]]:
@@ -75,43 +121,10 @@ def inline_svg(path: Path) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
-def describe_lineage(stage: Stage) -> dict[str, Any]:
-    """Return where a result came from: weights, config, commit, jobs, hosts, GPUs, deviations."""
-    result = stage.result
-    if result is None:
-        raise ValueError(f"{stage.folder}: has no result, so no lineage")
-    return {
-        "backbone": result.backbone,
-        "protocol": result.protocol,
-        "seed": result.seed,
-        "weights": result.weights_sha256[:12],
-        "config": _config_of(stage),
-        "commit": result.commit[:12],
-        "jobs": ", ".join(dict.fromkeys(str(attempt["job_id"]) for attempt in stage.attempts if attempt.get("job_id"))),
-        "hosts": ", ".join(dict.fromkeys(str(attempt["host"]) for attempt in stage.attempts if attempt.get("host"))),
-        "gpus": ", ".join(stage.gpus) or result.machine.get("cpu", ""),
-        "deviations": "; ".join(f"{entry['key']} = {entry['got']}" for entry in result.deviations) or "none",
-    }
-
-
-def describe_cost(stage: Stage) -> dict[str, Any]:
-    """Return what a stage cost: hours, attempts, and the faults it survived."""
-    outcomes = [str(attempt.get("outcome") or "") for attempt in stage.attempts]
-    survived = [outcome for outcome in outcomes[:-1] if outcome not in ("", "done")]
-    return {
-        "name": stage.name,
-        "state": stage.state,
-        "hours": stage.seconds / 3600,
-        "gpu_hours": stage.seconds / 3600 * len(stage.gpus),
-        "attempts": len(stage.attempts),
-        "survived": ", ".join(survived) or "none",
-        "error": str(stage.failed.get("message") or stage.failed.get("kind") or ""),
-    }
-
-
-def _config_of(stage: Stage) -> str:
-    command = stage.spec.get("command") or []
-    return next((str(word) for word in command if str(word).endswith(".yaml")), "")
+def is_wide(path: Path) -> bool:
+    """Return whether an SVG figure has several panels side by side: more than twice as wide as high."""
+    box = re.search(rb'viewBox="[\d.\-]+ [\d.\-]+ ([\d.]+) ([\d.]+)"', path.read_bytes()[:4096])
+    return box is not None and float(box[1]) > 2 * float(box[2])
 
 
 def _for_script(value: Sequence[Mapping[str, Any]]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from transfer.published import PublishedRow, published_rows
-from transfer.results import Summary, compare
+from transfer.results import Summary, compare, published_noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,8 @@ class Table:
     protocol: str
     metrics: Sequence[str]
     rows: Sequence[Row]
+    noise: Sequence[Cell]
+    """Per metric, the largest noise band among the rows: a difference within it says nothing."""
 
 
 def build_tables(summaries: Sequence[Summary]) -> list[Table]:
@@ -57,7 +59,15 @@ def _build_table(protocol: str, summaries: Sequence[Summary]) -> Table:
         cells = [_build_cell(mine.get(metric), own) for metric in metrics]
         rows.append(Row(backbone=backbone, cells=cells, runs=max(row.n for row in mine.values()), note=deviations))
     rows.extend(_published(row, metrics) for row in published_rows(protocol))
-    return Table(protocol=protocol, metrics=metrics, rows=rows)
+    noise = [_build_noise([row for row in own if row.metric == metric]) for metric in metrics]
+    return Table(protocol=protocol, metrics=metrics, rows=rows, noise=noise)
+
+
+def _build_noise(own: Sequence[Summary]) -> Cell:
+    bands = [row.std for row in own if row.std is not None]
+    published = published_noise(own[0].protocol, own[0].metric)
+    bands += [] if published is None else [published]
+    return Cell(text=f"± {max(bands):.1f}" if bands else "unknown", value=max(bands, default=None))
 
 
 def _build_cell(summary: Summary | None, own: Iterable[Summary]) -> Cell:
@@ -70,13 +80,18 @@ def _build_cell(summary: Summary | None, own: Iterable[Summary]) -> Cell:
     ]
     differences = [compare(summary, rival) for rival in rivals]
     bold = bool(differences) and all(entry.difference > 0 and entry.within is False for entry in differences)
-    spread = "" if summary.std is None else f" ± {summary.std:.1f}"
-    return Cell(text=f"{summary.mean:.1f}{spread}", value=summary.mean, bold=bold)
+    return Cell(text=_write_number(summary.mean, summary.std), value=summary.mean, bold=bold)
+
+
+def _write_number(mean: float | None, std: float | None) -> str:
+    if mean is None:
+        return "–"
+    return f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
 
 
 def _published(row: PublishedRow, metrics: Sequence[str]) -> Row:
     cells = [
-        Cell(text=f"{row.metrics[metric]:.1f}" if metric in row.metrics else "–", value=row.metrics.get(metric))
+        Cell(text=_write_number(row.metrics.get(metric), row.stds.get(metric)), value=row.metrics.get(metric))
         for metric in metrics
     ]
     epochs = f", {row.epochs} epochs" if row.epochs else ""
@@ -96,6 +111,7 @@ def to_markdown(table: Table) -> str:
     for row in table.rows:
         cells = [f"**{cell.text}**" if cell.bold else cell.text for cell in row.cells]
         lines.append("| " + " | ".join([row.backbone, *cells, str(row.runs), row.note.replace("|", "/")]) + " |")
+    lines.append("| " + " | ".join(["*noise band*", *(cell.text for cell in table.noise), "", ""]) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -112,6 +128,8 @@ def to_latex(table: Table) -> str:
         texts = [cell.text.replace("±", r"$\pm$").replace("–", "--") for cell in row.cells]
         cells = [rf"\textbf{{{text}}}" if cell.bold else text for text, cell in zip(texts, row.cells, strict=True)]
         lines.append(" & ".join([_escape_latex(row.backbone), *cells, str(row.runs)]) + r" \\")
+    noise = [cell.text.replace("±", r"$\pm$") for cell in table.noise]
+    lines += [r"\midrule", " & ".join(["noise band", *noise, ""]) + r" \\"]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 

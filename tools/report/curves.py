@@ -1,0 +1,128 @@
+"""Read the learning curves of a stage: what went down, what went up, over its steps or epochs."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pretrain.storage import read_json_lines
+from tools.report.stages import Stage
+
+MAX_POINTS = 300
+"""A curve is thinned to so many points: more cannot be told apart on a screen."""
+MAX_EPOCHS = 6
+"""So many of a pretraining's hardness curves are drawn, the first and the last among them."""
+RANKS = 60
+"""Ranks drawn of a hardness curve, evenly on a logarithmic axis."""
+
+PRETRAINING = {
+    "loss": ("Pretraining loss", "InfoNCE (nats)"),
+    "accuracy": ("Proxy task: positive above every real negative", "queries (%)"),
+    "accuracy_with_mixes": ("Proxy task, the mixed negatives included", "queries (%)"),
+    "knn_top1": ("kNN accuracy while pretraining", "top-1 (%)"),
+    "hardest_share": ("Probability of the hardest negative", "softmax share"),
+    "false_negatives": ("False negatives among the hardest", "negatives (%)"),
+    "uniformity": ("Uniformity of the keys", "log mean exp(−2‖x−y‖²)"),
+    "intra_variance": ("Intra-class variance of the keys", "mean ‖x−μ‖²"),
+    "inter_distance": ("Inter-class distance of the keys", "mean ‖μ−μ′‖"),
+    "separation": ("Class distance over class spread", "distance / spread"),
+}
+"""Keys of a pretraining's metrics.jsonl: the chart they are drawn in and its y axis."""
+DETECTOR = {
+    "total_loss": ("Detector loss", "loss"),
+    "AP": ("AP while fine-tuning", "AP (%)"),
+    "box/AP": ("Box AP while fine-tuning", "AP (%)"),
+    "mask/AP": ("Mask AP while fine-tuning", "AP (%)"),
+}
+"""The same of a detector's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One quantity of one stage over its steps, epochs or ranks."""
+
+    chart: str
+    """The chart it belongs to: curves with the same chart are drawn together."""
+    name: str
+    """The legend's text, e.g. "mochi"."""
+    x: Sequence[float]
+    y: Sequence[float]
+    x_title: str
+    y_title: str
+    logarithmic: bool = False
+    """Both axes."""
+
+
+def read_curves(stage: Stage) -> Iterator[Curve]:
+    """Yield every curve of the stage that has at least two points."""
+    if stage.kind == "pretrain":
+        lines = _read_lines(stage)
+        yield from _take(PRETRAINING, lines, stage.name.removeprefix("pretrain-"))
+        yield from _read_hardness(lines, stage.name.removeprefix("pretrain-"))
+    elif stage.result is not None and stage.kind == "linear":
+        yield from _read_linear(stage)
+    elif stage.kind != "knn":
+        lines, suffix = _read_lines(stage), ""
+        if stage.result is not None and lines:
+            lines.append({"step": _position(lines[-1]), **stage.result.metrics})  # the evaluation at the end
+            suffix = f", {stage.result.protocol}"
+        yield from _take(DETECTOR, lines, _label(stage), suffix)
+
+
+def _take(
+    charts: Mapping[str, tuple[str, str]], lines: Sequence[Mapping[str, Any]], name: str, suffix: str = ""
+) -> Iterator[Curve]:
+    for key, (chart, y_title) in charts.items():
+        points = [(_position(line), line[key]) for line in lines if isinstance(line.get(key), int | float)]
+        if len(points) > 1:
+            kept = points[:: -(-len(points) // MAX_POINTS)]
+            kept = kept if kept[-1] == points[-1] else [*kept, points[-1]]
+            xs, ys = zip(*kept, strict=True)
+            yield Curve(chart=chart + suffix, name=name, x=xs, y=ys, x_title="step", y_title=y_title)
+
+
+def _read_hardness(lines: Sequence[Mapping[str, Any]], name: str) -> Iterator[Curve]:
+    """Yield the hardness histogram of some epochs: how the negatives share the probability [MoCHi, figure 2a]."""
+    looks = [line for line in lines if line.get("hardness")]
+    if len(looks) > MAX_EPOCHS:
+        looks = [looks[round(place * (len(looks) - 1) / (MAX_EPOCHS - 1))] for place in range(MAX_EPOCHS)]
+    for line in looks if len(looks) > 1 else []:
+        curve = [share for share in line["hardness"] if share > 0]  # a logarithmic axis has no place for 0
+        ranks = sorted({round(len(curve) ** (place / (RANKS - 1))) for place in range(RANKS)})
+        yield Curve(
+            chart=f"Hardness of the negatives by epoch, {name}",
+            name=f"epoch {line['epoch']:g}",
+            x=ranks,
+            y=[curve[rank - 1] for rank in ranks],
+            x_title="negative's rank, hardest first",
+            y_title="mean probability (softmax)",
+            logarithmic=True,
+        )
+
+
+def _read_linear(stage: Stage) -> Iterator[Curve]:
+    assert stage.result is not None
+    points = stage.result.details.get("curve") or []
+    if len(points) > 1:
+        yield Curve(
+            chart=f"Linear accuracy while training, {stage.result.protocol}",
+            name=_label(stage),
+            x=[point["epoch"] for point in points],
+            y=[point["top1"] for point in points],
+            x_title="epoch",
+            y_title="top-1 (%)",
+        )
+
+
+def _label(stage: Stage) -> str:
+    if stage.result is None:
+        return stage.name
+    seed = f" (seed {stage.result.seed})" if stage.result.seed else ""
+    return f"{stage.result.backbone}{seed}"
+
+
+def _read_lines(stage: Stage) -> list[dict[str, Any]]:
+    return read_json_lines(stage.folder / "metrics.jsonl")
+
+
+def _position(line: Mapping[str, Any]) -> float:
+    return float(line.get("step", line.get("iteration", 0)))

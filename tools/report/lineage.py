@@ -1,0 +1,98 @@
+"""Say where everything came from and what it cost: backbones, results, stages."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pretrain.storage import read_json
+from tools.report.stages import Stage
+from transfer.manifest import manifest_path
+
+WEIGHTS = "backbone.pkl"
+"""What a convert stage leaves, its manifest beside it."""
+
+
+def describe_backbones(stages: Sequence[Stage]) -> list[dict[str, Any]]:
+    """Return a row per converted backbone: what it is, from which config, commit and machine, and what it cost."""
+    pretrainings = {stage.name.removeprefix("pretrain-"): stage for stage in stages if stage.kind == "pretrain"}
+    rows = []
+    for stage in stages:
+        manifest = manifest_path(stage.folder / WEIGHTS)
+        if stage.kind != "convert" or not manifest.is_file():
+            continue
+        found, name = read_json(manifest), stage.name.removeprefix("convert-")
+        origin = pretrainings.get(name, stage)
+        rows.append(
+            {
+                "backbone": name,
+                "method": describe_method(found),
+                "epochs": found["source"].get("epoch"),
+                "weights": found["output"]["sha256"][:12],
+                "source": found["source"]["sha256"][:12],
+                "matched": f"{found['matched']} of {found['expected']}",
+                "config": origin.config or found["source"]["path"],
+                "commit": str(origin.done.get("commit") or found.get("commit") or "")[:12],
+                "jobs": origin.names_of("job_id") or "–",
+                "hosts": origin.names_of("host"),
+                "gpus": ", ".join(origin.gpus) or "none",
+                "hours": origin.seconds / 3600,
+            }
+        )
+    return rows
+
+
+def describe_method(manifest: dict[str, Any]) -> str:
+    """Return e.g. "moco with MoCHi(1024, 512, 256)"; the checkpoint's family where its settings are not known."""
+    config = manifest.get("config") or {}
+    model, mixing = config.get("model", {}), config.get("mixing", {})
+    if not model:
+        return str(manifest["source"]["family"])
+    mixed = f" with MoCHi({mixing['n']}, {mixing['s']}, {mixing['s_prime']})" if mixing.get("n") else ""
+    return f"{model.get('method', '')}{mixed}"
+
+
+def describe_lineage(stage: Stage) -> dict[str, Any]:
+    """Return where a result came from: weights, config, commit, jobs, hosts, GPUs, deviations."""
+    result = stage.result
+    if result is None:
+        raise ValueError(f"{stage.folder}: has no result, so no lineage")
+    return {
+        "backbone": result.backbone,
+        "protocol": result.protocol,
+        "seed": result.seed,
+        "weights": result.weights_sha256[:12],
+        "config": stage.config,
+        "commit": result.commit[:12],
+        "jobs": stage.names_of("job_id") or "–",
+        "hosts": stage.names_of("host"),
+        "gpus": ", ".join(stage.gpus),
+        "deviations": "; ".join(f"{entry['key']} = {entry['got']}" for entry in result.deviations) or "none",
+    }
+
+
+def describe_cost(stage: Stage) -> dict[str, Any]:
+    """Return what a stage cost: hours, attempts, and the faults it survived."""
+    return {
+        "name": stage.name,
+        "state": stage.state,
+        "hours": stage.seconds / 3600,
+        "gpu_hours": stage.gpu_seconds / 3600,
+        "attempts": len(stage.attempts),
+        "survived": ", ".join(stage.survived()) or "none",
+        "error": str(stage.failed.get("message") or stage.failed.get("kind") or ""),
+    }
+
+
+def sum_costs(stages: Sequence[Stage]) -> list[dict[str, Any]]:
+    """Return a row per kind of stage, and one over all: how many, hours, GPU-hours, retries, faults survived."""
+    kinds = {kind: [stage for stage in stages if stage.kind == kind] for kind in dict.fromkeys(s.kind for s in stages)}
+    return [
+        {
+            "kind": kind,
+            "stages": len(mine),
+            "hours": sum(stage.seconds for stage in mine) / 3600,
+            "gpu_hours": sum(stage.gpu_seconds for stage in mine) / 3600,
+            "retries": sum(max(0, len(stage.attempts) - 1) for stage in mine),
+            "survived": sum(len(list(stage.survived())) for stage in mine if stage.state == "done"),
+        }
+        for kind, mine in [*kinds.items(), ("all", list(stages))]
+    ]
