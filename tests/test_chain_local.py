@@ -137,6 +137,37 @@ def test_stages_share_the_cpus_and_each_keeps_to_its_own(tmp_path: Path, monkeyp
 
 
 @pytest.mark.slow
+def test_stages_share_the_gpus_and_each_sees_only_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver hands out what CUDA_VISIBLE_DEVICES names; these stages only say what they were given."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    code = (
+        "import os, pathlib, time; time.sleep(3); say = os.environ.get; "
+        "pathlib.Path('{out}', 'rank' + say('RANK', '0')).write_text(say('CUDA_VISIBLE_DEVICES'))"
+    )
+    stage = {"command": ["{python}", "-c", code], "outputs": ["rank0"]}
+    chain = LocalChain(
+        tmp_path, dict.fromkeys(("one", "two", "both"), stage), resources={"default": {"gpus": 1}, "both": {"gpus": 2}}
+    )
+    assert chain.run() == 0
+    (one, two, both) = (chain.span(name) for name in ("one", "two", "both"))
+    assert max(one[0], two[0]) < min(one[1], two[1]), "side by side"
+    assert both[0] >= max(one[1], two[1]), "it waits for both GPUs"
+    assert {(chain.stage(name) / "rank0").read_text() for name in ("one", "two")} == {"5", "7"}
+    assert [(chain.stage("both") / f"rank{rank}").read_text() for rank in (0, 1)] == ["5,7", "5,7"]
+
+
+@pytest.mark.slow
+def test_driver_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
+    chain = LocalChain(tmp_path, {"train": counting("steps=40", "sleep=0.05")})
+    words = ["nohup", sys.executable, "-m", "tools.chain", "submit", str(chain.path)]
+    driver = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    chain.wait_for_step("train", 3)
+    driver.send_signal(signal.SIGHUP)
+    assert driver.wait(timeout=60) == 0
+    assert chain.attempts("train") == ["done"]
+
+
+@pytest.mark.slow
 def test_killed_driver_loses_nothing_and_repeats_no_finished_stage(tmp_path: Path) -> None:
     stages = {"first": counting("steps=5"), "train": counting("steps=80", "sleep=0.05", after=("first",))}
     chain = LocalChain(tmp_path, stages)

@@ -32,7 +32,7 @@ from tools.chain.explain import explain_plan
 from tools.chain.fitness import refuse_unfit_setup
 from tools.chain.local import LocalDriver
 from tools.chain.logs import find_logs
-from tools.chain.submit import Chain, freeze, hold, open_chain, submit_lock
+from tools.chain.submit import Chain, freeze, hold, open_chain, shorten, submit_lock
 from tools.command_line import UsageError, run_command, split_arguments
 
 OWN_OPTIONS = ("dry_run", "retry", "watch", "json", "follow", "stage")
@@ -78,7 +78,7 @@ def submit(chain: Chain, options: dict[str, str]) -> int:
             from tools.chain.slurm import submit_chain  # heavy: submitit
 
             return submit_chain(chain)
-    print(f"chain {chain.folder}: {len(chain.stages)} stages on this machine")
+    print(f"chain {shorten(chain.folder)}: {len(chain.stages)} stages on this machine")
     code = LocalDriver(chain).run()
     if code != EXIT_YIELD:
         print_ending(chain)

@@ -2,11 +2,10 @@
 
 import csv
 import io
-from pathlib import Path
 
 from pretrain.storage import read_json, write_text
 from tools.chain.state import find_states, stage_folder
-from tools.chain.submit import Chain
+from tools.chain.submit import Chain, shorten
 from tools.chain.sweep import list_points
 
 
@@ -30,7 +29,7 @@ def print_ending(chain: Chain) -> None:
             found += [("drawn", path) for path in pictures[:1]]
     for label, path in found:
         if path.exists():
-            print(f"{label:8} {_shorten(path)}")
+            print(f"{label:8} {shorten(path)}")
     if any(states[stage.name] == "failed" for stage in chain.stages):
         print(f"try the failed stages again: python -m tools.chain resume {chain.path}")
 
@@ -78,7 +77,3 @@ def write_sweep(chain: Chain) -> str:
     stream = io.StringIO()
     csv.writer(stream, lineterminator="\n").writerows(lines)
     return stream.getvalue()
-
-
-def _shorten(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

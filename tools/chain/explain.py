@@ -9,7 +9,7 @@ from tools.chain.attempts import read_attempts
 from tools.chain.plan import Stage
 from tools.chain.state import find_states, stage_folder
 from tools.chain.status import read_progress
-from tools.chain.submit import Chain
+from tools.chain.submit import Chain, shorten
 
 Work = tuple[str, ...]
 """What a stage does, whoever it does it to."""
@@ -19,7 +19,7 @@ def explain_plan(chain: Chain) -> str:
     """Return the plan as text: one line per stage and the GPU-hours of what is not done."""
     states = find_states(chain.folder, chain.stages)
     width = max(len(stage.name) for stage in chain.stages)
-    lines = [f"chain {chain.folder}, backend {chain.config.backend}: {len(chain.stages)} stages"]
+    lines = [f"chain {shorten(chain.folder)}, backend {chain.config.backend}: {len(chain.stages)} stages"]
     hours = 0.0
     measured = measure_gpu_hours(chain.folder)
     for stage in chain.stages:

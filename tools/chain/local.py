@@ -67,7 +67,8 @@ class LocalDriver:
                 f"{self.chain.folder}: a driver runs this chain already; watch it with `status`"
             ) from error
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._stop)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup means: stay
+                signal.signal(number, self._stop)
         with lock:
             return self._loop()
 

@@ -17,7 +17,7 @@ from tools.chain import sbatch, squeue
 from tools.chain.hosts import find_bad_hosts
 from tools.chain.plan import Stage
 from tools.chain.state import ENDED, find_states, stage_folder
-from tools.chain.submit import Chain
+from tools.chain.submit import Chain, shorten
 
 DEPENDENCY = {True: "afterany", False: "afterok"}
 LIMIT_WORDS = (
@@ -65,7 +65,7 @@ def submit_chain(chain: Chain) -> int:
             break
         new += len(group)
         time.sleep(chain.config.slurm.pause_s)
-    print(f"chain {chain.folder}: {new} stages submitted, {len(live) - new} were in the queue")
+    print(f"chain {shorten(chain.folder)}: {new} stages submitted, {len(live) - new} were in the queue")
     if others := sorted(set(jobs) - {stage.folder for stage in chain.stages}):
         print(f"still in the queue from a submit with other settings: {', '.join(others)}; `cancel` ends these too")
     return 0

@@ -99,6 +99,11 @@ def freeze(chain: Chain) -> dict[str, Any]:
     return new
 
 
+def shorten(path: Path) -> Path:
+    """Return a path as a person at this folder would write it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 @contextmanager
 def hold(lock: FileLock) -> Iterator[None]:
     """Hold the lock for a block; ValueError when another submit holds it for too long."""
