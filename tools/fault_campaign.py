@@ -76,6 +76,8 @@ class Campaign:
     """The kinds of this round that are still to come."""
     later: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
     """What mends a fault, and when."""
+    submits: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+    """Those that still run."""
     wrong: list[str] = field(default_factory=list)
     controller_is_down: bool = False
 
@@ -86,24 +88,30 @@ class Campaign:
         wait_until = 0.0
         while time.monotonic() < until:
             self._mend()
+            self.submits = [process for process in self.submits if process.poll() is None]
             if self.controller_is_down:  # whatever asks it now would only wait
                 time.sleep(0.1)
                 continue
             self._resume_nodes()
             self._look_after_chains()
             done = sum(self.faults.values()) >= self.settings.n
-            if done and not self.later and all(chain.ended for chain in self.chains):
+            if done and not self.later and not self.submits and all(chain.ended for chain in self.chains):
                 break
             if not done and time.monotonic() > wait_until and self._inject():
                 wait_until = time.monotonic() + self.chance.uniform(0.2, 1.2)
             time.sleep(0.2)
+        for process in self.submits:
+            process.kill()
+            process.wait()
         return self._judge() | {"seconds": round(time.monotonic() - began)}
 
     def submit(self, chain: TrialChain, *words: str) -> "subprocess.Popen[bytes]":
         """Start a submit of the chain."""
         command = [sys.executable, "-m", "tools.chain", *(words or ("submit",)), str(chain.path)]
         with (chain.path.parent / "submits.log").open("ab") as log:
-            return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        self.submits.append(process)
+        return process
 
     def _look_after_chains(self) -> None:
         """Start chains while there are faults to come; resume those that a full disk or a killed submit stopped."""
