@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from PIL import Image
 
 from pretrain.labelled_images import LabelledImages, centre_crop, find_images, take_evenly
 from pretrain.settings import SettingsError, read_settings
@@ -59,16 +58,6 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_config(data: Path, out: Path, **changes: object) -> LinearConfig:
     return LinearConfig(**{"data": str(data), "out": str(out), **SMALL, **changes})
-
-
-def test_centre_crop_equals_torchvisions_resize_and_centre_crop() -> None:
-    image = np.random.default_rng(0).integers(0, 256, (61, 90, 3)).astype(np.uint8)
-    transforms = torchvision.transforms
-    reference = transforms.CenterCrop(40)(transforms.Resize(48)(torch.from_numpy(image).permute(2, 0, 1)))
-    cropped = centre_crop(image, 48, 40).astype(int)
-    assert np.abs(cropped - reference.permute(1, 2, 0).numpy()).max() <= 1
-    by_pil = np.asarray(transforms.CenterCrop(40)(transforms.Resize(48)(Image.fromarray(image))))
-    assert np.abs(cropped - by_pil).max() <= 2
 
 
 def test_limit_takes_every_class_evenly(data: Path) -> None:
@@ -217,6 +206,22 @@ def test_resumed_run_equals_uninterrupted_run(data: Path, weights: Path, tmp_pat
     assert whole.details["proved_frozen_tensors"] == 120
     states = [torch.load(tmp_path / name / "linear.pt", weights_only=True)["heads"] for name in ("whole", "parts")]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_backbone_that_moves_in_a_later_epoch_ends_the_run(data: Path, weights: Path, tmp_path: Path) -> None:
+    training = LinearTraining(make_config(data, tmp_path, augment="none"), weights, StopFlag())
+    train_epoch = training._train_epoch
+
+    def move_in_the_second(*arguments):
+        train_epoch(*arguments)
+        if training.epoch == 1:
+            training.model.model.layer4[1].bn2.num_batches_tracked += 1
+
+    training._train_epoch = move_in_the_second  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match=r"layer4\.1\.bn2\.num_batches_tracked"):
+        training.run()
+    assert training.epoch == 2
+    assert not (tmp_path / "metrics.json").exists()
 
 
 def stop_first(training: LinearTraining, stop: StopFlag):
