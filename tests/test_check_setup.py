@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from tools import check_setup, setup_checks
 from transfer import detectron2_compat
@@ -31,6 +32,25 @@ def test_slurm_is_a_problem_only_where_it_is_needed(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PATH", "/nowhere")
     states = {needed: [finding.state for finding in setup_checks._examine_slurm(needed)] for needed in (True, False)}
     assert states == {True: ["fine", "problem"], False: ["fine", "note"]}
+
+
+def write_program(folder: Path, name: str, answer: str) -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\necho {answer}\n")
+    path.chmod(0o755)
+
+
+def test_driver_that_torch_cannot_use_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine's driver serves torch")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    states = {finding.what: finding.state for finding in setup_checks._examine_cuda()}
+    assert states["CUDA"] == "note"
+    write_program(tmp_path, "nvidia-smi", "470.82.01")
+    driver, nccl = setup_checks._examine_cuda()
+    assert (driver.what, driver.state) == ("driver", "problem")
+    assert "470.82.01, but torch" in driver.found
+    assert nccl.what == "NCCL"
 
 
 def test_missing_detectron2_is_a_problem_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,26 +73,39 @@ def _examine_torch() -> Iterator[Finding]:
 
 
 def _examine_cuda() -> Iterator[Finding]:
-    if not torch.cuda.is_available():
-        built = torch.version.cuda or "none"
-        yield Finding(
-            state="note",
-            what="CUDA",
-            found=f"no usable GPU (torch built for CUDA {built})",
-            remedy="fine for the digits; full-size training needs a GPU: `nvidia-smi` must list it",
-        )
-        return
-    names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
-    yield Finding(state="fine", what="CUDA", found=f"{torch.version.cuda}: {names}")
-    nccl = torch.distributed.is_available() and torch.distributed.is_nccl_available()
-    yield Finding(
-        state="fine" if nccl else "problem",
-        what="NCCL",
-        found=".".join(map(str, torch.cuda.nccl.version())) if nccl else "not in this torch",  # type: ignore[no-untyped-call]
-        remedy="" if nccl else "several GPUs need it: install torch's CUDA build (`make setup`)",
+    driver = ", ".join(
+        dict.fromkeys(_ask(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]).split())
     )
-    driver = _ask(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
-    yield Finding(state="fine" if driver else "note", what="driver", found=driver or "nvidia-smi does not answer")
+    built = torch.version.cuda or "none"
+    if torch.cuda.is_available():
+        names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+        yield Finding(state="fine", what="CUDA", found=f"{built}: {names}")
+        known = bool(driver)
+        remedy = "" if known else "put NVIDIA's nvidia-smi on the PATH: attempts record the GPUs' names with it"
+        found = driver or "nvidia-smi does not answer"
+        yield Finding(state="fine" if known else "note", what="driver", found=found, remedy=remedy)
+    elif driver:
+        yield Finding(
+            state="problem",
+            what="driver",
+            found=f"{driver}, but torch (built for CUDA {built}) sees no usable GPU",
+            remedy="update the driver to one for that CUDA (`nvidia-smi` shows its own), or install torch's CUDA build "
+            "(`make setup`); CUDA_VISIBLE_DEVICES must not hide the GPUs",
+        )
+    else:
+        remedy = "fine for the digits; full-size training needs a GPU and its driver: `nvidia-smi` must list it"
+        yield Finding(state="note", what="CUDA", found=f"no GPU here (torch built for CUDA {built})", remedy=remedy)
+    yield _examine_nccl(needed=torch.cuda.device_count() > 1)
+
+
+def _examine_nccl(*, needed: bool) -> Finding:
+    there = torch.distributed.is_available() and torch.distributed.is_nccl_available()
+    return Finding(
+        state="fine" if there else "problem" if needed else "note",
+        what="NCCL",
+        found=".".join(map(str, torch.cuda.nccl.version())) if there else "not in this torch",  # type: ignore[no-untyped-call]
+        remedy="" if there else "several GPUs need it: install torch's CUDA build (`make setup`)",
+    )
 
 
 def _examine_packages() -> Iterator[Finding]:
