@@ -114,6 +114,28 @@ def test_object_arrays_and_old_opcodes_are_refused() -> None:
         read(pickle.dumps({"a": nested}))
 
 
+def test_lists_that_repeat_each_other_do_not_unfold() -> None:
+    nested: Any = [np.ones(3, np.float32)]
+    for _ in range(25):
+        nested = [nested] * 10  # 10 to the 25th arrays, if each place were built anew
+    value = read(pickle.dumps({"a": nested, "b": nested}))
+    assert value["a"] is value["b"]
+    assert value["a"][0] is value["a"][9]
+
+
+def test_an_array_that_is_named_often_takes_its_room_once() -> None:
+    array = np.ones(100_000, np.float32)
+    value = read(pickle.dumps({f"name{number}": array for number in range(100)}))
+    assert len({id(tensor) for tensor in value.values()}) == 1
+
+
+def test_a_list_that_holds_itself_is_refused() -> None:
+    loop: list[Any] = []
+    loop.append(loop)
+    with pytest.raises(UnsafePickleError, match="32 deep"):
+        read(pickle.dumps({"a": loop}))
+
+
 def test_a_cut_pickle_is_refused_at_every_length() -> None:
     data = write(ARRAYS)
     for length in range(len(data)):

@@ -13,7 +13,6 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -227,7 +226,8 @@ def _load(path: Path, unknown: list[str], *, mmap: bool) -> Any:
     except OSError:
         raise
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, KeyError, EOFError… on damaged files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # torch puts advice before its reason: to load without weights_only, which runs the file's code.
+        reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0] or type(error).__name__
         raise UnsafePickleError(f"torch cannot read it safely ({reason}). {RESAVE}") from error
 
 
@@ -246,10 +246,4 @@ def _read_safetensors(path: Path, _trust_pickle: bool) -> dict[str, Any]:
 
 def _read_pickle(path: Path, _trust_pickle: bool) -> Any:
     with path.open("rb") as stream:
-        return _as_tensors(read_arrays(stream, path.stat().st_size))
-
-
-def _as_tensors(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _as_tensors(item) for key, item in value.items()}
-    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        return read_arrays(stream, path.stat().st_size, torch.from_numpy)

@@ -17,7 +17,7 @@ from torch import Tensor
 from pretrain.machine import read_commit
 from pretrain.storage import TEMPORARY_PREFIX, digest_file, write_whole
 from transfer.formats import Backbone, read_backbone
-from transfer.manifest import Manifest, manifest_path, read_manifest, write_manifest
+from transfer.manifest import Manifest, keep_plain, manifest_path, read_manifest, write_manifest
 from transfer.names import expected_shapes, name_table
 from transfer.parity import measure_parity, name_implementation
 from transfer.safe_pickle import write_arrays
@@ -87,11 +87,12 @@ def convert(
             parity=parity,
             parity_by=name_implementation(),
             commit=read_commit(),
-            config=dict(backbone.config),
+            config=keep_plain(backbone.config),
         )
+        proof = write_manifest(written, manifest)
         manifest_path(output).unlink(missing_ok=True)  # a crash in between leaves no manifest, never a wrong one
         written.replace(output)
-    write_manifest(output, manifest)
+        proof.replace(manifest_path(output))
     return manifest
 
 

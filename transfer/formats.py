@@ -118,12 +118,13 @@ def _take(found: Recognition, tree: Mapping[str, Any], where: str) -> Backbone:
             f"{where}: refused:\n{summarise_mistakes(mistakes)}\nThe training diverged or the file is damaged"
         )
     epoch, config = tree.get("epoch"), tree.get("config")
+    counted = isinstance(epoch, int) and not isinstance(epoch, bool) and 0 <= epoch < 2**31
     return Backbone(
         state=state,
         depth=depth,
         family=chosen.family,
         branch=chosen.branch,
-        epoch=epoch if isinstance(epoch, int) and not isinstance(epoch, bool) else None,
+        epoch=epoch if counted else None,
         reason=found.reason(),
         dropped=found.dropped,
         filled=filled,

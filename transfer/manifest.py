@@ -1,6 +1,8 @@
 """The manifest beside a converted file: where the weights came from, what was proved, which input they want."""
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ PIXEL_FORMAT = "RGB"
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 """Torchvision's input, for pixels in 0…255: ImageNet's statistics (0.485, 0.456, 0.406; 0.229, 0.224, 0.225) × 255."""
+MAX_SETTINGS = 10_000
+"""Values; the settings of a pretraining are some hundred."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +42,7 @@ class Manifest:
     """detectron2 and its version, or torch (Detectron2's forward pass restated) where it is not installed."""
     commit: str = ""
     config: dict[str, Any] = field(default_factory=dict)
-    """The pretraining's settings, where the source holds them."""
+    """The pretraining's settings, where the source holds them; see `keep_plain`."""
 
 
 def manifest_path(weights_path: str | Path) -> Path:
@@ -47,9 +51,48 @@ def manifest_path(weights_path: str | Path) -> Path:
     return path.with_name(f"{path.name}.manifest.json")
 
 
-def write_manifest(weights_path: str | Path, manifest: Manifest) -> None:
-    """Write the manifest beside the weights."""
-    write_json(manifest_path(weights_path), dataclasses.asdict(manifest))
+def write_manifest(weights_path: str | Path, manifest: Manifest) -> Path:
+    """Write the manifest beside the weights; return its path."""
+    path = manifest_path(weights_path)
+    write_json(path, dataclasses.asdict(manifest))
+    return path
+
+
+def keep_plain(settings: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return what JSON can hold of a checkpoint's settings; {} when there is more than any settings have.
+
+    Foreign checkpoints keep devices, sets and tensors there; in a hostile one a few dictionaries repeat each other and
+    unfold without end.
+    """
+    count = 0
+
+    def keep(value: Any, level: int) -> Any:
+        nonlocal count
+        count += 1
+        if count > MAX_SETTINGS or level > 16:
+            raise OverflowError
+        if isinstance(value, Mapping):
+            named = {str(key): item for key, item in value.items() if _is_plain(str(key)) and _is_plain(item)}
+            return {name: keep(item, level + 1) for name, item in named.items()}
+        if isinstance(value, list | tuple):
+            return [keep(item, level + 1) for item in value if _is_plain(item)]
+        return value
+
+    try:
+        kept: dict[str, Any] = keep(settings, 0)
+    except OverflowError:
+        return {}
+    return kept
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, int):
+        return value.bit_length() <= 64
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, str):
+        return value.encode(errors="ignore").decode() == value  # a lone surrogate has no place in UTF-8
+    return value is None or isinstance(value, Mapping | list | tuple)
 
 
 def read_manifest(weights_path: str | Path) -> Manifest:

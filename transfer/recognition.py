@@ -100,14 +100,21 @@ def recognise(
     return Recognition(chosen=chosen, candidates=tuple(candidates), dropped=dropped, unknown=unknown)
 
 
-def find_containers(tree: Mapping[Any, Any], path: str = "", level: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Yield (dotted path, tensors by name) of every dictionary that holds tensors under string keys."""
+def find_containers(
+    tree: Mapping[Any, Any], path: str = "", level: int = 0, seen: set[int] | None = None
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yield (dotted path, tensors by name) of every dictionary that holds tensors under string keys.
+
+    A dictionary that lies in several places is told once: hostile files repeat them without end; `seen` has their ids.
+    """
+    seen = {id(tree)} if seen is None else seen
     tensors = {key: value for key, value in tree.items() if isinstance(key, str) and isinstance(value, Tensor)}
     if tensors:
         yield path, tensors
     for key, value in tree.items():
-        if isinstance(key, str) and isinstance(value, Mapping) and level < 6:
-            yield from find_containers(value, f"{path}.{key}".lstrip("."), level + 1)
+        if isinstance(key, str) and isinstance(value, Mapping) and level < 6 and id(value) not in seen:
+            seen.add(id(value))
+            yield from find_containers(value, f"{path}.{key}".lstrip("."), level + 1, seen)
 
 
 def refuse_spoilt_names(names: Mapping[str, Any], where: str, *, detectron2: bool) -> None:

@@ -10,7 +10,7 @@ import pickletools
 import struct
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -138,8 +138,13 @@ class _ArraysUnpickler(pickle.Unpickler):
         return known[full]
 
 
-def read_arrays(stream: BinaryIO, size: int) -> Any:
+def read_arrays(stream: BinaryIO, size: int, finish: Callable[[np.ndarray], Any] = lambda array: array) -> Any:
     """Return the pickled value, built of dict, list, tuple, str, numbers and NumPy arrays; runs nothing of the file.
+
+    Args:
+        stream: of the pickle.
+        size: its bytes.
+        finish: what to make of each array.
 
     Raises:
         UnsafePickleError: it needs more than arrays, is cut short, or an array's shape does not fit its bytes.
@@ -154,24 +159,40 @@ def read_arrays(stream: BinaryIO, size: int) -> Any:
         raise
     except Exception as error:  # a hostile file may break any of the unpickler's assumptions
         raise UnsafePickleError(f"it is damaged ({type(error).__name__}: {error})") from error
-    return _resolve(value)
+    return _Resolver(finish).resolve(value)
 
 
-def _resolve(value: Any, level: int = 0) -> Any:
-    if level > 32:
-        raise UnsafePickleError("its values are nested more than 32 deep")
-    if isinstance(value, Mapping):
-        return {key: _resolve(item, level + 1) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_resolve(item, level + 1) for item in value)
-    if isinstance(value, _Array):
-        return _build_array(value.state)
-    if isinstance(value, _Buffer) and len(value.arguments) == 4:
-        data, kind, shape, order = value.arguments
-        return _build_array((1, shape, kind, order == "F", data))
-    if isinstance(value, _Scalar) and len(value.arguments) == 2:
-        return _build_array((1, (), value.arguments[0], False, value.arguments[1]))
-    return None if isinstance(value, _Inert) else value
+class _Resolver:
+    """Turn inert objects into arrays, each object once: a small file whose lists repeat each other stays small."""
+
+    def __init__(self, finish: Callable[[np.ndarray], Any]) -> None:
+        self.finish = finish
+        self.known: dict[int, Any] = {}
+        """By id; the unpickled value keeps all of them alive."""
+
+    def resolve(self, value: Any, level: int = 0) -> Any:
+        """Return `value` with arrays in place of inert objects; repeated parts stay the same object."""
+        if level > 32:
+            raise UnsafePickleError("its values are nested more than 32 deep")
+        if not isinstance(value, Mapping | list | tuple | _Inert):
+            return value
+        if id(value) not in self.known:
+            self.known[id(value)] = self._build(value, level)
+        return self.known[id(value)]
+
+    def _build(self, value: Any, level: int) -> Any:
+        if isinstance(value, Mapping):
+            return {key: self.resolve(item, level + 1) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(self.resolve(item, level + 1) for item in value)
+        if isinstance(value, _Array):
+            return self.finish(_build_array(value.state))
+        if isinstance(value, _Buffer) and len(value.arguments) == 4:
+            data, kind, shape, order = value.arguments
+            return self.finish(_build_array((1, shape, kind, order == "F", data)))
+        if isinstance(value, _Scalar) and len(value.arguments) == 2:
+            return self.finish(_build_array((1, (), value.arguments[0], False, value.arguments[1])))
+        return None
 
 
 def _build_array(state: Any) -> np.ndarray:
