@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transfer.names import expected_shapes
+from transfer.names import detectron2_name, expected_shapes
 
 State = dict[str, Tensor]
 
@@ -143,6 +143,11 @@ MAKERS: dict[str, Maker] = {
     "extracted": lambda q, _: {"state_dict": dict(q), "author": "OpenSelfSup"},
     "torchvision": lambda q, _: q | fc(),
     "torchvision (PyTorch's ImageNet example)": lambda q, _: {"epoch": 90, "state_dict": under("module.", q | fc())},
+    "detectron2": lambda q, _: {
+        "model": {detectron2_name(name): tensor for name, tensor in q.items()},
+        "__author__": "MOCO",
+        "matching_heuristics": True,
+    },
     "timm": lambda q, k: {"epoch": 5, "metric": 70.0, "state_dict": q | fc(), "state_dict_ema": k | fc()},
 }
 """Fixture's name → the tree of (query state, key state); the family's name is its first word."""

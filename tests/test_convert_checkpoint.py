@@ -120,3 +120,35 @@ def test_safetensors_come_with_a_model_card_that_holds_the_results(source: Path,
         "| voc-c4-24k@moco | 3 | AP 57.5 |",
     ):
         assert part in card
+
+
+WITHOUT_DETECTRON2 = """
+import importlib.util, sys
+sys.modules["detectron2"] = None  # import and find_spec then behave as where it is not installed
+try:
+    import detectron2
+except ImportError:
+    pass
+else:
+    sys.exit("detectron2 is not hidden")
+from tools import convert_checkpoint
+from tools.command_line import run_command
+for words in (sys.argv[1:3], ["check", sys.argv[2]], ["inspect", sys.argv[2]], [sys.argv[1], sys.argv[3]]):
+    if code := run_command(convert_checkpoint.main, "", words):
+        sys.exit(code)
+assert not [name for name in sys.modules if name.startswith("detectron2.")]
+"""
+
+
+@pytest.mark.slow
+def test_converting_checking_and_inspecting_need_no_detectron2_and_give_the_same_bytes(
+    source: Path, tmp_path: Path
+) -> None:
+    hidden, usual = tmp_path / "hidden.pkl", tmp_path / "usual.pkl"
+    words = [sys.executable, "-W", "error", "-c", WITHOUT_DETECTRON2, source, hidden, tmp_path / "hidden.pth"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent)
+    assert done.returncode == 0, done.stderr
+    assert "Detectron2's forward pass restated; Detectron2 is not installed" in done.stdout
+    assert "compared with the source, tensor by tensor" in done.stdout
+    assert run(source, usual) == 0
+    assert hidden.read_bytes() == usual.read_bytes()

@@ -1,4 +1,5 @@
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -6,8 +7,9 @@ import pytest
 import torch
 
 import transfer.heads  # noqa: F401  registers Res5ROIHeadsExtraNorm
-from tests.family_checkpoints import MAKERS, make_state, save
-from transfer.convert import convert
+from tests.family_checkpoints import MAKERS, make_dino, make_state, save
+from transfer.convert import check_converted, convert
+from transfer.formats import read_backbone
 from transfer.loading import check_loaded, check_manifest, fresh_names, kind_of
 from transfer.manifest import read_manifest
 
@@ -146,6 +148,49 @@ def test_stock_detectron2_loads_318_of_318_and_trains_one_step(kind: str, weight
     optimizer.step()
     with pytest.raises(ValueError, match="differs from the file"):
         check_loaded(model, weights, kind)
+
+
+@cache
+def build_detector(kind: str) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    """Return a model of the kind, with few regions, and a copy of its first weights."""
+    cfg = make_config(kind)
+    cfg.INPUT.MASK_FORMAT = "bitmask"
+    cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 8
+    cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = 16
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    return model, {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("detectors of every family")
+@pytest.mark.parametrize("name", [*MAKERS, "dino"])
+def test_every_familys_checkpoint_converts_and_trains_one_step_in_every_protocols_detector(
+    name: str, tmp_path: Path
+) -> None:
+    make, branch = (make_dino, "student") if name == "dino" else (MAKERS[name], None)
+    path = save(tmp_path, make(make_state(50, seed=0), make_state(50, seed=1)))
+    manifest = convert(path, tmp_path / "backbone.pkl", branch=branch)
+    assert (manifest.source["family"], manifest.matched, manifest.expected) == (name.split(maxsplit=1)[0], 318, 318)
+    assert check_converted(tmp_path / "backbone.pkl")[1]
+    state = read_backbone(tmp_path / "backbone.pkl").state
+    assert all(torch.equal(tensor, state[key]) for key, tensor in make_state(50, seed=0).items())
+    for kind, fresh in FRESH.items():
+        model, first = build_detector(kind)
+        model.load_state_dict(first)
+        load(model, tmp_path / "backbone.pkl")
+        report = check_loaded(model, tmp_path / "backbone.pkl", kind)
+        assert (report.equal, report.fresh) == (318, fresh)
+        model.train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+        optimizer.zero_grad()
+        with EventStorage():
+            losses = model(make_batch(kind != "voc-c4"))
+        sum(losses.values()).backward()
+        assert all(torch.isfinite(loss) for loss in losses.values())
+        optimizer.step()
+        assert not torch.equal(model.state_dict()[fresh_names(kind)[0]], first[fresh_names(kind)[0]])
+        optimizer.zero_grad()
 
 
 @pytest.mark.slow
