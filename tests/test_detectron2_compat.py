@@ -1,5 +1,9 @@
 """Detectron2 imports on current NumPy, Pillow and torch, compiled or not."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -33,3 +37,25 @@ def test_preparing_twice_changes_nothing() -> None:
     before = np.bool
     detectron2_compat.prepare()
     assert np.bool is before
+
+
+COMPILED = """
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+extension = ModuleType("detectron2._C")
+extension.__spec__ = ModuleSpec("detectron2._C", None)
+sys.modules["detectron2._C"] = extension
+from transfer import detectron2_compat
+assert detectron2_compat.is_compiled()
+from detectron2.layers import nms_rotated
+assert nms_rotated
+assert sys.modules["detectron2._C"] is extension
+"""
+
+
+@pytest.mark.slow
+def test_an_extension_that_is_there_is_left_in_place() -> None:
+    words = [sys.executable, "-W", "ignore", "-c", COMPILED]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=Path(__file__).parent.parent)
+    assert done.returncode == 0, done.stderr

@@ -24,8 +24,9 @@ from transfer.voc_files import evaluate_voc
 
 NAMES = ["cat", "dog", "bird", "cow"]
 IMAGES = 12
-BOXES_ONLY = SimpleNamespace(MODEL=SimpleNamespace(MASK_ON=False))
-WITH_MASKS = SimpleNamespace(MODEL=SimpleNamespace(MASK_ON=True))
+RUN = SimpleNamespace(COCO_ENGINE="hotcoco")
+BOXES_ONLY = SimpleNamespace(MODEL=SimpleNamespace(MASK_ON=False), RUN=RUN)
+WITH_MASKS = SimpleNamespace(MODEL=SimpleNamespace(MASK_ON=True), RUN=RUN)
 Batches = list[tuple[list[dict[str, Any]], list[dict[str, Any]]]]
 
 

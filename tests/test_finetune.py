@@ -1,4 +1,5 @@
 import json
+import logging
 import shutil
 import signal
 import time
@@ -7,9 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from pretrain.stopping import StopFlag, YieldRequested
 from pretrain.storage import read_json, read_json_lines
-from tests.detector_runs import SMALL_RESNET, command_of, make_backbone, make_small_digits, start
+from tests.detector_runs import CONFIGS, SHORT, SMALL_RESNET, command_of, make_backbone, make_small_digits, start
 from tools.finetune_detector import main as finetune_detector
+from transfer.detector_config import read_detector_config
+from transfer.finetune import RunName, finetune
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("detectors")]
 
@@ -63,11 +67,13 @@ def test_run_resumed_from_a_checkpoint_equals_the_uninterrupted_run(
     assert [line["step"] for line in read_json_lines(resumed / "metrics.jsonl")] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize(("number", "expected"), [(signal.SIGKILL, -9), (signal.SIGTERM, 75)])
+@pytest.mark.parametrize(
+    ("config", "number", "expected"),
+    [*((config, signal.SIGKILL, -9) for config in RUNS), ("coco_fpn_digits.yaml", signal.SIGTERM, 75)],
+)
 def test_killed_or_stopped_run_ends_as_if_nothing_had_happened(
-    number: signal.Signals, expected: int, backbones: dict[int, Path], data: Path, tmp_path: Path
+    config: str, number: signal.Signals, expected: int, backbones: dict[int, Path], data: Path, tmp_path: Path
 ) -> None:
-    config = "coco_fpn_digits.yaml"
     more = ("SOLVER.MAX_ITER=8", "DATALOADER.NUM_WORKERS=1")
     words = words_of(config, backbones, data, tmp_path / "killed", *more)
     process = start(words)
@@ -80,6 +86,42 @@ def test_killed_or_stopped_run_ends_as_if_nothing_had_happened(
     assert finetune_detector(words) == 0
     assert finetune_detector(words_of(config, backbones, data, tmp_path / "whole", *more)) == 0
     assert facts_of(tmp_path / "killed") == facts_of(tmp_path / "whole")
+    result = read_json(tmp_path / "killed" / "metrics.json")
+    assert result["details"]["reevaluated"] == result["metrics"]
+
+
+def test_run_stopped_in_an_evaluation_begins_with_it_again_and_loses_no_step(
+    backbones: dict[int, Path], data: Path, tmp_path: Path
+) -> None:
+    config, more = "coco_fpn_digits.yaml", ("TEST.EVAL_PERIOD=2", "SOLVER.CHECKPOINT_PERIOD=99")
+    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
+    cfg = read_detector_config(CONFIGS / config, [*SHORT, *SMALL_RESNET, *more])
+    cfg.SEED, cfg.DATASETS.ROOT, cfg.OUTPUT_DIR = 3, str(data), str(stopped)
+    stop = StopFlag()
+    run = RunName(backbone="test", weights=backbones[18], out=stopped)
+
+    class StopInEvaluation(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "Start inference" in record.getMessage():
+                stop.ask("the test")
+
+    handler = StopInEvaluation()
+    detectron2_log = logging.getLogger("detectron2.evaluation.evaluator")
+    detectron2_log.addHandler(handler)
+    detectron2_log.setLevel(logging.INFO)
+    try:
+        with pytest.raises(YieldRequested, match="during the evaluation"):
+            finetune(cfg, run, stop)
+    finally:
+        detectron2_log.removeHandler(handler)
+    assert [path.name for path in (stopped / "checkpoints").glob("*.pth")] == ["checkpoint_00000002.pth"]
+    assert finetune_detector(words_of(config, backbones, data, stopped, *more)) == 0
+    assert finetune_detector(words_of(config, backbones, data, whole, *more)) == 0
+    assert facts_of(stopped) == facts_of(whole)
+    for out in (stopped, whole):
+        assert list((out / "detections" / "00000002").glob("*.png"))
+        assert any("box/AP" in line for line in read_json_lines(out / "metrics.jsonl"))
+        assert list((out / "tensorboard").glob("events*"))
 
 
 def test_two_processes_agree_and_leave_one_result(backbones: dict[int, Path], data: Path, tmp_path: Path) -> None:
@@ -105,11 +147,19 @@ def test_nan_loss_is_a_sentence(backbones: dict[int, Path], data: Path, tmp_path
 def test_accumulated_step_is_recorded_and_finished_run_returns_at_once(
     backbones: dict[int, Path], data: Path, tmp_path: Path
 ) -> None:
-    more = ("SOLVER.MAX_ITER=1", "batch_rule=accumulate", "divisor=2", "TEST.PRECISE_BN.NUM_ITER=1")
+    more = (
+        "SOLVER.MAX_ITER=1",
+        "batch_rule=accumulate",
+        "divisor=2",
+        "TEST.PRECISE_BN.NUM_ITER=1",
+        "MODEL.CHANNELS_LAST=True",
+    )
     words = words_of("coco_fpn_digits.yaml", backbones, data, tmp_path, *more)
     assert finetune_detector(words) == 0
     result = read_json(tmp_path / "metrics.json")
     assert {"key": "SOLVER.ACCUMULATE", "expected": 1, "got": 2} in result["deviations"]
+    assert result["details"]["rewrite"] == "batch_rule=accumulate divisor=2: SOLVER.ACCUMULATE 1 → 2"
+    assert result["details"]["config"]["MODEL.CHANNELS_LAST"] is True
     began = time.monotonic()
     assert finetune_detector(words) == 0
     assert time.monotonic() - began < 5

@@ -8,6 +8,7 @@ from transfer.protocols import (
     CONFIG_FOLDER,
     FULL_SIZE,
     PROTOCOL_FILES,
+    describe_rewrite,
     differ_from_full_size,
     lint,
     read_protocol,
@@ -165,7 +166,14 @@ def test_fewer_gpus_divide_batch_and_rate_and_stretch_the_schedule() -> None:
     assert {entry.key for entry in lint(cfg)} == {
         f"SOLVER.{name}" for name in ("BASE_LR", "IMS_PER_BATCH", "MAX_ITER", "STEPS", "WARMUP_ITERS")
     }
-    assert lint(rewrite_for_fewer(read_protocol("voc-c4-24k@moco"), "same", 4)) == []
+    assert describe_rewrite(read_protocol("voc-c4-24k@moco"), cfg, "divide", 4) == (
+        "batch_rule=divide divisor=4: SOLVER.BASE_LR 0.02 → 0.005, SOLVER.IMS_PER_BATCH 16 → 4, SOLVER.MAX_ITER 24000 "
+        "→ 96000, SOLVER.STEPS [18000, 22000] → [72000, 88000], SOLVER.WARMUP_ITERS 100 → 400"
+    )
+    same = rewrite_for_fewer(read_protocol("voc-c4-24k@moco"), "same", 4)
+    assert lint(same) == []
+    assert "nothing changes" in describe_rewrite(read_protocol("voc-c4-24k@moco"), same, "same", 4)
+    assert describe_rewrite(same, same, "same", 1) == ""
     accumulated = rewrite_for_fewer(read_protocol("voc-c4-24k@moco"), "accumulate", 4)
     assert [(entry.key, entry.got) for entry in lint(accumulated)] == [("SOLVER.ACCUMULATE", 4)]
     with pytest.raises(ValueError, match="cannot be divided by it; take one of"):
@@ -179,6 +187,9 @@ def test_wrong_protocol_and_wrong_keys_are_sentences(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"unknown setting SOLVER.MAXITER; did you mean SOLVER.MAX_ITER") as found:
         read_detector_config(path, ["SOLVER.MAXITER=3", "MODEL.MASK_ON=5"])
     assert "MODEL.MASK_ON" in str(found.value)
+    with pytest.raises(ValueError, match=r"RUN.COCO_ENGINE=fast: expected hotcoco or pycocotools"):
+        read_detector_config(path, ["RUN.COCO_ENGINE=fast"])
+    assert lint(read_detector_config(path, ["RUN.COCO_ENGINE=pycocotools"])) == []
     with pytest.raises(ValueError, match="no such config file"):
         read_detector_config(tmp_path / "none.yaml")
     (tmp_path / "based.yaml").write_text("_BASE_: other.yaml\n")

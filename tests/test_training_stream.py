@@ -1,8 +1,14 @@
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from transfer.training_stream import PositionSampler
+from tests.detector_runs import make_small_digits
+from transfer.datasets import register_datasets
+from transfer.protocols import read_protocol
+from transfer.training_stream import PositionSampler, build_train_loader
 
 WIDE = [True, False, True, True, False, True, False]
 
@@ -53,3 +59,26 @@ def test_ranks_share_the_positions(monkeypatch: pytest.MonkeyPatch) -> None:
         sampler = PositionSampler(WIDE, seed=(1, 0), batch=1, batches_done=0, grouped=False)
         positions += [code // len(WIDE) for code in islice(sampler, 10)]
     assert sorted(positions) == list(range(20))
+
+
+def describe(cfg: Any, start: int, count: int) -> list[list[tuple[str, float]]]:
+    """Return (file, mean of the augmented image) of each example of each batch."""
+    loader = build_train_loader(cfg, seed=1, batches_done=start)
+    return [
+        [(example["file_name"], float(example["image"].float().mean())) for example in batch]
+        for batch in islice(iter(loader), count)
+    ]
+
+
+@pytest.mark.slow
+def test_loader_gives_the_same_batches_with_any_number_of_workers_and_after_a_resume(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    cfg = read_protocol("coco-fpn-digits@moco")
+    cfg.DATASETS.ROOT = str(make_small_digits(tmp_path))
+    register_datasets(cfg)
+    whole = describe(cfg, 0, 7)
+    assert len({name for batch in whole for name, _ in batch}) == 8
+    for workers in (1, 2):
+        cfg.DATALOADER.NUM_WORKERS = workers
+        assert describe(cfg, 0, 7) == whole
+        assert describe(cfg, 3, 4) == whole[3:]

@@ -55,17 +55,17 @@ def main(arguments: Sequence[str]) -> int:
 
     from transfer.detector_config import read_detector_config
     from transfer.finetune import RunName, finetune
-    from transfer.protocols import rewrite_for_fewer
+    from transfer.protocols import describe_rewrite, rewrite_for_fewer
 
     if settings.threads:
         torch.set_num_threads(settings.threads)
     cfg = read_detector_config(words[0], [word for word in overrides if word not in ours])
     cfg.SEED, cfg.OUTPUT_DIR = settings.seed, settings.out
     cfg.DATASETS.ROOT = settings.data or cfg.DATASETS.ROOT
-    note = "" if settings.divisor == 1 else f"{settings.batch_rule} by {settings.divisor}"
-    cfg = rewrite_for_fewer(cfg, settings.batch_rule, settings.divisor)  # type: ignore[arg-type]
+    smaller = rewrite_for_fewer(cfg, settings.batch_rule, settings.divisor)  # type: ignore[arg-type]
+    note = describe_rewrite(cfg, smaller, settings.batch_rule, settings.divisor)
     run = RunName(backbone=settings.backbone, weights=Path(words[1]), out=Path(settings.out), note=note)
-    result = finetune(cfg, run, stop)
+    result = finetune(smaller, run, stop)
     if result is not None:
         metrics = ", ".join(f"{name} {value:.2f}" for name, value in result.metrics.items() if value is not None)
         print(f"{result.protocol}, {result.backbone}, seed {result.seed}: {metrics}")

@@ -18,6 +18,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 Engine = Literal["hotcoco", "pycocotools"]
+ENGINES: tuple[Engine, ...] = ("hotcoco", "pycocotools")
 Task = Literal["bbox", "segm"]
 Annotations = str | Path | Mapping[str, Any]
 Detections = str | Path | Sequence[Mapping[str, Any]]

@@ -17,6 +17,8 @@ import transfer.detectron2_compat  # noqa: F401  mends names before Detectron2 i
 # isort: split
 from detectron2.config import CfgNode, get_cfg
 
+from transfer.coco_metric import ENGINES
+
 INPUT_UNITS: dict[str, dict[str, Any]] = {
     "torchvision": {
         "INPUT.FORMAT": "RGB",
@@ -47,6 +49,7 @@ def make_default_config() -> Any:
     cfg.RUN.KEEP_CHECKPOINTS = 2
     cfg.RUN.LOG_EVERY_STEPS = 20
     cfg.RUN.DRAW_IMAGES = 8
+    cfg.RUN.COCO_ENGINE = ENGINES[0]  # of the COCO metric; pycocotools is the judge, and slower a hundred times
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     return cfg
 
@@ -73,6 +76,8 @@ def read_detector_config(path: str | Path, overrides: Sequence[str] = ()) -> Any
             raise ValueError(f"the command line: expected KEY=value, got {override!r}")
         if mistake := _merge(cfg, key, text, known, "the command line"):
             mistakes.append(mistake)
+    if cfg.RUN.COCO_ENGINE not in ENGINES:
+        mistakes.append(f"{path}: RUN.COCO_ENGINE={cfg.RUN.COCO_ENGINE}: expected {' or '.join(ENGINES)}")
     if mistakes:
         raise ValueError("\n".join(mistakes))
     return cfg

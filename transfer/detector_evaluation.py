@@ -28,12 +28,22 @@ logger = logging.getLogger(__name__)
 CPU_TOLERANCE = 0.0
 CUDA_TOLERANCE = 0.05
 """How far a re-evaluation may lie off, in percent points: convolutions on CUDA may round differently when repeated."""
-ALARM_AP = {"voc-c4-24k@moco": ("AP", 35.0), "coco-c4-2x@moco": ("box/AP", 36.6)}
-"""Under this AP the weights were probably not loaded: random weights give 32.8 on VOC, 35.6 on COCO (OpenSelfSup)."""
+ALARM_AP = {
+    "voc-c4-24k@moco": ("AP", 35.0),
+    "coco-c4-1x@moco": ("box/AP", 30.0),
+    "coco-c4-2x@moco": ("box/AP", 36.6),
+    "coco-fpn-1x@moco": ("box/AP", 33.0),
+    "coco-fpn-2x@moco": ("box/AP", 37.7),
+    "coco-fpn-1x@infomin": ("box/AP", 33.0),
+    "coco-fpn-2x@infomin": ("box/AP", 37.7),
+}
+"""Under this AP the weights were probably not loaded. Random weights give 32.8 on VOC and 35.6 with C4 2x (OpenSelfSup,
+docs/MODEL_ZOO.md), 26.4 with C4 1x, 31.0 and 36.7 with FPN 1x and 2x (MoCo, arXiv 1911.05722, table 5); InfoMin's heads
+give about 1 more than MoCo's."""
 
 
 class StoppableLoader:
-    """Give a loader's batches until a stop is asked for; what was trained is saved already."""
+    """Give a loader's batches until a stop is asked for; what was trained is saved before each evaluation."""
 
     def __init__(self, loader: Any, stop: StopFlag) -> None:
         self.loader, self.stop = loader, stop
@@ -49,12 +59,12 @@ class StoppableLoader:
             yield batch
 
 
-def make_statistics_precise(cfg: Any, model: Any) -> int:
+def make_statistics_precise(cfg: Any, model: Any, stop: StopFlag) -> int:
     """Give all ranks the same batch norm statistics, precise ones if the config says so; return how many norms."""
     count = 0
     if cfg.TEST.PRECISE_BN.ENABLED:
         model.train()
-        loader = build_train_loader(cfg, seed=cfg.SEED, stream=PRECISE_BN_STREAM)
+        loader = StoppableLoader(build_train_loader(cfg, seed=cfg.SEED, stream=PRECISE_BN_STREAM), stop)
         with EventStorage(0):  # Detectron2's heads count their samples into one
             count = update_statistics(getattr(model, "module", model), loader, cfg.TEST.PRECISE_BN.NUM_ITER)
         logger.info("PreciseBN: %d norms from %d batches on each rank", count, cfg.TEST.PRECISE_BN.NUM_ITER)

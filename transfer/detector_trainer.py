@@ -106,7 +106,8 @@ class RunHook(HookBase):
         stopping = any_rank(self.stop.is_set, self.cfg.MODEL.DEVICE)
         now = time.monotonic()
         due = done % self.cfg.SOLVER.CHECKPOINT_PERIOD == 0 or now - self.saved > 60 * self.cfg.RUN.CHECKPOINT_MINUTES
-        if stopping or due or done == self.trainer.max_iter:
+        before_evaluation = is_due(self.cfg.TEST.EVAL_PERIOD, done)
+        if stopping or due or before_evaluation or done == self.trainer.max_iter:
             self.saved = now
             self.checkpointer.save_step(done, seconds=self.seconds())
         if stopping and done < self.trainer.max_iter:
@@ -117,16 +118,31 @@ class RunHook(HookBase):
         return self.earlier_s + time.monotonic() - self.began
 
 
+def is_due(period: int, done: int) -> bool:
+    """Return whether an evaluation follows `done` finished steps."""
+    return period > 0 and done > 0 and done % period == 0
+
+
 class EvaluationHook(HookBase):
-    """Call `evaluate(step)` every TEST.EVAL_PERIOD steps, but not at the last: the run itself ends with one."""
+    """Call `evaluate(step)` every TEST.EVAL_PERIOD steps, but not at the last: the run itself ends with one.
+
+    Comes after the hook that saves: a run that is stopped or killed in an evaluation begins with that evaluation again,
+    so its norms' statistics go on as in the uninterrupted run.
+    """
 
     def __init__(self, period: int, evaluate: Any) -> None:
         self.period, self.evaluate = period, evaluate
 
+    def before_train(self) -> None:
+        """Evaluate again where the checkpoint was written just before an evaluation."""
+        self._evaluate(self.trainer.start_iter)
+
     def after_step(self) -> None:
         """Evaluate, and put the metrics beside the losses."""
-        done = self.trainer.iter + 1
-        if self.period > 0 and done % self.period == 0 and done < self.trainer.max_iter:
+        self._evaluate(self.trainer.iter + 1)
+
+    def _evaluate(self, done: int) -> None:
+        if is_due(self.period, done) and done < self.trainer.max_iter:
             metrics = self.evaluate(done)
             self.trainer.storage.put_scalars(**metrics, smoothing_hint=False)
             self.trainer.model.train()

@@ -46,7 +46,7 @@ def build_evaluator(cfg: Any, dataset_name: str, out: str | Path) -> DatasetEval
     if kind == "pascal_voc":
         return VocEvaluator(dataset_name, out)
     if kind == "coco":
-        return CocoEvaluator(dataset_name, out, masks=bool(cfg.MODEL.MASK_ON))
+        return CocoEvaluator(dataset_name, out, masks=bool(cfg.MODEL.MASK_ON), engine=cfg.RUN.COCO_ENGINE)
     raise ValueError(
         f"the data set {dataset_name} has the evaluator_type {kind!r}; expected pascal_voc or coco (set it where the "
         "data set is registered)"

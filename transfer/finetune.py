@@ -67,6 +67,8 @@ def finetune(cfg: Any, run: RunName, stop: StopFlag) -> RunResult | None:
     register_datasets(cfg)
     with process_group(cfg.MODEL.DEVICE):
         _remember_settings(cfg, run.out)
+        if run.note and comm.is_main_process():
+            logger.info("For a smaller machine: %s", run.note)
         if deviations and comm.is_main_process():
             logger.warning("This is not %s as it is named:\n%s", cfg.PROTOCOL, describe_deviations(deviations))
         cfg = _realise(cfg)
@@ -108,13 +110,13 @@ def _train(cfg: Any, run: RunName, stop: StopFlag) -> tuple[Any, Any]:
     hook = RunHook(cfg, checkpointer, stop, heartbeat, seconds=earlier_s)
 
     def look(done: int) -> dict[str, float]:
-        make_statistics_precise(cfg, model)
+        make_statistics_precise(cfg, model, stop)
         metrics, _ = evaluate(cfg, model, run.out / "evaluations" / f"{done:08d}", stop)
         if comm.is_main_process():
             draw_detections(cfg, model, run.out / "detections" / f"{done:08d}")
         return metrics
 
-    trainer.register_hooks(make_hooks(cfg, run.out, scheduler, step, EvaluationHook(cfg.TEST.EVAL_PERIOD, look), hook))
+    trainer.register_hooks(make_hooks(cfg, run.out, scheduler, step, hook, EvaluationHook(cfg.TEST.EVAL_PERIOD, look)))
     if content:
         model.load_state_dict(content["model"])
         trainer.load_state_dict(content["trainer"])
@@ -151,7 +153,7 @@ def _conclude(cfg: Any, run: RunName, stop: StopFlag, model: Any, manifest: Mani
             heartbeat.beat(cfg.SOLVER.MAX_ITER, phase, now=True)
 
     tell("precise_bn")
-    norms = make_statistics_precise(cfg, model)
+    norms = make_statistics_precise(cfg, model, stop)
     final = out / f"{FINAL_NAME}.pth"
     digest = DetectorCheckpointer(model, out).save_weights(final)
     comm.synchronize()

@@ -137,6 +137,16 @@ def rewrite_for_fewer(cfg: Any, rule: BatchRule, divisor: int) -> Any:
     return cfg
 
 
+def describe_rewrite(before: Any, after: Any, rule: str, divisor: int) -> str:
+    """Return in one line what `rewrite_for_fewer` changed; an empty text for the protocol's own machine."""
+    if divisor == 1:
+        return ""
+    old, new = flatten_config(before), flatten_config(after)
+    changed = [f"{key} {old[key]} → {new[key]}" for key in old if old[key] != new[key]]
+    same = f"nothing changes, fewer devices share the batch of {before.SOLVER.IMS_PER_BATCH} images"
+    return f"batch_rule={rule} divisor={divisor}: {', '.join(changed) or same}"
+
+
 def describe_deviations(deviations: list[Deviation]) -> str:
     """Return one line per deviation, for people."""
     lines = [f"  {entry.key}: the protocol has {entry.expected!r}, this run {entry.got!r}" for entry in deviations]

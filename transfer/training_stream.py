@@ -5,12 +5,13 @@ draws its augmentation from (seed, position), and that a stream can begin after 
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler, get_worker_info
+from torch.utils.data import IterableDataset, Sampler, get_worker_info
 
 import transfer.detectron2_compat  # noqa: F401  mends names before Detectron2 is imported
 
@@ -40,8 +41,6 @@ class PositionSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         """Begin with what lay in the groups of the last batch taken: images that wait for others of their shape."""
-        if get_worker_info() is not None:
-            ignore_stop_signals()  # this runs in the loader's worker: the main process ends it
         stream = self._stream()
         waiting: tuple[list[int], list[int]] = ([], [])
         done = 0
@@ -65,16 +64,28 @@ class PositionSampler(Sampler[int]):
             epoch += 1
 
 
-class PositionedDataset(Dataset[Any]):
-    """Map code → training example; the augmentation's chances come from (seed, stream, position) alone."""
+class PositionedExamples(IterableDataset[Any]):
+    """Training examples in the sampler's order; augmentation's chances come from (seed, stream, position) alone.
 
-    def __init__(self, entries: Sequence[dict[str, Any]], mapper: Any, seed: tuple[int, int]) -> None:
-        self.entries, self.mapper, self.seed = entries, mapper, seed
+    Worker w of W makes every W-th example from the w-th on, and the loader takes from the workers in turn: the order is
+    the sampler's. Detectron2 would share out a sampler's indices itself, since 2022 in chunks, which changes the order.
+    """
 
-    def __len__(self) -> int:
-        return len(self.entries)
+    def __init__(
+        self, codes: Iterable[int], entries: Sequence[dict[str, Any]], mapper: Any, seed: tuple[int, int]
+    ) -> None:
+        self.codes, self.entries, self.mapper, self.seed = codes, entries, mapper, seed
 
-    def __getitem__(self, code: int) -> Any:
+    def __iter__(self) -> Iterator[Any]:
+        """Yield this worker's share."""
+        worker = get_worker_info()
+        if worker is None:
+            yield from map(self.make_example, self.codes)
+        else:
+            ignore_stop_signals()  # the main process ends its workers
+            yield from map(self.make_example, islice(self.codes, worker.id, None, worker.num_workers))
+
+    def make_example(self, code: int) -> Any:
         """Return the mapped example of `code`, as `PositionSampler` yields it."""
         position, index = divmod(int(code), len(self.entries))
         chance = int(np.random.SeedSequence([*self.seed, position]).generate_state(1)[0])
@@ -127,9 +138,8 @@ def build_train_loader(cfg: Any, *, seed: int, batches_done: int = 0, stream: in
     batch = cfg.SOLVER.IMS_PER_BATCH // parts
     sampler = PositionSampler(wide, seed=(seed, stream), batch=batch, batches_done=batches_done, grouped=grouped)
     loader = build_detection_train_loader(
-        PositionedDataset(entries, DatasetMapper(cfg, True), (seed, stream)),
+        PositionedExamples(sampler, entries, DatasetMapper(cfg, True), (seed, stream)),
         mapper=None,
-        sampler=sampler,
         total_batch_size=batch * comm.get_world_size(),
         aspect_ratio_grouping=grouped,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
