@@ -61,6 +61,14 @@ def test_missing_and_unfit_data_are_sentences(data: Path, tmp_path: Path) -> Non
         register_datasets(config_of("coco-c4-digits@moco", data))
 
 
+@pytest.mark.parametrize("text", ["[]", "3", '{"images": [], "annotations": {}, "categories": []}'])
+def test_annotation_files_of_another_form_are_sentences(text: str, data: Path) -> None:
+    (data / "coco/annotations/instances_train2017.json").write_text(text)
+    with pytest.raises(ValueError, match=r"instances_train2017\.json: no COCO annotations, .*annotations.* missing"):
+        register_datasets(config_of("coco-c4-digits@moco", data))
+    assert "not COCO annotations" in "".join(map(str, check_data(data).problems))
+
+
 def test_mask_protocol_on_boxes_alone_is_a_sentence(data: Path) -> None:
     path = data / "coco/annotations/instances_train2017.json"
     values = json.loads(path.read_text())
@@ -97,9 +105,14 @@ def test_every_problem_is_listed_at_once_with_its_remedy(data: Path) -> None:
     values["annotations"][3]["id"] = values["annotations"][4]["id"]
     path.write_text(json.dumps(values))
     (coco / "val2017" / "000000000001.jpg").write_bytes((coco / "train2017" / "000000000001.jpg").read_bytes())
+    del values["images"][5]["width"]
+    values["annotations"][6]["bbox"] = [1, "2", 3, 4]
+    values["annotations"].append("no entry")
+    values["categories"][3]["name"] = values["categories"][4]["name"]
+    path.write_text(json.dumps(values))
     text = "\n".join(map(str, check_data(data, deep=True).problems))
     for expected in (
-        "1 images are in trainval and test",
+        "1 images are in VOC2007/trainval and VOC2007/test",
         f"e.g. {trainval[1]}.jpg",
         f"{trainval[2]}.jpg: cannot be decoded",
         "is empty or leaves the",
@@ -109,11 +122,34 @@ def test_every_problem_is_listed_at_once_with_its_remedy(data: Path) -> None:
         "its image 4444 is not listed",
         "1 annotation ids come twice",
         "1 images are in train2017 and val2017",
+        "1 images lack a sound width, the first is number 5",
+        "2 annotations lack a sound bbox of four numbers, the first is number 6",
+        "1 category names come twice, e.g. four",
+        "its category map differs from instances_train2017.json's in 1 ids, e.g. 4 is",
     ):
         assert expected in text
     assert text.count("Remedy: ") == len(text.splitlines())
     with pytest.raises(ValueError, match=r"problems\n"):
         check_data_command([str(data)])
+
+
+def test_test_images_among_those_to_train_on_are_found_under_any_name_by_deep(data: Path) -> None:
+    copied = sorted((data / "VOC2012/JPEGImages").glob("*.jpg"))[0]
+    tested = (data / "VOC2007/ImageSets/Main/test.txt").read_text().split()[0]
+    (data / "VOC2007/JPEGImages" / f"{tested}.jpg").write_bytes(copied.read_bytes())
+    second = sorted((data / "coco/train2017").glob("*.jpg"))[5]
+    (data / "coco/val2017/000000000001.jpg").write_bytes(second.read_bytes())
+    text = "\n".join(map(str, check_data(data, deep=True).problems))
+    assert f"1 images are in VOC2012/trainval and VOC2007/test, e.g. {copied.name}" in text
+    assert f"1 images are in train2017 and val2017, e.g. {second.name} = 000000000001.jpg" in text
+
+
+def test_annotations_without_masks_are_noted(data: Path) -> None:
+    path = data / "coco/annotations/instances_val2017.json"
+    values = json.loads(path.read_text())
+    del values["annotations"][0]["segmentation"]
+    path.write_text(json.dumps(values))
+    assert any("have no segmentation: fit for box protocols only" in note for note in check_data(data).notes)
 
 
 def test_folder_without_data_is_a_problem(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@
   python -m tools.check_data /data deep=true annotations=mine/train.json images=mine/train
 
 ROOT holds VOC2007 (trainval and test merged), VOC2012 and coco, or some of them. deep=true decodes every image instead
-of a sample. annotations= and images= name a further COCO-format set below ROOT. Exit code 2 when there is a problem.
+of a sample, and finds test images among those to train on by their bytes, whatever their names. annotations= and
+images= name a further COCO-format set below ROOT. Exit code 2 when there is a problem.
 """
 
 import sys

@@ -1,6 +1,5 @@
 """Look for all that is wrong with VOC, COCO and COCO-format data before a run meets it: one list, with remedies."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -8,8 +7,10 @@ from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import ParseError
 
-import cv2
 from defusedxml import ElementTree
+
+from transfer.coco_checks import CocoContent, check_coco, compare_category_maps, read_coco
+from transfer.data_problems import Problem, check_image, choose_sample, find_copies, find_leak
 
 OFFICIAL_COUNTS = {
     ("VOC2007", "trainval"): 5011,
@@ -44,21 +45,7 @@ VOC_NAMES = frozenset(
         "tvmonitor",
     )
 )
-SAMPLE = 20
-"""Images decoded per set without deep=true: evenly spread."""
 MERGE_REMEDY = "unpack VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar into the same VOC2007 folder"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """One thing that is wrong, and what to do."""
-
-    where: str
-    what: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.what}. Remedy: {self.remedy}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,28 +63,20 @@ def check_data(root: str | Path, *, deep: bool = False, extra: Iterable[tuple[st
 
     Args:
         root: holds VOC2007, VOC2012 and coco, or some of them.
-        deep: decode every image instead of a sample.
+        deep: decode every image instead of a sample, and look for test images among those to train on by their bytes.
         extra: (annotation file, image folder) of further COCO-format sets, relative to `root`.
 
     """
-    root, counts, problems = Path(root), Counter[str](), list[Problem]()
-    for name, splits in VOC_SPLITS.items():
-        if (root / name).is_dir():
-            problems += _check_voc(root / name, splits, counts, deep)
-    pairs = [(f"coco/annotations/instances_{split}.json", f"coco/{split}") for split in ("train2017", "val2017")]
-    pairs = pairs if (root / "coco").is_dir() else []
-    images: dict[str, set[str]] = {}
-    for annotations, folder in [*pairs, *extra]:
-        problems += _check_coco(root / annotations, root / folder, (folder, counts, images), deep)
-    if both := _find_same_files(root / "coco", images.get("coco/train2017", set()) & images.get("coco/val2017", set())):
-        problems.append(_leak(root / "coco", "train2017 and val2017", both))
+    root, counts, notes = Path(root), Counter[str](), list[str]()
+    problems = list(_check_vocs(root, counts, deep))
+    if (root / "coco").is_dir():
+        problems += _check_coco2017(root / "coco", counts, notes, deep)
+    for annotations, folder in extra:
+        problems += _check_coco_set(root / annotations, root / folder, (folder, counts, notes), deep)[1]
     if not counts and not problems:
-        problems.append(
-            Problem(
-                where=str(root), what="holds no VOC2007, VOC2012 or coco folder", remedy="name the folder above them"
-            )
-        )
-    notes = [
+        what = "holds no VOC2007, VOC2012 or coco folder"
+        problems.append(Problem(where=str(root), what=what, remedy="name the folder above them"))
+    notes += [
         f"{folder}/{split}: {counts[f'{folder}/{split}']} images; the published set has {official}"
         for (folder, split), official in OFFICIAL_COUNTS.items()
         if f"{folder}/{split}" in counts and counts[f"{folder}/{split}"] != official
@@ -105,23 +84,79 @@ def check_data(root: str | Path, *, deep: bool = False, extra: Iterable[tuple[st
     return DataReport(counts=dict(counts), notes=tuple(notes), problems=tuple(problems))
 
 
-def _check_voc(folder: Path, splits: tuple[str, ...], counts: Counter[str], deep: bool) -> Iterator[Problem]:
+def _check_vocs(root: Path, counts: Counter[str], deep: bool) -> Iterator[Problem]:
+    members: dict[tuple[str, str], list[str]] = {}
+    for name, splits in VOC_SPLITS.items():
+        if (root / name).is_dir():
+            yield from _check_voc(root / name, splits, members, deep)
+    counts.update({f"{name}/{split}": len(ids) for (name, split), ids in members.items()})
+    test = members.get(("VOC2007", "test"), [])
+    for (name, split), ids in members.items():
+        if split == "trainval":
+            shared = set(ids) & set(test)
+            copies = _find_voc_copies(root, name, ids if deep else shared, test if deep else shared)
+            leaked = shared | {copy for copy in copies if " = " in copy} if name == "VOC2007" else copies
+            yield from find_leak(root, (f"{name}/{split}", "VOC2007/test"), leaked)
+
+
+def _find_voc_copies(root: Path, name: str, ids: Iterable[str], test: Iterable[str]) -> set[str]:
+    first, second = (
+        [root / folder / "JPEGImages" / f"{image}.jpg" for image in images]
+        for folder, images in ((name, ids), ("VOC2007", test))
+    )
+    return set(find_copies(first, second))
+
+
+def _check_coco2017(folder: Path, counts: Counter[str], notes: list[str], deep: bool) -> Iterator[Problem]:
+    contents = []
+    for split in ("train2017", "val2017"):
+        path = folder / "annotations" / f"instances_{split}.json"
+        content, problems = _check_coco_set(path, folder / split, (f"coco/{split}", counts, notes), deep)
+        yield from problems
+        contents += [content] if content else []
+    if len(contents) == 2:
+        yield from compare_category_maps(*contents)
+        names = [[entry["file_name"] for entry in content.images] for content in contents]
+        both = set(names[0]) & set(names[1])
+        first, second = (
+            [folder / split / name for name in (listed if deep else both)]
+            for split, listed in zip(("train2017", "val2017"), names, strict=True)
+        )
+        yield from find_leak(folder, ("train2017", "val2017"), find_copies(first, second))
+
+
+def _check_coco_set(
+    path: Path, folder: Path, into: tuple[str, Counter[str], list[str]], deep: bool
+) -> tuple[CocoContent | None, list[Problem]]:
+    """Return the set's content and problems; count its images, and note what a mask protocol would refuse."""
+    name, counts, notes = into
+    content, problems = read_coco(path)
+    if content is None:
+        return None, problems
+    counts[name] = len(content.images)
+    if bare := content.without_masks():
+        notes.append(
+            f"{name}: {bare} of {len(content.annotations)} annotations have no segmentation: fit for box protocols only"
+        )
+    return content, [*problems, *check_coco(content, folder, deep=deep)]
+
+
+def _check_voc(
+    folder: Path, splits: tuple[str, ...], members: dict[tuple[str, str], list[str]], deep: bool
+) -> Iterator[Problem]:
+    """Yield what is wrong with one year's folder; put the ids of its splits into `members`."""
     missing = [name for name in ("Annotations", "ImageSets/Main", "JPEGImages") if not (folder / name).is_dir()]
     if missing:
         yield Problem(where=str(folder), what=f"{', '.join(missing)} missing", remedy="unpack VOC's archive again")
         return
-    members: dict[str, list[str]] = {}
     for split in splits:
         path = folder / "ImageSets" / "Main" / f"{split}.txt"
         if not path.is_file():
             remedy = MERGE_REMEDY if folder.name == "VOC2007" else "unpack VOC's archive again"
             yield Problem(where=str(path), what="no such image set", remedy=remedy)
             continue
-        members[split] = path.read_text().split()
-        counts[f"{folder.name}/{split}"] = len(members[split])
-        yield from _check_voc_split(folder, path, members[split], deep)
-    if len(members) == 2 and (both := set(members["trainval"]) & set(members["test"])):
-        yield _leak(folder, "trainval and test", both)
+        ids = members[folder.name, split] = path.read_text(errors="replace").split()
+        yield from _check_voc_split(folder, path, ids, deep)
 
 
 def _check_voc_split(folder: Path, path: Path, names: list[str], deep: bool) -> Iterator[Problem]:
@@ -133,7 +168,7 @@ def _check_voc_split(folder: Path, path: Path, names: list[str], deep: bool) -> 
             remedy = MERGE_REMEDY if folder.name == "VOC2007" else "unpack VOC's archive again"
             what = f"{len(lost)} of {len(names)} images of {path.stem} have no file here, e.g. {lost[0]}.{ending}"
             yield Problem(where=str(folder / kind), what=what, remedy=remedy)
-    sample = set(_sample(names, deep))
+    sample = set(choose_sample(names, deep))
     for name in names:
         file = folder / "Annotations" / f"{name}.xml"
         if file.is_file():
@@ -163,94 +198,8 @@ def _check_voc_file(file: Path, image: Path | None) -> Iterator[Problem]:
                 remedy="correct the annotation: pixels count from 1, both corners lie inside",
             )
     if image is not None and image.is_file():
-        yield from _check_image(image, (width, height))
+        yield from check_image(image, (width, height))
 
 
 def _read_box(entry: Any) -> tuple[float, ...]:
     return tuple(float(entry.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
-
-
-def _check_coco(
-    path: Path, folder: Path, into: tuple[str, Counter[str], dict[str, set[str]]], deep: bool
-) -> Iterator[Problem]:
-    name, counts, files = into
-    try:
-        values = json.loads(path.read_bytes())
-        images = {entry["id"]: entry for entry in values["images"]}
-        categories = {entry["id"] for entry in values["categories"]}
-        annotations = values["annotations"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        yield Problem(where=str(path), what=f"not COCO annotations ({error})", remedy="fetch the annotations again")
-        return
-    counts[name] = len(values["images"])
-    files[name] = {str(entry.get("file_name")) for entry in values["images"]}
-    for what, ids in (
-        ("image ids", [entry["id"] for entry in values["images"]]),
-        ("file names", [entry.get("file_name") for entry in values["images"]]),
-        ("annotation ids", [entry.get("id") for entry in annotations]),
-        ("category ids", [entry["id"] for entry in values["categories"]]),
-    ):
-        if twice := [key for key, count in Counter(ids).items() if count > 1]:
-            yield Problem(
-                where=str(path), what=f"{len(twice)} {what} come twice, e.g. {twice[0]}", remedy="make them unique"
-            )
-    for entry in annotations:
-        yield from _check_coco_entry(path, entry, images, categories)
-    lost = [entry for entry in images.values() if not (folder / str(entry.get("file_name"))).is_file()]
-    if lost:
-        yield Problem(
-            where=str(folder),
-            what=f"{len(lost)} of {len(images)} images are missing, e.g. {lost[0].get('file_name')}",
-            remedy="unpack the images again, or name the right folder",
-        )
-    for key in _sample(list(images), deep):
-        file = folder / str(images[key].get("file_name"))
-        if file.is_file():
-            yield from _check_image(file, (images[key].get("width"), images[key].get("height")))
-
-
-def _check_coco_entry(path: Path, entry: Any, images: dict[Any, Any], categories: set[Any]) -> Iterator[Problem]:
-    where = f"{path}, annotation {entry.get('id')}"
-    if entry.get("image_id") not in images:
-        yield Problem(where=where, what=f"its image {entry.get('image_id')} is not listed", remedy="remove it")
-        return
-    if entry.get("category_id") not in categories:
-        what = f"its category {entry.get('category_id')} is not listed"
-        yield Problem(where=where, what=what, remedy="add the category, or correct the id")
-    image, box = images[entry["image_id"]], entry.get("bbox", ())
-    inside = len(box) == 4 and box[2] > 0 and box[3] > 0 and min(box[:2]) >= -1
-    inside = inside and box[0] + box[2] <= image["width"] + 1 and box[1] + box[3] <= image["height"] + 1
-    if not inside and not entry.get("iscrowd"):
-        yield Problem(
-            where=where,
-            what=f"the box {list(box)} is empty or leaves the {image['width']} x {image['height']} image",
-            remedy="correct it: [x, y, width, height] in pixels",
-        )
-
-
-def _check_image(path: Path, size: tuple[Any, Any]) -> Iterator[Problem]:
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is None:
-        yield Problem(where=str(path), what="cannot be decoded", remedy="fetch the image again")
-    elif (image.shape[1], image.shape[0]) != size:
-        what = f"is {image.shape[1]} x {image.shape[0]} pixels, the annotation says {size[0]} x {size[1]}"
-        yield Problem(where=str(path), what=what, remedy="fetch the image again: one of the two is another version's")
-
-
-def _find_same_files(folder: Path, names: set[str]) -> set[str]:
-    """Return those of `names` whose bytes are the same in train2017 and val2017."""
-    pairs = {name: (folder / "train2017" / name, folder / "val2017" / name) for name in names}
-    there = {name: pair for name, pair in pairs.items() if all(path.is_file() for path in pair)}
-    return {name for name, (first, second) in there.items() if first.read_bytes() == second.read_bytes()}
-
-
-def _leak(where: Path, sets: str, both: set[str]) -> Problem:
-    return Problem(
-        where=str(where),
-        what=f"{len(both)} images are in {sets}, e.g. {min(both)}: the test is leaked",
-        remedy="restore the published image sets",
-    )
-
-
-def _sample(names: list[Any], deep: bool) -> list[Any]:
-    return names if deep else names[:: max(1, len(names) // SAMPLE)]

@@ -136,10 +136,11 @@ def _register_coco(cfg: Any, files: CocoSet) -> Iterator[str]:
 def _read_facts(path: Path, _modified_ns: int) -> tuple[int, int, int]:
     """Return (categories, annotations with a segmentation, annotations) of a COCO file."""
     values = read_json(path)
-    lacking = [key for key in ("images", "annotations", "categories") if key not in values]
-    if not isinstance(values, dict) or lacking:
+    kinds = ("images", "annotations", "categories")
+    lacking = [kind for kind in kinds if not isinstance(values, dict) or not isinstance(values.get(kind), list)]
+    if lacking:
         raise ValueError(f"{path}: no COCO annotations, {', '.join(lacking)} missing; {LAYOUT_HINT}")
-    masks = sum(bool(entry.get("segmentation")) for entry in values["annotations"])
+    masks = sum(isinstance(entry, dict) and bool(entry.get("segmentation")) for entry in values["annotations"])
     return len(values["categories"]), masks, len(values["annotations"])
 
 
