@@ -140,7 +140,7 @@ def measure_classes(queue: nn.Module) -> dict[str, float]:
     newest = _newest_first(queue)[:GEOMETRY_KEYS]
     keys, labels = queue.get_buffer("keys")[newest], queue.get_buffer("labels")[newest]
     keys, labels = keys[labels >= 0], labels[labels >= 0]
-    counts = labels.unique(return_counts=True)[1]
+    counts = torch.unique(labels, return_counts=True)[1]
     if len(counts) < 2 or int(counts.max()) < 2:
         return {}
     geometry = class_geometry(keys, labels)

@@ -189,7 +189,9 @@ def _draw_bars(axes: Axes, rows: Sequence[Row], kinds: Mapping[str, str], *, fac
         upright = 90 if len(rows) * len(kinds) > BARS_APART else 0
         axes.bar_label(bars, fmt="%.1f" if factor == 100 else "%.2f", fontsize=8, padding=2, rotation=upright)
     names = [str(row["encoder"]) for row in rows]
-    slanted = {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if sum(map(len, names)) > NAMES_FIT else {}
+    slanted: Any = (
+        {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if sum(map(len, names)) > NAMES_FIT else {}
+    )
     axes.set_xticks(range(len(rows)), names, **slanted)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(kinds), fontsize=9, frameon=False)
     axes.margins(y=0.2)
