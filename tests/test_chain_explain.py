@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pretrain.storage import write_json
+from tools.chain.__main__ import main
 from tools.chain.explain import explain_plan
 from tools.chain.state import stage_folder
 from tools.chain.submit import Chain, freeze, open_chain
@@ -49,6 +50,21 @@ def test_running_stage_counts_by_its_own_rate(chain: Chain) -> None:
     folder = stage_folder(chain.folder, chain.stages[0].folder)
     write_json(folder / "progress.json", {"step": 100, "total": 3700, "rate_per_s": 0.5})
     assert "about 48.0 GPU-hours" in explain_plan(chain), "4 x 2 hours left, and 2 x 20"
+
+
+def test_dry_run_prints_the_sbatch_texts_without_a_slurm_and_writes_nothing(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    words = ["submit", str(chain.path), "dry_run=true", "backend=slurm", f"runs={chain.folder.parent}"]
+    assert main([*words, "resources.other.partition=long"]) == 0
+    text = capsys.readouterr().out
+    assert "3 to run; about 60.0 GPU-hours" in text
+    assert text.count("#!/bin/bash") == 2, "one array of two seeds, and one job"
+    assert "==> train-seed0, train-seed1" in text
+    assert "#SBATCH --array=0-1" in text
+    assert text.count("#SBATCH --partition=long") == 1
+    assert not chain.folder.exists()
 
 
 def test_changed_setting_is_named_as_the_reason_to_run_again(chain: Chain) -> None:

@@ -161,6 +161,10 @@ def test_resources_are_looked_up_from_general_to_special_and_checked(folder: Pat
     assert [stages[f"voc-mochi-seed{seed}"].resources.qos for seed in (0, 1)] == ["", "high"]
     with pytest.raises(SettingsError, match=r"resources.default: unknown setting gpu; allowed are: partition, account"):
         plan(folder, "resources.default.gpu=1")
+    with pytest.raises(SettingsError, match=r"resources.default.partition: 'a\\ntouch b' has a line break"):
+        plan(folder, 'resources.default.partition="a\\ntouch b"')
+    with pytest.raises(SettingsError, match=r"resources.voc.extra: .* has a line break"):
+        plan(folder, 'resources.voc.extra={reservation: "a\\ntouch b"}')
     with pytest.raises(SettingsError, match="time_min is 0"):
         plan(folder, "resources.default.time_min=0")
 

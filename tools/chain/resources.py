@@ -69,6 +69,12 @@ def resources_as_dict(resources: Resources) -> dict[str, Any]:
     return asdict(resources)
 
 
+def _texts_in(value: Any) -> list[str]:
+    """Return the texts of a setting that may be a text, a list or a dictionary."""
+    parts = [*value, *value.values()] if isinstance(value, Mapping) else value if isinstance(value, list) else [value]
+    return [str(part) for part in parts]
+
+
 def _checked(label: str, values: Mapping[str, Any]) -> dict[str, Any]:
     kinds = {entry.name: type(getattr(Resources(), entry.name)) for entry in fields(Resources)}
     for key, value in values.items():
@@ -79,4 +85,6 @@ def _checked(label: str, values: Mapping[str, Any]) -> dict[str, Any]:
             good = (str, list)
         if not isinstance(value, good):
             raise SettingsError(f"resources.{label}.{key}: expected {kinds[key].__name__}, got {value!r}")
+        if key != "setup" and any(set(text) & set("\n\r") for text in _texts_in(value)):
+            raise SettingsError(f"resources.{label}.{key}: {value!r} has a line break, which no sbatch option may hold")
     return dict(values)
