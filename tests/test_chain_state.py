@@ -113,11 +113,13 @@ def test_status_shows_progress_and_the_last_error_line(tmp_path: Path, plan: lis
     train, voc = folder_of(tmp_path, plan, "train"), folder_of(tmp_path, plan, "voc")
     claim_attempt(train, JOB)
     write_json(
-        train / "progress.json", {"step": 30, "total": 60, "rate_per_s": 0.5, "eta_s": 3600, "time": time.time() + 1}
+        train / "progress.json",
+        {"step": 30, "total": 60, "rate_per_s": 0.5, "eta_s": 3600, "time": time.time() + 1, "phase": "epoch 2"},
     )
     write_json(voc / "FAILED.json", {"kind": "error", "message": "exit code 1", "tail": "a\nValueError: no class\n"})
     rows = {row["stage"]: row for row in describe_stages(tmp_path, plan)}
     assert (rows["train"]["step"], rows["train"]["rate"], rows["train"]["eta"]) == ("30/60", "2 s each", "1:00:00")
+    assert rows["train"]["note"] == "epoch 2"
     assert rows["voc"]["note"] == "error: ValueError: no class"
     table = write_table(list(rows.values())).splitlines()
     assert table[0].split() == ["stage", "state", "attempt", "step", "rate", "eta", "host", "note"]

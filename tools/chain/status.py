@@ -91,7 +91,7 @@ def _describe(chain: Path, stage: Stage, state: str, job: Mapping[str, str] | No
         "host": last.get("host"),
         "gpu": ", ".join(map(str, last.get("gpu") or [])) or None,
         "job": job["job_id"] if job else last.get("job_id") or None,
-        "note": _note(folder, stage, state, last, job),
+        "note": (progress.get("phase") if fresh else None) or _note(folder, stage, state, last, job),
         "folder": str(folder),
         "outcomes": [entry.get("outcome") for entry in attempts],
         "silent_s": round(time.time() - progress["time"]) if running and "time" in progress else None,
