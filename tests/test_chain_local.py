@@ -68,7 +68,7 @@ class LocalChain:
         return attempt["began"], attempt["ended"]
 
     def wait_for_step(self, name: str, step: int) -> None:
-        until = time.monotonic() + 40
+        until = time.monotonic() + 120
         while time.monotonic() < until:
             try:
                 if read_json(self.stage(name) / "progress.json")["step"] >= step:
@@ -163,7 +163,7 @@ def test_driver_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
     driver = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     chain.wait_for_step("train", 3)
     driver.send_signal(signal.SIGHUP)
-    assert driver.wait(timeout=60) == 0
+    assert driver.wait(timeout=120) == 0
     assert chain.attempts("train") == ["done"]
 
 
@@ -188,7 +188,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
     driver = chain.start()
     chain.wait_for_step("train", 5)
     driver.send_signal(signal.SIGINT)
-    assert driver.wait(timeout=30) == EXIT_YIELD
+    assert driver.wait(timeout=120) == EXIT_YIELD
     assert chain.attempts("train") == ["stopped"]
     assert chain.run() == 0
     trace = (chain.stage("train") / "steps.txt").read_text().split()
@@ -248,6 +248,6 @@ def test_second_driver_is_refused_and_cancel_stops_the_first(tmp_path: Path) -> 
     chain.wait_for_step("train", 2)
     assert chain.run() == 2
     assert chain.run("cancel") == 0
-    driver.wait(timeout=30)
+    driver.wait(timeout=120)
     assert chain.states() == {"train": "pending"}
     assert list((chain.stage("train") / "checkpoints").iterdir())

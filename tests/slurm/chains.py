@@ -14,6 +14,8 @@ from tools.chain.state import find_states, read_plan, stage_folder
 from tools.trials.cluster import Cluster
 from tools.trials.counting import count_lost_steps
 
+PATIENCE = 3.0
+"""All waits are this much longer than an idle machine needs: they end as soon as what they wait for is there."""
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -87,14 +89,14 @@ class ChainOnSlurm:
         self, ready: Callable[[dict[str, str]], bool], seconds: float = 60, cluster: Cluster | None = None
     ) -> dict[str, str]:
         """Wait until `ready(states)`; on a time-out the error shows states and queue."""
-        until = time.monotonic() + seconds
+        until = time.monotonic() + PATIENCE * seconds
         while not ready(states := self.states()):
             if time.monotonic() > until:
                 queue = cluster.ask("squeue", "-a", check=False) if cluster else ""
                 logs = "\n".join(
                     f"{path}:\n{path.read_text()[-800:]}" for path in self.folder.glob("stages/*/slurm/*log*")
                 )
-                raise AssertionError(f"after {seconds} s: {states}\n{queue}\n{logs}")
+                raise AssertionError(f"after {PATIENCE * seconds} s: {states}\n{queue}\n{logs}")
             time.sleep(0.3)
         return states
 
@@ -104,7 +106,7 @@ class ChainOnSlurm:
         )
 
     def wait_for_step(self, name: str, step: int, seconds: float = 40) -> None:
-        until = time.monotonic() + seconds
+        until = time.monotonic() + PATIENCE * seconds
         while time.monotonic() < until:
             try:
                 if read_json(self.stage(name) / "progress.json")["step"] >= step:
@@ -112,4 +114,4 @@ class ChainOnSlurm:
             except (OSError, ValueError, StopIteration):
                 pass
             time.sleep(0.1)
-        raise AssertionError(f"{name} did not reach step {step} in {seconds} s: {self.states()}")
+        raise AssertionError(f"{name} did not reach step {step} in {PATIENCE * seconds} s: {self.states()}")

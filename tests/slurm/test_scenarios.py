@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pretrain.storage import read_json
-from tests.slurm.chains import ROOT, ChainOnSlurm, counting, standard_stages
+from tests.slurm.chains import PATIENCE, ROOT, ChainOnSlurm, counting, standard_stages
 from tools.trials.cluster import Cluster
 from tools.trials.counting import expect
 
@@ -122,7 +122,7 @@ def test_gate_stays_closed_when_an_input_was_changed(cluster: Cluster, tmp_path:
     chain.write()
     chain.submit()
     job = chain.job("after")
-    until = time.monotonic() + 40
+    until = time.monotonic() + PATIENCE * 40
     while "JobState=FAILED" not in (text := cluster.ask("scontrol", "show", "job", job)) and time.monotonic() < until:
         time.sleep(0.3)
     assert "ExitCode=78:0" in text
@@ -185,14 +185,14 @@ def test_submit_from_inside_a_job_leaks_nothing_and_cancel_keeps_the_work(cluste
     chain = ChainOnSlurm(tmp_path, {"train": counting(400, sleep=0.1)})
     command = f"cd {ROOT} && {sys.executable} -m tools.chain submit {chain.path}"
     cluster.ask("sbatch", "-n", "1", "-c", "2", "--mem=100", "-t", "5", "-o", "/dev/null", "--wrap", command)
-    until = time.monotonic() + 30
+    until = time.monotonic() + PATIENCE * 30
     while not (chain.folder / "chain.json").exists() and time.monotonic() < until:
         time.sleep(0.3)
     chain.wait_for_step("train", 6)
     assert "MinMemoryNode=0" in cluster.ask("scontrol", "show", "job", chain.job("train"))
     words = [sys.executable, "-m", "tools.chain", "cancel", str(chain.path)]
     subprocess.run(words, cwd=ROOT, check=True, capture_output=True)
-    until = time.monotonic() + 20
+    until = time.monotonic() + PATIENCE * 20
     while chain.states()["train"] == "running" and time.monotonic() < until:
         time.sleep(0.2)
     assert chain.states() == {"train": "pending"}
@@ -202,7 +202,8 @@ def test_submit_from_inside_a_job_leaks_nothing_and_cancel_keeps_the_work(cluste
 def test_training_longer_than_the_time_limit_goes_on_in_place(cluster: Cluster, short_limit: ChainOnSlurm) -> None:
     assert short_limit.wait_for_end(120, cluster) == {"train": "done"}
     attempts = short_limit.attempts("train")
-    assert [entry["outcome"] for entry in attempts] == ["yield", "done"]
+    *before, last = (entry["outcome"] for entry in attempts)
+    assert (set(before), last) == ({"yield"}, "done"), "a busy machine may need more than one restart"
     assert {entry["job_id"] for entry in attempts} == {short_limit.job("train")}
     assert attempts[0]["reason"] == "time limit"
     assert short_limit.lost_steps("train") == 0

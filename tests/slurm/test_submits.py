@@ -74,7 +74,7 @@ def test_real_stages_hit_by_a_signal_give_what_they_give_here(cluster: Cluster, 
         "data": {"make": made},
         "backbones": {"mochi": {
             "pretrain": "configs/pretrain/mochi_r50_digits.yaml",
-            "set": ["run.epochs=3", "run.analyse_every_epochs=0", "data.workers=0"],
+            "set": ["run.epochs=4", "run.analyse_every_epochs=0", "data.workers=0"],
         }},
         "protocols": {"knn": {
             "kind": "knn", "config": "configs/transfer/knn_digits.yaml",
