@@ -40,6 +40,14 @@ def standard_stages(steps: int = 60, sleep: float = 0.05) -> dict[str, Any]:
     }
 
 
+def wait_until(ready: Callable[[], bool], seconds: float = 40) -> None:
+    """Wait until `ready()`; AssertionError when it takes too long."""
+    until = time.monotonic() + PATIENCE * seconds
+    while not ready():
+        assert time.monotonic() < until, f"waited {PATIENCE * seconds} s in vain"
+        time.sleep(0.3)
+
+
 class ChainOnSlurm:
     """A chain file in a folder of its own, submitted to the cluster that runs."""
 

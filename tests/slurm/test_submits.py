@@ -10,7 +10,9 @@ import pytest
 
 from pretrain.stopping import EXIT_YIELD
 from pretrain.storage import read_json, read_json_lines
-from tests.slurm.chains import ROOT, ChainOnSlurm, counting, standard_stages
+from tests.slurm.chains import ROOT, ChainOnSlurm, counting, standard_stages, wait_until
+from tools.chain.__main__ import main as run_chain
+from tools.chain.squeue import NEVER
 from tools.trials.cluster import Cluster
 from tools.trials.counting import expect
 
@@ -52,6 +54,34 @@ def test_chain_moves_between_the_backends_half_way(cluster: Cluster, tmp_path: P
     assert [entry["backend"] for entry in chain.attempts("first")] == ["local"]
     assert chain.lost_steps("train") == 0
     assert chain.result("train") == expect(400, expect(3))
+
+
+def test_next_submit_cancels_dependants_where_the_site_forbids_slurm_to(cluster: Cluster, tmp_path: Path) -> None:
+    stages = {"train": counting(3, f"needs={tmp_path / 'mended'}"), "after": counting(3, after=("train",))}
+    chain = ChainOnSlurm(tmp_path, stages, slurm={"kill_on_invalid_dep": False})
+    chain.submit()
+    stuck = chain.job("after")
+    wait_until(lambda: cluster.ask("squeue", "-h", "-j", stuck, "-o", "%r").strip() == NEVER)
+    (tmp_path / "mended").touch()
+    chain.submit("retry=train")
+    assert chain.job("after") != stuck
+    chain.wait(lambda states: set(states.values()) == DONE, 60, cluster)
+
+
+def test_cancel_ends_what_a_submit_with_other_settings_left(
+    cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chain = ChainOnSlurm(tmp_path, {"train": counting(900, sleep=0.1)})
+    chain.submit()
+    chain.wait_for_step("train", 2)
+    first = chain.job("train")
+    chain.values["stages"] = {"train": counting(901, sleep=0.1)}
+    chain.write()
+    chain.submit()
+    assert "still in the queue from a submit with other settings: train-" in capsys.readouterr().out
+    assert run_chain(["cancel", str(chain.path)]) == 0
+    wait_until(lambda: not {first, chain.job("train")} & set(cluster.ask("squeue", "-h", "-o", "%i").split()))
+    assert len(list(chain.folder.glob("stages/*/STOP"))) == 2
 
 
 def test_odd_names_and_words_reach_no_shell(cluster: Cluster, tmp_path: Path) -> None:
