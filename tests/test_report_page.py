@@ -100,6 +100,23 @@ def test_page_is_readable_on_desk_and_phone_in_light_and_dark(
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("browser")
+def test_page_prints_dark_on_white_within_the_sheet(browser: Any, chain: Path) -> None:
+    open_page(browser, chain / "report" / "index.html", dark=True, width_px=800)
+    scheme = [{"name": "prefers-color-scheme", "value": "dark"}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": scheme})
+    try:
+        browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+        assert browser.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 800
+        charts = "return [...document.querySelectorAll('.chart')].every(chart => chart.querySelector('svg .trace'))"
+        assert browser.execute_script(charts)
+        assert browser.execute_script("return document.querySelector('details').open")
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "screen"})
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("browser")
 def test_fifty_backbones_of_ten_seeds_open_within_two_seconds(browser: Any, tmp_path: Path) -> None:
     folder = write_chain(tmp_path / "large", backbones=50, seeds=10)
     main([str(folder)])

@@ -21,8 +21,8 @@ DEFINITIONS = {
     "proxy_accuracy": "share of queries whose q·k lies above every negative's, without and with the mixed negatives",
     "false_negatives": "share of negatives of the query's own class among its r hardest; and mixes with such parents",
     "oracle": "InfoNCE and proxy accuracy with all negatives, and without those of the query's class",
-    "alignment_uniformity": "mean ||x-y||² over pairs of one class (and over two views); log mean exp(-2||x-y||²)",
-    "class_distances": "per class: mean ||x - mu_c||², and mean ||mu_c - mu_c'|| over the other classes",
+    "alignment_uniformity": "mean ‖x−y‖² over pairs of one class (and over two views); log mean exp(−2‖x−y‖²)",
+    "class_distances": "per class: mean ‖x−μ‖², and mean ‖μ−μ′‖ over the other classes",
 }
 """What the numbers of each analysis are; also the names of the figures and files."""
 

@@ -25,11 +25,11 @@ GALLERY_PX = 420
 """Longest side of a picture in the page, in pixels."""
 NUMBERS = {
     "proxy_accuracy": ("proxy task (%)", 100),
-    "proxy_accuracy_mixed": ("… with mixes (%)", 100),
+    "proxy_accuracy_mixed": ("…\u00a0with mixes (%)", 100),
     "false_negatives": ("false negatives (%)", 100),
     "hardest_share": ("hardest negative's share", 1),
     "loss": ("InfoNCE (nats)", 1),
-    "loss_oracle": ("… class oracle", 1),
+    "loss_oracle": ("…\u00a0class oracle", 1),
     "alignment_of_classes": ("alignment", 1),
     "uniformity": ("uniformity", 1),
     "intra_variance": ("intra-class variance", 1),
