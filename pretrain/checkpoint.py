@@ -102,6 +102,12 @@ class CheckpointFolder:
             if milestone:
                 write_text(_milestone_path(path), "kept for ever\n")
             self._forget_old()
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its zip writer
+            self._failure = OSError(
+                f"{path}: the checkpoint could not be written ({str(error).splitlines()[0]}); make room on the disk "
+                "and run again: the older checkpoints are whole"
+            )
+            self._failure.__cause__ = error
         except BaseException as error:
             self._failure = error
 

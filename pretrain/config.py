@@ -150,6 +150,8 @@ class RunConfig:
     """Hardness histogram and the paper's other monitors every n epochs; 0: never."""
     resume: bool = True
     """Continue from the newest valid checkpoint in OUT/checkpoints."""
+    profile_steps: int = 0
+    """Profile so many steps, after three that warm up: OUT/profile/ gets a trace and a table; 0: none."""
     wandb: bool = False
     """Also log to Weights & Biases, under the same keys (needs the package wandb)."""
 

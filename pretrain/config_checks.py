@@ -36,6 +36,7 @@ AT_LEAST = {
     "run.checkpoint_steps": 0,
     "run.knn_every_epochs": 0,
     "run.analyse_every_epochs": 0,
+    "run.profile_steps": 0,
 }
 
 
@@ -88,6 +89,11 @@ def _find_contradictions(config: PretrainConfig, world_size: int) -> list[str]:
         mistakes.append(f"mixing.synco: expected six counts ({', '.join(TYPES)}); got {mixing.synco}")
     if mixing.synco and (mixing.s or mixing.s_prime):
         mistakes.append("mixing.synco: replaces s and s_prime; set both to 0")
+    if model.method == "simclr" and 0 < config.engine.max_batch_per_rank < config.run.batch_size // world_size:
+        mistakes.append(
+            "engine.max_batch_per_rank: SimCLR's negatives are the images of one pass, so slices would leave most of "
+            "them out; use more processes, or engine.gradient_checkpointing=true"
+        )
     if not config.run.out:
         mistakes.append("run.out: say where the run's files go, e.g. run.out=runs/first")
     if config.run.epochs and not (config.data.root or config.data.cache):

@@ -6,12 +6,13 @@ MASTER_PORT say who they are.
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as torch_distributed
+from torch.nn.parallel import DistributedDataParallel
 
 COLLECTIVE_TIMEOUT_MIN = 30
 """A rank that waits longer for the others gives up: one of them is gone."""
@@ -19,11 +20,14 @@ COLLECTIVE_TIMEOUT_MIN = 30
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the other ranks for the block, with nccl on CUDA and gloo on a CPU; do nothing alone."""
+    """Join the other ranks for the block, with nccl on CUDA and gloo on a CPU; do nothing alone.
+
+    On CUDA the CPU's tensors have gloo as well: flags and counts go round without waiting for the GPU's queue of work.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or torch_distributed.is_initialized():
         yield
         return
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     torch_distributed.init_process_group(backend, timeout=timedelta(minutes=COLLECTIVE_TIMEOUT_MIN))
     try:
         yield
@@ -109,32 +113,36 @@ def unshuffle(rows: Tensor, permutation: Tensor) -> Tensor:
     return gather(rows)[permutation.argsort()]
 
 
-def average_gradients(parameters: list[torch.nn.Parameter]) -> None:
-    """Average .grad over the ranks, in one flat all-reduce per kind of tensor."""
+def average_gradients_of(model: nn.Module) -> nn.Module:
+    """Return `model` such that its backward averages the gradients over the ranks; alone, `model` itself.
+
+    DistributedDataParallel sends a layer's gradients while the backward is still busy with the layers before it. Batch
+    norm's statistics stay each rank's own.
+    """
     if world_size() == 1:
-        return
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    torch_distributed.all_reduce(flat)
-    flat /= world_size()
-    for gradient, part in zip(gradients, torch.split(flat, [gradient.numel() for gradient in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))
+        return model
+    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
-def any_rank(flag: bool) -> bool:
-    """Return whether `flag` is true on some rank; every rank must ask."""
+def hold_gradients(model: nn.Module, hold: bool) -> AbstractContextManager[None]:
+    """Return a context in which a backward adds to the gradients without averaging them, if `hold`."""
+    return model.no_sync() if hold and isinstance(model, DistributedDataParallel) else nullcontext()
+
+
+def any_rank(*flags: bool) -> list[bool]:
+    """Return for each flag whether it is true on some rank; every rank must ask."""
     if world_size() == 1:
-        return flag
-    answer = torch.tensor(float(flag), device=_collective_device())
+        return list(flags)
+    answer = torch.tensor(flags, dtype=torch.uint8)
     torch_distributed.all_reduce(answer, torch_distributed.ReduceOp.MAX)
-    return bool(answer.item())
+    return [bool(flag) for flag in answer.tolist()]
 
 
 def mean_over_ranks(value: float) -> float:
     """Return the mean of `value` over the ranks."""
     if world_size() == 1:
         return value
-    total = torch.tensor(value, dtype=torch.float64, device=_collective_device())
+    total = torch.tensor(value, dtype=torch.float64)
     torch_distributed.all_reduce(total)
     return float(total.item()) / world_size()
 
@@ -143,7 +151,7 @@ def all_equal(number: int) -> bool:
     """Return whether every rank has the same integer (a digest of what must be identical)."""
     if world_size() == 1:
         return True
-    bounds = torch.tensor([number, -number], device=_collective_device())
+    bounds = torch.tensor([number, -number])
     torch_distributed.all_reduce(bounds, torch_distributed.ReduceOp.MAX)
     return bool(bounds[0] == -bounds[1])
 
@@ -151,8 +159,4 @@ def all_equal(number: int) -> bool:
 def barrier() -> None:
     """Wait for the other ranks."""
     if world_size() > 1:
-        torch_distributed.barrier()
-
-
-def _collective_device() -> str:
-    return "cuda" if torch_distributed.get_backend() == "nccl" else "cpu"
+        torch_distributed.all_reduce(torch.zeros(1))  # on the CPU: nobody waits for a GPU

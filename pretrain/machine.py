@@ -28,6 +28,12 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
+def name_machine() -> str:
+    """Return the machine in a few words, for a row of figures: its GPUs, or its CPU and cores."""
+    machine = describe_machine()
+    return ", ".join(machine["gpus"]) or f"{machine['cpu']}, {machine['cores']} cores"
+
+
 @cache
 def read_commit() -> str:
     """Return the commit of the source tree, with "+" when files differ from it; "unknown" outside a checkout.

@@ -1,5 +1,7 @@
 """Watch a pretraining: a progress bar, metrics.jsonl, TensorBoard, the heartbeat; all written by the main process."""
 
+import json
+import secrets
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +16,8 @@ from pretrain import distributed
 from pretrain.config import PretrainConfig
 from pretrain.loss import ContrastiveOutput
 from pretrain.progress import Heartbeat
-from pretrain.storage import append_json_line
+from pretrain.settings import as_dict
+from pretrain.storage import append_json_line, read_json_lines, write_text
 
 
 class Monitor:
@@ -29,10 +32,12 @@ class Monitor:
         self._main = distributed.is_main()
         out = Path(config.run.out)
         self._lines = out / "metrics.jsonl"
+        if self._main:
+            _forget_lines_after(self._lines, first_step)
+        self._wandb = _start_wandb(config) if self._main and config.run.wandb else None
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=first_step) if self._main else None
         self._heartbeat = Heartbeat(out, steps, first_step=first_step)
         self._bar = tqdm(total=steps, initial=first_step, unit="step", disable=not self._main, mininterval=1)
-        self._wandb = _start_wandb(config) if self._main and config.run.wandb else None
         self._sums: dict[str, Tensor] = {}
         self._count = 0
         self._wait_s, self._since = 0.0, time.perf_counter()
@@ -51,6 +56,10 @@ class Monitor:
         """Add time that a step spent waiting for its batch."""
         self._wait_s += seconds
 
+    def is_due(self, step: int) -> bool:
+        """Return whether `note_step` writes after `step`."""
+        return step % self._config.run.log_every_steps == 0 or step == self._steps
+
     def note_step(self, step: int, output: ContrastiveOutput, lr: float) -> None:
         """Take in one step's result (no synchronisation with the device); write when it is time."""
         values = {
@@ -64,12 +73,12 @@ class Monitor:
         if self._main:
             self._bar.update(1)
             self._heartbeat.beat(step, f"epoch {(step - 1) // self._steps_per_epoch + 1}")
-        if step % self._config.run.log_every_steps == 0 or step == self._steps:
+        if self.is_due(step):
             self._write_line(step, lr)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Write `values` under `step` everywhere."""
-        if not self._main:
+        """Write `values`, where there are any, under `step` everywhere."""
+        if not self._main or not values:
             return
         epoch = step / self._steps_per_epoch if self._steps_per_epoch else 0.0
         append_json_line(self._lines, {"step": step, "epoch": round(epoch, 4), **values})
@@ -105,9 +114,20 @@ class Monitor:
         self._sums, self._count, self._wait_s, self._since = {}, 0, 0.0, time.perf_counter()
 
 
+def _forget_lines_after(path: Path, step: int) -> None:
+    """Drop the lines of steps that a killed run took after its last checkpoint, and a line that was cut short."""
+    kept = [line for line in read_json_lines(path) if line["step"] <= step]
+    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
+
+
 def _start_wandb(config: PretrainConfig) -> Any:
     try:
         import wandb  # optional, and slow to import
     except ImportError as error:
         raise ValueError("run.wandb=true needs the package wandb: .venv/bin/pip install wandb") from error
-    return wandb.init(project="mochi-transfer", dir=config.run.out, resume="allow")
+    name = Path(config.run.out) / "wandb_id.txt"  # so that a run that goes on is one run there too
+    if not name.is_file():
+        write_text(name, secrets.token_hex(8))
+    return wandb.init(
+        project="mochi-transfer", dir=config.run.out, id=name.read_text(), resume="allow", config=as_dict(config)
+    )

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from pretrain import distributed
 from pretrain.checkpoint import CheckpointFolder, from_moco_state, read_content, to_moco_state, write_encoder
-from pretrain.config import EngineConfig, PretrainConfig
+from pretrain.config import PretrainConfig
 from pretrain.config_checks import check_config
 from pretrain.continuation import check_same_recipe
+from pretrain.device import choose_device, choose_precision
 from pretrain.encoder import recompute_in_backward
 from pretrain.epoch_monitors import EpochMonitors
 from pretrain.loader import ViewLoader, build_loader
@@ -28,6 +29,7 @@ from pretrain.loss import ContrastiveOutput
 from pretrain.mixing import is_mixing_on
 from pretrain.moco import MoCo
 from pretrain.monitors import Monitor
+from pretrain.profiling import profile_steps
 from pretrain.randomness import make_generators
 from pretrain.schedule import build_schedule, find_rate
 from pretrain.settings import as_dict
@@ -48,6 +50,8 @@ class Run:
     config: PretrainConfig
     device: torch.device
     model: MoCo | SimCLR
+    parallel: nn.Module
+    """`model` as it is called in a step: with several ranks its backward averages the gradients."""
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     checkpoints: CheckpointFolder
@@ -101,13 +105,16 @@ def prepare(config: PretrainConfig, device: torch.device) -> Run:
     )
     scaler = torch.amp.GradScaler(device.type, enabled=choose_precision(config.engine, device) == torch.float16)
     folder = CheckpointFolder(Path(config.run.out) / "checkpoints", writes=distributed.is_main())
-    run = Run(config, device, model, optimizer, scaler, folder)
+    run = Run(config, device, model, model, optimizer, scaler, folder)
     if config.run.resume and (content := folder.load_newest()) is not None:
         restore(run, content)
     if config.engine.gradient_checkpointing:
         recompute_in_backward(model.encoder_q)
     if config.engine.compile:
         model.encoder_q.compile()
+    if isinstance(model, MoCo) and config.model.shuffle_bn and distributed.world_size() == 1:
+        logger.info("one process: there is nobody to shuffle keys with, so queries and keys share batch statistics")
+    run.parallel = distributed.average_gradients_of(model)
     return run
 
 
@@ -128,7 +135,11 @@ def train_epochs(run: Run, stop: StopFlag) -> None:
     watch = EpochMonitors(config, run.device)
     broken = torch.zeros((), dtype=torch.bool, device=run.device)  # whether a loss was no number: read now and then
     run.saved_time = time.monotonic()
-    with Monitor(config, first_step=run.step, steps=steps, steps_per_epoch=steps_per_epoch) as monitor:
+    profiled = config.run.profile_steps if distributed.is_main() else 0
+    with (
+        Monitor(config, first_step=run.step, steps=steps, steps_per_epoch=steps_per_epoch) as monitor,
+        profile_steps(Path(config.run.out) / "profile", profiled, run.device) as note_profiled,
+    ):
         for epoch in range(run.step // steps_per_epoch, config.run.epochs):
             mixing_on = is_mixing_on(config.mixing, epoch, config.run.epochs)
             for batch in take_batches(loader, epoch, run.step % steps_per_epoch, monitor):
@@ -136,12 +147,12 @@ def train_epochs(run: Run, stop: StopFlag) -> None:
                 output = take_step(run, batch, rate, mixing_on=mixing_on)
                 broken |= ~output.loss.detach().isfinite()
                 run.step += 1
-                save_due = is_save_due(run)
-                if run.step % config.run.log_every_steps == 0 or save_due:
+                note_profiled()
+                stopping, save_due = distributed.any_rank(stop.is_set, is_save_due(run))
+                if stopping or save_due or monitor.is_due(run.step):
                     refuse_broken_loss(run, broken)
                 monitor.note_step(run.step, output, rate)
-                if distributed.any_rank(stop.is_set):
-                    refuse_broken_loss(run, broken)
+                if stopping:
                     stop_here(run, stop)
                 if save_due:
                     save(run)
@@ -177,41 +188,42 @@ def take_step(run: Run, batch: dict[str, Tensor], rate: float, *, mixing_on: boo
     precision = choose_precision(settings, run.device)
     autocast = torch.autocast(run.device.type, precision) if precision != torch.float32 else nullcontext()
     outputs, keys = [], []
-    for part, rows in enumerate(torch.split(torch.arange(len(im_q)), size)):
-        inputs = (im_q[rows], im_k[rows], index[rows], label[rows])
+    slices = list(zip(*(torch.split(whole, size) for whole in (im_q, im_k, index, label)), strict=True))
+    for part, inputs in enumerate(slices):
+        share = len(inputs[0]) / len(im_q)
         generators = make_generators(run.config.run.seed, run.step, run.device, part)
-        with autocast:
-            output, new_keys = model(*inputs, generators=generators, mixing_on=mixing_on)
-        run.scaler.scale(output.loss * (len(rows) / len(im_q))).backward()
-        outputs.append((output, len(rows)))
+        with distributed.hold_gradients(run.parallel, hold=part + 1 < len(slices)):
+            with autocast:
+                output, new_keys = run.parallel(*inputs, generators=generators, mixing_on=mixing_on)
+            run.scaler.scale(output.loss * share).backward()
+        outputs.append((output, share))
         keys.append((new_keys, *map(distributed.gather, inputs[2:])))
-    distributed.average_gradients([p for p in model.parameters() if p.requires_grad])
     run.scaler.step(run.optimizer)
     run.scaler.update()
     run.optimizer.zero_grad(set_to_none=True)
     if isinstance(model, MoCo):
         for entry in keys:
             model.queue.enqueue(*entry)
-    return join_outputs(outputs, len(im_q))
+    return join_outputs(outputs)
 
 
-def join_outputs(outputs: list[tuple[ContrastiveOutput, int]], batch: int) -> ContrastiveOutput:
-    """Return one output for all accumulation slices."""
-    loss = torch.stack([output.loss.detach() * (rows / batch) for output, rows in outputs]).sum()
+def join_outputs(outputs: list[tuple[ContrastiveOutput, float]]) -> ContrastiveOutput:
+    """Return one output for all accumulation slices, each given with its share of the batch."""
+    loss = torch.stack([output.loss.detach() * share for output, share in outputs]).sum()
     hits = torch.cat([output.hits for output, _ in outputs])
     return ContrastiveOutput(loss, hits, torch.cat([output.hits_with_mixes for output, _ in outputs]))
 
 
 def is_save_due(run: Run) -> bool:
-    """Return whether a checkpoint is due in the middle of an epoch, by steps or by time; ranks agree on the time."""
+    """Return whether a checkpoint is due in the middle of an epoch, by steps or by this rank's clock."""
     every = run.config.run.checkpoint_steps
     late = time.monotonic() - run.saved_time > 60 * run.config.run.checkpoint_minutes
-    return run.step != run.saved_step and ((every > 0 and run.step % every == 0) or distributed.any_rank(late))
+    return run.step != run.saved_step and (late or (every > 0 and run.step % every == 0))
 
 
 def save(run: Run, *, milestone: bool = False) -> None:
     """Save everything that the next step depends on; the file is written in the background."""
-    if not distributed.all_equal(digest_queue(run.model)):
+    if isinstance(run.model, MoCo) and not distributed.all_equal(run.model.queue.digest()):
         raise RuntimeError("the ranks' queues differ: keys were not gathered alike, so this run cannot be trusted")
     if distributed.is_main():
         run.checkpoints.save(run.step, describe(run) | {"optimizer": run.optimizer.state_dict()}, milestone=milestone)
@@ -254,36 +266,10 @@ def stop_here(run: Run, stop: StopFlag) -> None:
 
 def refuse_broken_loss(run: Run, broken: Tensor) -> None:
     """Raise FloatingPointError when a loss since the last look was NaN or infinite; nothing broken is saved."""
-    if distributed.any_rank(bool(broken)):
+    if any(distributed.any_rank(bool(broken))):
         run.checkpoints.wait()
         good = run.checkpoints.list_files()
         raise FloatingPointError(
             f"the loss became NaN or infinite before step {run.step}; the last good checkpoint is "
             f"{good[0] if good else 'none yet'}. Lower optimizer.lr, or use engine.precision=fp32, and run again"
         )
-
-
-def choose_device(settings: EngineConfig) -> torch.device:
-    """Return the device of this rank."""
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("engine.device=cuda, but torch sees no GPU; use engine.device=cpu, or run the doctor")
-    if settings.device == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    device = torch.device("cuda", distributed.local_rank())
-    torch.cuda.set_device(device)
-    return device
-
-
-def choose_precision(settings: EngineConfig, device: torch.device) -> torch.dtype:
-    """Return the autocast type; float32 stands for none."""
-    name = settings.precision if settings.precision != "auto" else {"cuda": "bf16"}.get(device.type, "fp32")
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
-
-
-def digest_queue(model: nn.Module) -> int:
-    """Return a number that differs when the queue's bytes do; 0 without a queue."""
-    if not isinstance(model, MoCo):
-        return 0
-    words = model.queue.keys.view(torch.int32).long()
-    places = torch.arange(1, words.numel() + 1, device=words.device).view_as(words)
-    return int((words * places).sum())

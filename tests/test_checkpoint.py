@@ -82,7 +82,8 @@ def test_full_disk_is_raised_and_keeps_the_older_checkpoint(tmp_path: Path) -> N
     )
     ended = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False)
     assert ended.returncode != 0
-    assert "OSError" in ended.stderr or "PytorchStreamWriter" in ended.stderr
+    assert "checkpoint_00000002.pt: the checkpoint could not be written" in ended.stderr
+    assert "make room on the disk and run again: the older checkpoints are whole" in ended.stderr
     content = CheckpointFolder(tmp_path).load_newest()
     assert content is not None
     assert content["step"] == 1

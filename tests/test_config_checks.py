@@ -44,6 +44,13 @@ def test_batch_must_divide_over_the_processes() -> None:
         check_config(read_settings(PretrainConfig, None, GOOD), world_size=3)
 
 
+def test_slices_of_simclrs_batch_are_refused() -> None:
+    words = [*GOOD, "model.method=simclr", "engine.max_batch_per_rank=32"]
+    with pytest.raises(SettingsError, match="SimCLR's negatives are the images of one pass"):
+        check_config(read_settings(PretrainConfig, None, words))
+    check_config(read_settings(PretrainConfig, None, words), world_size=8)
+
+
 def test_mixes_without_hardest_negatives_are_a_contradiction() -> None:
     with pytest.raises(SettingsError, match=r"mixing\.n: is 0"):
         check_config(read_settings(PretrainConfig, None, [*GOOD, "mixing.s=8"]))

@@ -92,6 +92,12 @@ def test_oracle_takes_the_querys_class_out_of_the_denominator(tmp_path) -> None:
     assert less < full
 
 
+def test_one_process_is_told_that_there_is_nobody_to_shuffle_with(tmp_path, caplog) -> None:
+    with caplog.at_level("INFO"):
+        make_run(tmp_path)
+    assert "one process: there is nobody to shuffle keys with" in caplog.text
+
+
 def test_gradient_accumulation_queues_every_key_once(tmp_path) -> None:
     from dataclasses import replace
 

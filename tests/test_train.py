@@ -18,7 +18,7 @@ from PIL import Image
 
 from pretrain.checkpoint import read_content
 from pretrain.config import DataConfig, MixingConfig, ModelConfig, OptimizerConfig, PretrainConfig, RunConfig
-from pretrain.settings import as_dict
+from pretrain.settings import as_dict, read_settings
 from pretrain.stopping import StopFlag, YieldRequested
 from pretrain.train import train
 
@@ -27,7 +27,7 @@ STEPS = 8  # two epochs of four
 
 # Many starts in one test: a server imports torch once and forks for each, so that a start costs no import.
 SERVER = """
-import json, os, sys, traceback
+import json, os, resource, signal, sys, traceback
 from pretrain.config import PretrainConfig
 from pretrain.settings import from_dict
 from pretrain.stopping import StopFlag, YieldRequested
@@ -41,7 +41,13 @@ for line in sys.stdin:
         code = 1
         try:
             sys.stdout = sys.stderr = open(os.environ["CHILD_LOG"], "w")
-            module.train(from_dict(PretrainConfig, request), StopFlag().install())
+            stop, largest = StopFlag().install(), request.pop("largest_file_bytes", 0)
+            if request.pop("stop_at_once", False):
+                stop.ask("a test")
+            if largest:
+                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+            module.train(from_dict(PretrainConfig, request), stop)
             code = 0
         except YieldRequested:
             code = 75
@@ -102,15 +108,19 @@ class Trainer:
             env=environment,
         )
 
-    def start(self, config: PretrainConfig) -> int:
+    def start(self, config: PretrainConfig, **conditions: object) -> int:
         assert self.process.stdin and self.process.stdout
-        self.process.stdin.write(json.dumps(as_dict(config)) + "\n")
+        self.process.stdin.write(json.dumps(as_dict(config) | conditions) + "\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
 
     def wait(self) -> int:
         assert self.process.stdout
         return int(self.process.stdout.readline())
+
+    def run(self, config: PretrainConfig, **conditions: object) -> int:
+        self.start(config, **conditions)
+        return self.wait()
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +191,41 @@ def test_stop_signal_saves_and_yields_and_the_end_is_the_same(
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("train")
+def test_corrupted_newest_checkpoint_costs_its_steps_and_nothing_else(
+    images: Path, trainer: Trainer, undisturbed: tuple[Path, float], tmp_path: Path
+) -> None:
+    config = make_config(images, tmp_path)
+    for _ in range(2):
+        assert trainer.run(config, stop_at_once=True) == 75  # a step each
+    newest = tmp_path / "checkpoints" / "checkpoint_00000002.pt"
+    spoilt = bytearray(newest.read_bytes())
+    spoilt[len(spoilt) // 2] ^= 1
+    newest.write_bytes(spoilt)
+    assert trainer.run(config) == 0
+    assert f"{newest}: its bytes have changed" in trainer.log.read_text()
+    assert_same(tmp_path, undisturbed[0])
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("train")
+def test_full_disk_at_saving_is_a_sentence_and_the_rerun_ends_the_same(
+    images: Path, trainer: Trainer, undisturbed: tuple[Path, float], tmp_path: Path
+) -> None:
+    config = make_config(images, tmp_path)
+    assert trainer.run(config, stop_at_once=True) == 75
+    whole = (tmp_path / "checkpoints" / "checkpoint_00000001.pt").read_bytes()
+    assert trainer.run(config, largest_file_bytes=10**6) == 1
+    said = trainer.log.read_text()
+    assert "checkpoint_00000002.pt: the checkpoint could not be written" in said
+    assert "make room on the disk and run again" in said
+    assert (tmp_path / "checkpoints" / "checkpoint_00000001.pt").read_bytes() == whole
+    assert not list((tmp_path / "checkpoints").glob(".partial-*"))
+    assert trainer.run(config) == 0
+    assert_same(tmp_path, undisturbed[0])
+
+
+@pytest.mark.slow
 def test_stop_asked_for_before_the_first_step_ends_after_it(images: Path, tmp_path: Path) -> None:
     stop = StopFlag()
     stop.ask("a test")
@@ -189,10 +234,15 @@ def test_stop_asked_for_before_the_first_step_ends_after_it(images: Path, tmp_pa
 
 
 @pytest.mark.slow
-def test_broken_loss_stops_with_the_last_good_checkpoint_named(images: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "often", [{}, {"checkpoint_steps": 0, "log_every_steps": 100}], ids=["saving", "only-at-the-end"]
+)
+def test_broken_loss_stops_with_the_last_good_checkpoint_named(
+    images: Path, tmp_path: Path, often: dict[str, int]
+) -> None:
     from dataclasses import replace
 
-    config = make_config(images, tmp_path)
+    config = make_config(images, tmp_path, **{"epochs": 1, **often})
     config = replace(config, optimizer=replace(config.optimizer, lr=1e30))
     with pytest.raises(
         FloatingPointError, match=r"NaN or infinite before step \d+; the last good checkpoint is .*Lower"
@@ -228,6 +278,57 @@ def test_monitors_write_curves_and_knn(images: Path, tmp_path: Path) -> None:
     assert {"loss", "accuracy", "accuracy_with_mixes", "images_per_s", "data_wait", "lr", "knn_top1"} <= keys
     assert json.loads((tmp_path / "progress.json").read_text())["step"] == STEPS
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+@pytest.mark.slow
+def test_profile_leaves_a_trace_and_a_table(images: Path, tmp_path: Path) -> None:
+    train(make_config(images, tmp_path, profile_steps=2), StopFlag())
+    assert {path.name for path in (tmp_path / "profile").iterdir()} == {"trace.json", "steps.txt"}
+    assert "aten::" in (tmp_path / "profile" / "steps.txt").read_text()
+    assert json.loads((tmp_path / "profile" / "trace.json").read_text())["traceEvents"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["moco_v1_mochi_r50_in1k", "mochi_r50_in1k", "simclr_mochi_r50_in1k", "synco_r50_in1k", "mochi_oracle_r50_in100"],
+)
+def test_methods_train_with_mixing_from_their_configs(name: str, images: Path, tmp_path: Path) -> None:
+    classes = tmp_path / "classes.txt"
+    classes.write_text("# both\na\nb\n")
+    small = [
+        "model.arch=resnet18",
+        "model.queue_len=16",
+        "data.crop_px=32",
+        "data.workers=0",
+        f"data.class_list={classes}",
+    ]
+    short = ["mixing.n=4", "mixing.warmup_epochs=1", "run.epochs=2", "run.batch_size=4", "run.log_every_steps=4"]
+    folders = [f"data.root={images}", f"run.out={tmp_path}"]
+    train(
+        read_settings(PretrainConfig, ROOT / "configs" / "pretrain" / f"{name}.yaml", small + short + folders),
+        StopFlag(),
+    )
+    warm_up, mixed = (json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert warm_up["accuracy_with_mixes"] == warm_up["accuracy"]
+    assert mixed["loss"] > warm_up["loss"], "some hundred mixes stand in the denominator"
+    assert (tmp_path / "encoder.pt").is_file()
+
+
+@pytest.mark.slow
+def test_lines_beyond_the_last_checkpoint_and_cut_lines_are_written_anew(images: Path, tmp_path: Path) -> None:
+    config = make_config(images, tmp_path, log_every_steps=1)
+    stop = StopFlag()
+    stop.ask("a test")
+    with pytest.raises(YieldRequested):
+        train(config, stop)
+    lines = tmp_path / "metrics.jsonl"
+    with lines.open("a") as stream:
+        stream.write('{"step": 2, "loss": 0.5}\n{"step": 3, "lo')  # steps that were killed before their checkpoint
+    train(config, StopFlag())
+    written = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [line["step"] for line in written if "loss" in line] == list(range(1, STEPS + 1))
+    assert all(line.get("loss") != 0.5 for line in written)
 
 
 def test_missing_data_is_a_sentence_before_anything_is_written(tmp_path: Path) -> None:

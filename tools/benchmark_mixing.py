@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> None:
     import torch
 
     from pretrain.config import MixingConfig
-    from pretrain.machine import describe_machine, read_commit
+    from pretrain.machine import describe_machine, name_machine, read_commit
     from pretrain.storage import write_json
     from tools.contrastive_forms import build_forms, measure_peak_bytes, measure_seconds
 
@@ -81,7 +81,8 @@ def main(arguments: Sequence[str]) -> None:
         )
         seconds = measure_seconds(forms, rounds=settings.rounds, device=settings.device)
         peaks = {name: measure_peak_bytes(run, settings.device) for name, run in forms.items()}
-        rows |= {f"{name}_b{batch}": row for name, row in compare(seconds, peaks).items()}
+        for name, row in compare(seconds, peaks).items():
+            rows[f"{name}_b{batch}"] = row | {"machine": name_machine()}
     for name, row in rows.items():
         print(describe_row(name, row))
     print("approximate top-N finds " + ", ".join(f"{share:.1%} ({name})" for name, share in recall.items()))

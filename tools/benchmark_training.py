@@ -140,9 +140,9 @@ def main(arguments: Sequence[str]) -> None:
     # Heavy: --help must come at once.
     from pretrain import distributed
     from pretrain.config import EngineConfig
+    from pretrain.device import choose_device
     from pretrain.machine import describe_machine, read_commit
     from pretrain.storage import write_json
-    from pretrain.train import choose_device
     from tools.benchmark_views import write_photos
 
     if settings.images < settings.batch_size:

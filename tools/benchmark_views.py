@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> None:
     _, overrides = split_arguments(arguments, [])
     settings = read_settings(BenchmarkSettings, overrides=overrides)
     # Heavy: --help must come at once.
-    from pretrain.machine import describe_machine, read_commit
+    from pretrain.machine import describe_machine, name_machine, read_commit
     from pretrain.storage import write_json
 
     with tempfile.TemporaryDirectory() as folder:
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> None:
     for name, row in rows.items():
         print(f"{name:12} {row['speedup']:5.2f}x ({row['low']:.2f}…{row['high']:.2f}), target {row['target']}x")
     result = {
-        "rows": rows,
+        "rows": {name: row | {"machine": name_machine()} for name, row in rows.items()},
         "machine": describe_machine(),
         "commit": read_commit(),
         "workers": settings.workers,

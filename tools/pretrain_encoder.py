@@ -5,7 +5,8 @@ r"""Pretrain an encoder: MoCHi, MoCo v1 or v2, SimCLR with or without mixing.
 
 CONFIG is a file in configs/pretrain/; every setting in it can be overridden, for example mixing.n=1024 or
 optimizer.lr=0.06. Run the same command again to go on after a stop: it continues exactly where it was. FOLDER gets
-checkpoints/, metrics.jsonl, progress.json, tensorboard/ and, at the end, encoder.pt for tools.convert_checkpoint.
+checkpoints/, metrics.jsonl, progress.json, tensorboard/ and, at the end, encoder.pt for tools.convert_checkpoint;
+run.profile_steps=20 adds profile/ with a trace of so many steps.
 
 Example: python -m tools.pretrain_encoder configs/pretrain/mochi_r50_digits.yaml data.root=data/digits/imagenet \
              run.out=runs/mochi
