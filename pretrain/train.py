@@ -121,14 +121,7 @@ def prepare(config: PretrainConfig, device: torch.device) -> Run:
 def train_epochs(run: Run, stop: StopFlag) -> None:
     """Run the epochs that are left; save at the end of each, when it is time, and when asked to stop."""
     config = run.config
-    loader = build_loader(
-        config.data,
-        global_batch=config.run.batch_size,
-        seed=config.run.seed,
-        rank=distributed.rank(),
-        world_size=distributed.world_size(),
-        device=run.device,
-    )
+    loader = open_loader(config, run.device)
     run.steps_per_epoch = steps_per_epoch = loader.sampler.steps_per_epoch
     steps = steps_per_epoch * config.run.epochs
     schedule = build_schedule(config.optimizer, config.run.batch_size)
@@ -160,6 +153,18 @@ def train_epochs(run: Run, stop: StopFlag) -> None:
             monitor.write(run.step, watch.after_epoch(run.model, epoch))
             every = config.run.milestone_every_epochs
             save(run, milestone=bool(every) and (epoch + 1) % every == 0)
+
+
+def open_loader(config: PretrainConfig, device: torch.device) -> ViewLoader:
+    """Return the loader of this rank's share of every global batch."""
+    return build_loader(
+        config.data,
+        global_batch=config.run.batch_size,
+        seed=config.run.seed,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+        device=device,
+    )
 
 
 def take_batches(loader: ViewLoader, epoch: int, start: int, monitor: Monitor) -> Iterator[dict[str, Tensor]]:
