@@ -19,7 +19,7 @@ class DataConfig:
     pipeline: str = "auto"
     """cpu (crops and photometrics in the workers), crops (photometrics on the device) or auto (crops on CUDA)."""
     augmentation: str = "moco_v2"
-    """moco_v1, moco_v2 or infomin."""
+    """moco_v1, moco_v2, infomin, or moco_v2_no_blur (images too small to be blurred, as in SimCLR on CIFAR-10)."""
     crop_px: int = 224
     """Side of a view in pixels."""
     min_scale: float = 0.2
@@ -39,7 +39,8 @@ class ModelConfig:
     method: str = "moco"
     """moco (queue, momentum encoder) or simclr (in-batch negatives)."""
     head: str = "mlp"
-    """mlp (MoCo-v2: Linear-ReLU-Linear, hidden width as the features) or linear (MoCo-v1)."""
+    """mlp (MoCo-v2: Linear-ReLU-Linear, hidden width as the features), linear (MoCo-v1), or mlp_bn (batch norm
+    after both layers, as in MoCo-v3, arXiv 2104.02057: a run of some hundred steps does not collapse)."""
     dim: int = 128
     """D, the width of queries and keys [MoCo]."""
     queue_len: int = 65536

@@ -3,16 +3,16 @@
 from typing import Any
 
 from pretrain.config import PretrainConfig
-from pretrain.encoder import ARCHITECTURES
+from pretrain.encoder import ARCHITECTURES, HEADS
 from pretrain.settings import SettingsError
 from pretrain.synco import TYPES
 
 CHOICES = {
     "data.pipeline": ("auto", "cpu", "crops"),
-    "data.augmentation": ("moco_v1", "moco_v2", "infomin"),
+    "data.augmentation": ("moco_v1", "moco_v2", "moco_v2_no_blur", "infomin"),
     "model.arch": ARCHITECTURES,
     "model.method": ("moco", "simclr"),
-    "model.head": ("mlp", "linear"),
+    "model.head": HEADS,
     "optimizer.lr_rule": ("given", "linear"),
     "optimizer.schedule": ("cosine", "step"),
     "engine.device": ("auto", "cuda", "cpu"),

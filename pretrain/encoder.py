@@ -12,20 +12,33 @@ from pretrain.config import ModelConfig
 ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 
-def build_encoder(settings: ModelConfig) -> nn.Module:
-    """Return a ResNet with `fc` replaced by the head; weights from torch's global generator.
+HEADS = ("mlp", "mlp_bn", "linear")
 
-    The head is Linear for MoCo-v1, Linear-ReLU-Linear without batch norm for v2 (facebookresearch/moco,
-    moco/builder.py): `fc` or `fc.0`, `fc.2` in the state.
-    """
+
+def build_encoder(settings: ModelConfig) -> nn.Module:
+    """Return a ResNet with `fc` replaced by the head; weights from torch's global generator."""
     encoder: Any = getattr(torchvision.models, settings.arch)(num_classes=settings.dim)
-    if settings.head == "mlp":
-        width = encoder.fc.weight.shape[1]
-        encoder.fc = nn.Sequential(nn.Linear(width, width), nn.ReLU(), encoder.fc)
+    encoder.fc = build_head(settings.head, encoder.fc)
     if settings.sync_bn:
         encoder = nn.SyncBatchNorm.convert_sync_batchnorm(encoder)  # type: ignore[no-untyped-call]
     built: nn.Module = encoder
     return built
+
+
+def build_head(kind: str, last: nn.Linear) -> nn.Module:
+    """Return the projection head that ends in `last`, (D features) to (d).
+
+    linear is MoCo-v1's; mlp is MoCo-v2's Linear-ReLU-Linear without batch norm (facebookresearch/moco,
+    moco/builder.py): `fc` or `fc.0`, `fc.2` in the state. mlp_bn has batch norm after both layers, without scale and
+    shift after the last (facebookresearch/moco-v3, moco/builder.py).
+    """
+    if kind == "linear":
+        return last
+    width = last.in_features
+    if kind == "mlp":
+        return nn.Sequential(nn.Linear(width, width), nn.ReLU(), last)
+    norms = nn.BatchNorm1d(width), nn.BatchNorm1d(last.out_features, affine=False)
+    return nn.Sequential(nn.Linear(width, width), norms[0], nn.ReLU(), last, norms[1])
 
 
 def recompute_in_backward(encoder: nn.Module) -> None:

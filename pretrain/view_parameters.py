@@ -43,6 +43,7 @@ class Recipe:
 RECIPES = {
     "moco_v1": Recipe(jitter=(0.4, 0.4, 0.4, 0.4), jitter_chance=1.0, blur_chance=0.0, grey_first=True),
     "moco_v2": Recipe(jitter=(0.4, 0.4, 0.4, 0.1), jitter_chance=0.8, blur_chance=0.5),
+    "moco_v2_no_blur": Recipe(jitter=(0.4, 0.4, 0.4, 0.1), jitter_chance=0.8, blur_chance=0.0),
     "infomin": Recipe(jitter=(0.8, 0.8, 0.8, 0.2), jitter_chance=0.8, blur_chance=0.5),
 }
 """Augmentations by name."""

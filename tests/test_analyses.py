@@ -9,13 +9,15 @@ import torch
 import torchvision
 from torch.nn.functional import normalize
 
+from pretrain.config import ModelConfig
+from pretrain.encoder import HEADS, build_encoder
 from tools import analyse_encoder
 from tools.command_line import run_command
 from tools.digit_layouts import write_classes
 from tools.digit_scenes import load_pools
 from transfer.analyses import DEFINITIONS, Tables, analyse
 from transfer.analysis_config import AnalysisConfig, check_analysis_config
-from transfer.embeddings import Embeddings, Encoder, build_head
+from transfer.embeddings import Embeddings, Encoder, read_head
 from transfer.figures import COLOURS, DRAWERS, LINES, MARKERS, draw_figures
 
 CONFIG = Path(__file__).parent.parent / "configs" / "transfer" / "analyse_digits.yaml"
@@ -91,18 +93,28 @@ def test_queue_without_labels_leaves_out_what_needs_them(embeddings: Embeddings)
     assert rows["oracle"][0]["loss_oracle"] < rows["oracle"][0]["loss"]
 
 
+@pytest.mark.parametrize("kind", HEADS)
+def test_every_head_that_pretraining_makes_is_read_back(kind: str) -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder(ModelConfig(arch="resnet18", dim=8, head=kind)).eval()
+    head = read_head({f"module.encoder_q.{key}": tensor for key, tensor in encoder.state_dict().items()})
+    assert head is not None
+    x = torch.randn(4, 512)
+    assert torch.equal(head.eval()(x), encoder.fc(x))
+
+
 def test_heads_of_both_kinds_are_read_and_others_are_none() -> None:
     torch.manual_seed(0)
     mlp = torch.nn.Sequential(torch.nn.Linear(6, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
     state = {f"module.encoder_q.fc.{key}": tensor for key, tensor in mlp.state_dict().items()}
     x = torch.randn(2, 6)
-    head = build_head(state)
+    head = read_head(state)
     assert head is not None
     assert torch.equal(head(x), mlp(x))
-    linear = build_head({"encoder_q.fc.weight": mlp[0].weight.detach(), "encoder_q.fc.bias": mlp[0].bias.detach()})
+    linear = read_head({"encoder_q.fc.weight": mlp[0].weight.detach(), "encoder_q.fc.bias": mlp[0].bias.detach()})
     assert linear is not None
     assert torch.equal(linear(x), mlp[0](x))
-    assert build_head({"module.encoder_q.fc.0.weight": mlp[0].weight.detach()}) is None
+    assert read_head({"module.encoder_q.fc.0.weight": mlp[0].weight.detach()}) is None
 
 
 def test_mistakes_are_gathered() -> None:

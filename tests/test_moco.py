@@ -1,9 +1,12 @@
 """MoCo's order of things: the key encoder moves first, the loss sees the old queue, the new keys come last."""
 
+from dataclasses import replace
+
 import torch
 from torch.nn import functional as F
 
 from pretrain.config import MixingConfig, ModelConfig, OptimizerConfig, PretrainConfig, RunConfig
+from pretrain.encoder import build_encoder
 from pretrain.loss import contrastive_loss
 from pretrain.moco import MoCo
 from pretrain.randomness import make_generators
@@ -34,6 +37,19 @@ def test_encoders_begin_equal_and_the_queue_has_unit_rows() -> None:
         assert torch.equal(query, key)
         assert not key.requires_grad
     assert torch.allclose(model.queue.keys.norm(dim=1), torch.ones(12))
+
+
+def test_head_with_batch_norm_spreads_what_a_plain_head_leaves_together() -> None:
+    torch.manual_seed(0)
+    images = torch.randn(64, 3, 32, 32)
+    cosines = {}
+    for head in ("mlp", "mlp_bn"):
+        encoder = build_encoder(replace(MODEL, arch="resnet50", dim=32, head=head)).train()
+        with torch.no_grad():
+            q = F.normalize(encoder(images), dim=1)
+        cosines[head] = (q @ q.T)[~torch.eye(64, dtype=torch.bool)].mean().item()
+    assert cosines["mlp"] > 0.5, "all images look alike to a fresh MoCo-v2"
+    assert abs(cosines["mlp_bn"]) < 0.05
 
 
 def test_key_encoder_is_the_moving_average() -> None:

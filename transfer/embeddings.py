@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from pretrain.encoder import HEADS, build_head
 from pretrain.images import ImageFolder
 from pretrain.labelled_images import LabelledImages
 from pretrain.storage import digest_file
@@ -72,7 +73,7 @@ def load_encoder(name: str, path: Path, device: torch.device, precision: str) ->
     """
     backbone = FrozenBackbone(path, device, precision)
     state = _read_state(_find_origin(path))
-    head = build_head(state)
+    head = read_head(state)
     queue = _find(state, "queue")
     labels = _find(state, "queue_labels")
     return Encoder(
@@ -85,15 +86,24 @@ def load_encoder(name: str, path: Path, device: torch.device, precision: str) ->
     )
 
 
-def build_head(state: Mapping[str, Any]) -> nn.Module | None:
-    """Return the query encoder's projection head: Linear, or Linear-ReLU-Linear; None when the state has none."""
-    layers = {key: _find(state, f"encoder_q.fc.{key}") for key in ("weight", "bias")}
-    if layers["weight"] is not None:
-        return _build_linear(layers)
-    both = [{key: _find(state, f"encoder_q.fc.{place}.{key}") for key in ("weight", "bias")} for place in (0, 2)]
-    if any(tensor is None for layer in both for tensor in layer.values()):
+def read_head(state: Mapping[str, Any]) -> nn.Module | None:
+    """Return the query encoder's projection head of whichever kind its names and shapes tell; None without one."""
+    found = [
+        {key.removeprefix(begin): value for key, value in state.items() if key.startswith(begin)}
+        for begin in (f"{prefix}encoder_q.fc." for prefix in PREFIXES)
+    ]
+    head = next(filter(None, found), {})
+    matrices = [value for value in head.values() if isinstance(value, Tensor) and value.ndim == 2]
+    if not matrices:
         return None
-    return nn.Sequential(_build_linear(both[0]), nn.ReLU(), _build_linear(both[1]))
+    dim, width = matrices[-1].shape
+    for kind in HEADS:
+        built = build_head(kind, nn.Linear(width, dim))
+        expected = {key: value.shape for key, value in built.state_dict().items()}
+        if expected == {key: getattr(value, "shape", None) for key, value in head.items()}:
+            built.load_state_dict(head)
+            return built
+    return None
 
 
 @torch.no_grad()
@@ -154,12 +164,3 @@ def _read_state(path: Path) -> Mapping[str, Any]:
 def _find(state: Mapping[str, Any], key: str) -> Tensor | None:
     found = next((state[prefix + key] for prefix in PREFIXES if prefix + key in state), None)
     return found if isinstance(found, Tensor) else None
-
-
-def _build_linear(layer: Mapping[str, Tensor | None]) -> nn.Linear:
-    weight, bias = layer["weight"], layer["bias"]
-    assert weight is not None
-    assert bias is not None
-    linear = nn.Linear(weight.shape[1], weight.shape[0])
-    linear.load_state_dict({"weight": weight, "bias": bias})
-    return linear
