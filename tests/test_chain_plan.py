@@ -221,3 +221,10 @@ def test_sweep_table_has_the_axes_of_the_grid_as_columns(folder: Path) -> None:
     assert write_sweep(opened).splitlines() == [
         "mochi:mixing.n,voc:LR,backbone,protocol,seed,metric,value", "1,0.1,mochi_n1,voc-c4,1,AP,31.5",
     ]  # fmt: skip
+
+
+def test_study_goes_on_where_the_demo_ended() -> None:
+    demo, study = (read_chain(ROOT / "configs/chains" / name) for name in ("digits.yaml", "digits_study.yaml"))
+    done, wanted = ({stage.folder for stage in make_plan(config, [ROOT])} for config in (demo, study))
+    assert {folder.rpartition("-")[0] for folder in done - wanted} == {"analyse", "report"}
+    assert study.name == "digits"
