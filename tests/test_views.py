@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,8 @@ def test_recipes_differ_as_their_papers_do() -> None:
     assert max(abs(step[1]) for view in v1 for step in view.steps if step[0] == HUE) > 0.39
     infomin = views_of(2000, recipe="infomin")
     assert max(step[1] for view in infomin for step in view.steps if step[0] == SATURATION) > 1.79
-    with pytest.raises(ValueError, match="expected one of moco_v1, moco_v2, infomin"):
+    assert RECIPES["moco_v2_no_blur"] == replace(RECIPES["moco_v2"], blur_chance=0)
+    with pytest.raises(ValueError, match="expected one of moco_v1, moco_v2, moco_v2_no_blur, infomin"):
         find_recipe("mocov2")
 
 
