@@ -50,7 +50,11 @@ class ModelConfig:
     temperature: float = 0.2
     """tau [MoCo v2]; 0.07 in v1."""
     shuffle_bn: bool = True
-    """Shuffle the global key batch over the ranks before the key encoder [MoCo]; on one rank it changes nothing."""
+    """Shuffle the global key batch before the key encoder, so that a key's batch statistics do not give away its query
+    [MoCo §3.3]; it takes several ranks or `bn_groups`."""
+    bn_groups: int = 1
+    """MoCo: encode each rank's images in so many groups, each with batch statistics of its own, as so many GPUs would:
+    what makes the shuffle work on one GPU (MoCo's CIFAR-10 demo splits batch norm for this)."""
     sync_bn: bool = False
     """Synchronise batch statistics over the ranks, in place of shuffling."""
 

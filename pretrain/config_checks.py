@@ -23,6 +23,7 @@ AT_LEAST = {
     "data.workers": 0,
     "model.dim": 1,
     "model.queue_len": 1,
+    "model.bn_groups": 1,
     "mixing.n": 0,
     "mixing.s": 0,
     "mixing.s_prime": 0,
@@ -94,6 +95,11 @@ def _find_contradictions(config: PretrainConfig, world_size: int) -> list[str]:
             "engine.max_batch_per_rank: SimCLR's negatives are the images of one pass, so slices would leave most of "
             "them out; use more processes, or engine.gradient_checkpointing=true"
         )
+    images = config.engine.max_batch_per_rank or config.run.batch_size // world_size
+    if model.bn_groups > 1 and images < 2 * model.bn_groups:
+        mistakes.append(f"model.bn_groups: {images} images make no {model.bn_groups} groups of at least two")
+    if model.bn_groups > 1 and model.sync_bn:
+        mistakes.append("model.bn_groups: keeps batch statistics apart, and model.sync_bn joins them; choose one")
     if not config.run.out:
         mistakes.append("run.out: say where the run's files go, e.g. run.out=runs/first")
     if config.run.epochs and not (config.data.root or config.data.cache):

@@ -91,16 +91,13 @@ def shuffle(batch: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Return this rank's rows of the permuted global batch, and the permutation that `unshuffle` undoes.
 
     Shuffling BN (He et al., CVPR 2020, section 3.3): the rows whose batch statistics are shared by a query and its key
-    must differ. Every rank draws the same permutation from a generator in the same state, so none is sent around. On
-    one rank a permutation of the whole batch would change nothing, so nothing is done.
+    must differ. Every rank draws the same permutation from a generator in the same state, so none is sent around.
 
     Args:
         batch: (B, …), this rank's share.
         generator: on the CPU, in the same state on all ranks.
 
     """
-    if world_size() == 1:
-        return batch, torch.arange(len(batch), device=batch.device)
     permutation = torch.randperm(len(batch) * world_size(), generator=generator).to(batch.device)
     mine = permutation.view(world_size(), -1)[rank()]
     return gather(batch)[mine], permutation
@@ -108,8 +105,6 @@ def shuffle(batch: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 def unshuffle(rows: Tensor, permutation: Tensor) -> Tensor:
     """Return all ranks' rows in the order of the global batch before `shuffle`: (B × ranks, D)."""
-    if world_size() == 1:
-        return rows
     return gather(rows)[permutation.argsort()]
 
 

@@ -47,7 +47,7 @@ class MoCo(nn.Module):
             mixing_on: whether this epoch mixes.
 
         """
-        q = F.normalize(self.encoder_q(im_q).float(), dim=1)  # (B, D)
+        q = self.encode(self.encoder_q, im_q)  # (B, D)
         k_all = self.encode_keys(im_k, generators)  # (G, D)
         mine = slice(distributed.rank() * len(q), (distributed.rank() + 1) * len(q))
         excluded = find_excluded(self.mixing, indices=(index, self.queue.indices), labels=(label, self.queue.labels))
@@ -65,11 +65,16 @@ class MoCo(nn.Module):
     @torch.no_grad()
     def encode_keys(self, im_k: Tensor, generators: Generators) -> Tensor:
         """Return the keys of the global batch (G, D), each encoded among other images than its query."""
-        if not self.settings.shuffle_bn or self.settings.sync_bn:
-            return distributed.gather(F.normalize(self.encoder_k(im_k).float(), dim=1))
+        shared = distributed.world_size() * self.settings.bn_groups == 1  # one set of statistics: nothing to gain
+        if shared or self.settings.sync_bn or not self.settings.shuffle_bn:
+            return distributed.gather(self.encode(self.encoder_k, im_k))
         shuffled, permutation = distributed.shuffle(im_k, generators.shuffle)
-        k = F.normalize(self.encoder_k(shuffled).float(), dim=1)
-        return distributed.unshuffle(k, permutation)
+        return distributed.unshuffle(self.encode(self.encoder_k, shuffled), permutation)
+
+    def encode(self, encoder: nn.Module, images: Tensor) -> Tensor:
+        """Return the embeddings of this rank's images, (B, D) of unit length; batch norm sees one group at a time."""
+        groups = [encoder(part) for part in images.tensor_split(self.settings.bn_groups)]
+        return F.normalize(torch.cat(groups).float(), dim=1)
 
     @torch.no_grad()
     def update_key_encoder(self) -> None:

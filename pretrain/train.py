@@ -112,8 +112,11 @@ def prepare(config: PretrainConfig, device: torch.device) -> Run:
         recompute_in_backward(model.encoder_q)
     if config.engine.compile:
         model.encoder_q.compile()
-    if isinstance(model, MoCo) and config.model.shuffle_bn and distributed.world_size() == 1:
-        logger.info("one process: there is nobody to shuffle keys with, so queries and keys share batch statistics")
+    if isinstance(model, MoCo) and config.model.shuffle_bn and distributed.world_size() * config.model.bn_groups == 1:
+        logger.warning(
+            "one process and model.bn_groups=1: there is nobody to shuffle keys with, so queries and keys share batch "
+            "statistics, which give the answer away; set model.bn_groups (8 at batch 256 stands for MoCo's 8 GPUs)"
+        )
     run.parallel = distributed.average_gradients_of(model)
     return run
 

@@ -51,6 +51,13 @@ def test_slices_of_simclrs_batch_are_refused() -> None:
     check_config(read_settings(PretrainConfig, None, words), world_size=8)
 
 
+def test_groups_of_batch_statistics_need_two_images_each_and_no_sync_bn() -> None:
+    words = [*GOOD, "model.bn_groups=8", "model.sync_bn=true", "run.batch_size=8"]
+    with pytest.raises(SettingsError, match=r"(?s)8 images make no 8 groups.*model\.sync_bn joins them"):
+        check_config(read_settings(PretrainConfig, None, words))
+    check_config(read_settings(PretrainConfig, None, [*GOOD, "model.bn_groups=8", "run.batch_size=16"]))
+
+
 def test_mixes_without_hardest_negatives_are_a_contradiction() -> None:
     with pytest.raises(SettingsError, match=r"mixing\.n: is 0"):
         check_config(read_settings(PretrainConfig, None, [*GOOD, "mixing.s=8"]))

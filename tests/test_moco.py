@@ -109,9 +109,31 @@ def test_oracle_takes_the_querys_class_out_of_the_denominator(tmp_path) -> None:
 
 
 def test_one_process_is_told_that_there_is_nobody_to_shuffle_with(tmp_path, caplog) -> None:
-    with caplog.at_level("INFO"):
+    with caplog.at_level("WARNING"):
         make_run(tmp_path)
-    assert "one process: there is nobody to shuffle keys with" in caplog.text
+    assert "one process and model.bn_groups=1: there is nobody to shuffle keys with" in caplog.text
+
+
+def test_images_of_one_group_know_nothing_of_another() -> None:
+    images = torch.randn(8, 3, 32, 32)
+    other = torch.cat([images[:4], torch.randn(4, 3, 32, 32)])
+    for groups, apart in ((2, True), (1, False)):
+        model = MoCo(replace(MODEL, bn_groups=groups), MixingConfig()).train()
+        with torch.no_grad():
+            first, second = (model.encode(model.encoder_q, batch)[:4] for batch in (images, other))
+        assert torch.equal(first, second) == apart
+
+
+def test_groups_let_one_process_encode_keys_among_other_images_than_their_queries() -> None:
+    model = MoCo(replace(MODEL, bn_groups=2), MixingConfig()).train()
+    images = torch.randn(8, 3, 32, 32)
+    with torch.no_grad():
+        queries = model.encode(model.encoder_q, images)
+        keys = model.encode_keys(images, make_generators(0, 0, torch.device("cpu")))
+        unshuffled = model.encode(model.encoder_k, images)
+    assert torch.allclose(queries, unshuffled, atol=1e-5), "the same encoder, the same images, the same groups"
+    assert keys.shape == queries.shape
+    assert not torch.allclose(queries, keys, atol=1e-4)
 
 
 def test_gradient_accumulation_queues_every_key_once(tmp_path) -> None:
