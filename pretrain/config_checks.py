@@ -78,6 +78,7 @@ def _find_bad_ranges(config: PretrainConfig) -> list[str]:
 def _find_contradictions(config: PretrainConfig, world_size: int) -> list[str]:
     mistakes = []
     mixing, model = config.mixing, config.model
+    share = config.run.batch_size // world_size
     if config.run.batch_size % world_size:
         mistakes.append(f"run.batch_size: {config.run.batch_size} cannot be split evenly over {world_size} processes")
     if mixing.n == 0 and (mixing.s or mixing.s_prime or any(mixing.synco)):
@@ -90,12 +91,12 @@ def _find_contradictions(config: PretrainConfig, world_size: int) -> list[str]:
         mistakes.append(f"mixing.synco: expected six counts ({', '.join(TYPES)}); got {mixing.synco}")
     if mixing.synco and (mixing.s or mixing.s_prime):
         mistakes.append("mixing.synco: replaces s and s_prime; set both to 0")
-    if model.method == "simclr" and 0 < config.engine.max_batch_per_rank < config.run.batch_size // world_size:
+    if model.method == "simclr" and 0 < config.engine.max_batch_per_rank < share:
         mistakes.append(
             "engine.max_batch_per_rank: SimCLR's negatives are the images of one pass, so slices would leave most of "
             "them out; use more processes, or engine.gradient_checkpointing=true"
         )
-    images = config.engine.max_batch_per_rank or config.run.batch_size // world_size
+    images = config.engine.max_batch_per_rank or share
     if model.bn_groups > 1 and images < 2 * model.bn_groups:
         mistakes.append(f"model.bn_groups: {images} images make no {model.bn_groups} groups of at least two")
     if model.bn_groups > 1 and model.sync_bn:

@@ -6,7 +6,7 @@ import io
 from pretrain.storage import read_json, write_text
 from tools.chain.state import find_states, stage_folder
 from tools.chain.submit import Chain, shorten
-from tools.chain.sweep import list_points
+from tools.chain.sweep import find_values, list_points
 
 
 def print_ending(chain: Chain) -> None:
@@ -66,11 +66,9 @@ def write_sweep(chain: Chain) -> str:
         path = stage_folder(chain.folder, stage.folder) / "metrics.json"
         if path.is_file():
             result = read_json(path)
-            names = (result["backbone"], stage.array.removesuffix(f"-{result['backbone']}"))
-            held = [values for name, values in points.items() if name in names]
-            merged = {key: value for values in held for key, value in values.items()}
+            values = find_values(points, stage.array or stage.name, result["backbone"])
             about = [
-                *(merged.get(axis, "") for axis in axes),
+                *(values.get(axis, "") for axis in axes),
                 *(result[key] for key in ("backbone", "protocol", "seed")),
             ]
             lines += [[*about, metric, value] for metric, value in result["metrics"].items()]

@@ -7,6 +7,7 @@ grid:
 
 import itertools
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,6 +55,19 @@ def list_points(config: ChainConfig) -> list[Point]:
             named = {f"{owner}:{key}": value for key, value in zip(keys, values, strict=True)}
             points.append(Point(owner, variant_name(owner, words), words, named))
     return points
+
+
+def find_values(points: Mapping[str, Mapping[str, Any]], measured: str, backbone: str) -> dict[str, Any]:
+    """Return the grid's values of a measurement: those of its backbone's variant and of its protocol's.
+
+    Args:
+        points: name of a variant → axis → value.
+        measured: the stage's array or, where it has none, its name: PROTOCOL-BACKBONE.
+        backbone: the name of the backbone's variant.
+
+    """
+    names = (backbone, measured.removesuffix(f"-{backbone}"))
+    return {axis: value for name in names for axis, value in points.get(name, {}).items()}
 
 
 def variant_name(owner: str, words: tuple[str, ...]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pretrain.storage import read_json
 from tools.chain.attempts import read_attempts
+from tools.chain.sweep import find_values
 from transfer.results import RESULT_NAME, RunResult, read_result
 
 
@@ -76,10 +77,10 @@ def read_stage(folder: Path, points: Mapping[str, Mapping[str, Any]]) -> Stage:
     done, failed = _read_if_there(folder / "DONE.json"), _read_if_there(folder / "FAILED.json")
     attempts = read_attempts(folder)
     state = "done" if done else "failed" if failed else "running" if attempts else "pending"
-    kind = str(spec.get("kind", ""))
+    name, kind = str(spec.get("name", folder.name)), str(spec.get("kind", ""))
     result = _read_result(folder, kind) if (folder / RESULT_NAME).is_file() else None
     return Stage(
-        name=str(spec.get("name", folder.name)),
+        name=name,
         kind=kind,
         folder=folder,
         state=state,
@@ -88,7 +89,7 @@ def read_stage(folder: Path, points: Mapping[str, Mapping[str, Any]]) -> Stage:
         done=done,
         failed=failed,
         result=result,
-        point={} if result is None else _find_point(points, spec, result.backbone),
+        point={} if result is None else find_values(points, str(spec.get("array") or name), result.backbone),
     )
 
 
@@ -99,13 +100,6 @@ def _read_result(folder: Path, kind: str) -> RunResult | None:
         if kind == "command":  # a user's own program may call a file of its own metrics.json
             return None
         raise
-
-
-def _find_point(points: Mapping[str, Mapping[str, Any]], spec: Mapping[str, Any], backbone: str) -> dict[str, Any]:
-    """Return the grid's values of a measurement: those of its backbone's variant and of its protocol's."""
-    measured = str(spec.get("array") or spec.get("name", ""))
-    names = (backbone, measured.removesuffix(f"-{backbone}"))
-    return {key: value for name in names for key, value in points.get(name, {}).items()}
 
 
 def _read_if_there(path: Path) -> dict[str, Any]:
