@@ -152,7 +152,7 @@ class RunConfig:
     knn_every_epochs: int = 0
     """kNN accuracy on ROOT/val every n epochs; 0: never."""
     analyse_every_epochs: int = 0
-    """Hardness histogram and the paper's other monitors every n epochs; 0: never."""
+    """Hardness histogram and the paper's other monitors of queue or SimCLR batch, every n epochs; 0: never."""
     resume: bool = True
     """Continue from the newest valid checkpoint in OUT/checkpoints."""
     profile_steps: int = 0

@@ -1,4 +1,4 @@
-"""Look at an encoder after an epoch: kNN accuracy on held-out images, and the paper's monitors of its queue."""
+"""Look at an encoder after an epoch: kNN accuracy on held-out images, and the paper's monitors of its negatives."""
 
 import logging
 import time
@@ -22,9 +22,12 @@ from pretrain.diagnostics import (
     uniformity,
 )
 from pretrain.images import ImageFolder, list_images
+from pretrain.key_queue import KnownKeys
 from pretrain.labelled_images import centre_crop, normalise_images, take_evenly
 from pretrain.mixing import draw_mixes
+from pretrain.moco import MoCo
 from pretrain.neighbours import classify_knn
+from pretrain.simclr import SimCLR
 
 BANK_IMAGES, QUERY_IMAGES = 10_000, 2_000
 """At most so many training images vote for so many held-out ones: a monitor, not the kNN protocol."""
@@ -33,7 +36,7 @@ RESIZE = 256 / 224
 """The shorter side before the centre crop, in crops [MoCo, main_lincls.py]."""
 BATCH = 128
 GEOMETRY_KEYS = 4096
-"""So many of the queue's newest keys tell how the classes lie."""
+"""So many of the newest keys tell how the classes lie."""
 logger = logging.getLogger(__name__)
 
 
@@ -49,8 +52,8 @@ class EpochMonitors:
                 folder = list_images(Path(config.data.root) / split, config.data.class_list)
                 self._splits[split] = take_evenly(folder, limit) if limit < len(folder) else folder
 
-    def after_epoch(self, model: nn.Module, epoch: int) -> dict[str, Any]:
-        """Return what is due after `epoch` (from 0): knn_top1 in percent, what `measure_queue` finds, and their cost.
+    def after_epoch(self, model: MoCo | SimCLR, epoch: int) -> dict[str, Any]:
+        """Return what is due after `epoch` (from 0): knn_top1 in percent, what `measure_negatives` finds, their cost.
 
         monitor_cost is the time they took in percent of the training's since the last look, which is also printed.
         """
@@ -59,8 +62,8 @@ class EpochMonitors:
             return values
         if run.knn_every_epochs and (epoch + 1) % run.knn_every_epochs == 0:
             values["knn_top1"] = self.measure_knn(model)
-        if run.analyse_every_epochs and (epoch + 1) % run.analyse_every_epochs == 0 and hasattr(model, "queue"):
-            values |= measure_queue(model, self._config.model.temperature)
+        if run.analyse_every_epochs and (epoch + 1) % run.analyse_every_epochs == 0:
+            values |= measure_negatives(model, self._config.model.temperature)
         if values:
             ended = time.perf_counter()
             values["monitor_cost"] = round(100 * (ended - began) / max(began - self._since, 1e-9), 3)
@@ -97,48 +100,49 @@ class EpochMonitors:
 
 
 @torch.no_grad()
-def measure_queue(model: nn.Module, temperature: float) -> dict[str, Any]:
-    """Return the paper's analyses of the queue: what is hard, what is falsely negative, how the classes lie.
+def measure_negatives(model: MoCo | SimCLR, temperature: float) -> dict[str, Any]:
+    """Return the paper's analyses of the negatives: what is hard, what is falsely negative, how the classes lie.
 
-    The newest keys stand for queries, so that no image is read again: the cost is a product of (B, D) and (K, D).
+    The negatives are MoCo's queue or SimCLR's latest batch. The newest of them stand for queries, so that no image is
+    read again: the cost is a product of (B, D) and (K, D).
 
     Returns:
         hardness (the curve) and hardest_share; in percent false_negatives (among the hardest), oracle_share (of the
         denominator, which the class oracle would take out) and, with mixing, mixes_pair_one, mixes_pair_both and
-        mixes_query (mixes with parents of the query's class); and those of `measure_classes`. Empty while the queue
-        knows no class.
+        mixes_query (mixes with parents of the query's class); and those of `measure_classes`. Empty while no class
+        is known.
 
     """
-    queue = model.get_submodule("queue")
-    keys, labels, indices = (queue.get_buffer(name) for name in ("keys", "labels", "indices"))
-    newest = _newest_first(queue)[:BATCH]
-    newest = newest[labels[newest] >= 0]
-    if not len(newest):
+    known = model.known_keys()
+    if known is None:
         return {}
-    own = indices[newest][:, None] == indices  # not against itself
-    cosines = keys[newest] @ keys.T
+    chosen = torch.nonzero(known.labels[:BATCH] >= 0).flatten()
+    if not len(chosen):
+        return {}
+    queries, classes = known.keys[chosen], known.labels[chosen]
+    own = known.indices[chosen][:, None] == known.indices  # no image against itself
+    cosines = queries @ known.keys.T
     logits = (cosines / temperature).masked_fill(own, -torch.inf)
-    top = max(1, min(TOP, len(keys) - int(own.sum(dim=1).max())))
+    top = max(1, min(TOP, len(known.keys) - int(own.sum(dim=1).max())))
     curve = hardness_curve(logits, top)
-    wrong = same_class_by_rank(logits, labels[newest], labels, top)
+    wrong = same_class_by_rank(logits, classes, known.labels, top)
     return {
         "hardness": [round(value, 8) for value in curve.tolist()],
         "hardest_share": curve[0].item(),
         "false_negatives": 100 * wrong.mean().item(),
-        "oracle_share": 100 * same_class_share(logits, labels[newest], labels),
-        **_measure_parents(model, cosines, newest, own),
-        **measure_classes(queue),
+        "oracle_share": 100 * same_class_share(logits, classes, known.labels),
+        **_measure_parents(model.mixing, cosines, classes, known, own),
+        **measure_classes(known),
     }
 
 
 @torch.no_grad()
-def measure_classes(queue: nn.Module) -> dict[str, float]:
-    """Return how the classes of the queue's newest keys lie, in the head's space; empty without classes to compare.
+def measure_classes(known: KnownKeys) -> dict[str, float]:
+    """Return how the classes of the newest keys lie, in the head's space; empty without classes to compare.
 
     alignment, uniformity, intra_variance, inter_distance and separation: see `pretrain.diagnostics`.
     """
-    newest = _newest_first(queue)[:GEOMETRY_KEYS]
-    keys, labels = queue.get_buffer("keys")[newest], queue.get_buffer("labels")[newest]
+    keys, labels = known.keys[:GEOMETRY_KEYS], known.labels[:GEOMETRY_KEYS]
     keys, labels = keys[labels >= 0], labels[labels >= 0]
     counts = torch.unique(labels, return_counts=True)[1]
     if len(counts) < 2 or int(counts.max()) < 2:
@@ -153,24 +157,19 @@ def measure_classes(queue: nn.Module) -> dict[str, float]:
     }
 
 
-def _newest_first(queue: nn.Module) -> Tensor:
-    pointer, length = int(queue.get_buffer("pointer")), len(queue.get_buffer("keys"))
-    return (pointer - 1 - torch.arange(length, device=queue.get_buffer("keys").device)) % length
-
-
-def _measure_parents(model: nn.Module, cosines: Tensor, newest: Tensor, own: Tensor) -> dict[str, float]:
+def _measure_parents(
+    settings: MixingConfig, cosines: Tensor, classes: Tensor, known: KnownKeys, own: Tensor
+) -> dict[str, float]:
     """Return the shares (%) of mixes with parents of the query's class, over mixes drawn as the training draws them."""
-    settings = getattr(model, "mixing", None)
-    if not isinstance(settings, MixingConfig) or not settings.n or not settings.s + settings.s_prime:
+    if not settings.n or not settings.s + settings.s_prime:
         return {}
-    keys, labels = (model.get_submodule("queue").get_buffer(name) for name in ("keys", "labels"))
-    generator = torch.Generator(device=keys.device).manual_seed(0)  # the training's own draws stay as they were
-    parents = draw_mixes(cosines, keys, settings, generator=generator, exclude=own).parents
+    generator = torch.Generator(device=cosines.device).manual_seed(0)  # the training's own draws stay as they were
+    parents = draw_mixes(cosines, known.keys, settings, generator=generator, exclude=own).parents
     found: dict[str, float] = {}
     if settings.s:
-        of_pairs = same_class_parents(parents[..., : settings.s].permute(1, 2, 0), labels[newest], labels)
+        of_pairs = same_class_parents(parents[..., : settings.s].permute(1, 2, 0), classes, known.labels)
         found |= {"mixes_pair_one": 100 * of_pairs["one"], "mixes_pair_both": 100 * of_pairs["both"]}
     if settings.s_prime:
-        of_singles = same_class_parents(parents[1, :, settings.s :, None], labels[newest], labels)
+        of_singles = same_class_parents(parents[1, :, settings.s :, None], classes, known.labels)
         found["mixes_query"] = 100 * of_singles["one"]
     return found

@@ -3,12 +3,23 @@
 Shapes: K the queue's length, D the width of a key, B the keys that come in at once.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 UNKNOWN = -1
 """Index and label of the random rows that the queue begins with: equal to no image and no class."""
+
+
+@dataclass(frozen=True)
+class KnownKeys:
+    """Embeddings that queries are held against, the newest first, and where each comes from."""
+
+    keys: Tensor  # (K, D) of unit length
+    indices: Tensor  # (K,) sample index of the image, or UNKNOWN
+    labels: Tensor  # (K,) class of the image, or UNKNOWN
 
 
 class KeyQueue(nn.Module):
@@ -63,6 +74,11 @@ class KeyQueue(nn.Module):
         self.indices[places] = torch.tensor(UNKNOWN) if indices is None else indices[begin:]
         self.labels[places] = UNKNOWN if labels is None else labels[begin:]
         self.pointer.fill_(end % len(self))
+
+    def newest_first(self) -> KnownKeys:
+        """Return a copy of all K keys, the newest first."""
+        order = (self.pointer - 1 - torch.arange(len(self), device=self.keys.device)) % len(self)
+        return KnownKeys(self.keys[order], self.indices[order], self.labels[order])
 
     def digest(self) -> int:
         """Return a number that differs when the keys' bytes do: ranks compare it."""

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from pretrain import distributed
 from pretrain.config import MixingConfig, ModelConfig
 from pretrain.encoder import build_encoder
-from pretrain.key_queue import KeyQueue
+from pretrain.key_queue import KeyQueue, KnownKeys
 from pretrain.loss import ContrastiveOutput, contrastive_loss, find_excluded
 from pretrain.randomness import Generators
 
@@ -61,6 +61,10 @@ class MoCo(nn.Module):
             exclude=excluded,
         )
         return output, k_all
+
+    def known_keys(self) -> KnownKeys:
+        """Return the queue's keys: what the next queries meet as negatives."""
+        return self.queue.newest_first()
 
     @torch.no_grad()
     def encode_keys(self, im_k: Tensor, generators: Generators) -> Tensor:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from pretrain import distributed
 from pretrain.config import MixingConfig, ModelConfig
 from pretrain.encoder import build_encoder
+from pretrain.key_queue import KnownKeys
 from pretrain.loss import ContrastiveOutput, contrastive_loss, find_excluded
 from pretrain.randomness import Generators
 
@@ -26,6 +27,7 @@ class SimCLR(nn.Module):
         self.settings, self.mixing = settings, mixing
         self.without_mixes = replace(mixing, s=0, s_prime=0, synco=())  # HCL's weights stay in the warm-up
         self.encoder_q = build_encoder(settings)
+        self.latest: KnownKeys | None = None
 
     def forward(
         self, im_q: Tensor, im_k: Tensor, index: Tensor, label: Tensor, *, generators: Generators, mixing_on: bool
@@ -39,6 +41,7 @@ class SimCLR(nn.Module):
         partners = z.roll(len(im_q), dims=0)
         images = index.repeat(2)
         all_images, all_labels = distributed.gather(images), distributed.gather(label.repeat(2))
+        self.latest = KnownKeys(everyone.detach(), all_images, all_labels)
         own = images[:, None] == all_images  # itself and its positive: no negatives
         excluded = find_excluded(self.mixing, indices=(images, all_images), labels=(label.repeat(2), all_labels))
         output = contrastive_loss(
@@ -51,6 +54,10 @@ class SimCLR(nn.Module):
             exclude=own if excluded is None else own | excluded,
         )
         return output, None
+
+    def known_keys(self) -> KnownKeys | None:
+        """Return both views of the latest global batch, (2G, D): each query's negatives; None before the first."""
+        return self.latest
 
     def update_key_encoder(self) -> None:
         """Do nothing: keys and queries come from the same encoder."""

@@ -19,7 +19,7 @@ from pretrain.diagnostics import (
     same_class_share,
     uniformity,
 )
-from pretrain.epoch_monitors import measure_queue
+from pretrain.epoch_monitors import measure_negatives
 from pretrain.moco import MoCo
 
 
@@ -164,11 +164,11 @@ def test_queue_is_measured_by_the_single_functions_and_without_random_state() ->
     settings = ModelConfig(arch="resnet18", dim=8, queue_len=40, shuffle_bn=False)
     torch.manual_seed(0)
     model = MoCo(settings, MixingConfig(n=10, s=20, s_prime=10))
-    assert measure_queue(model, 0.2) == {}  # the queue knows no class yet
+    assert measure_negatives(model, 0.2) == {}  # the queue knows no class yet
     keys, labels = torch.nn.functional.normalize(torch.randn(50, 8), dim=1), torch.arange(50) % 4
     model.queue.enqueue(keys, torch.arange(50), labels)
     state = torch.get_rng_state()
-    values = measure_queue(model, 0.2)
+    values = measure_negatives(model, 0.2)
     assert torch.equal(torch.get_rng_state(), state)
     newest, classes = keys[10:], labels[10:]  # the forty that are left
     logits = (newest @ newest.T / 0.2).fill_diagonal_(-math.inf)

@@ -2,10 +2,13 @@
 
 import math
 
+import pytest
 import torch
 from torch.nn import functional as F
 
 from pretrain.config import MixingConfig, ModelConfig
+from pretrain.diagnostics import class_geometry, hardness_curve, same_class_share
+from pretrain.epoch_monitors import measure_negatives
 from pretrain.randomness import make_generators
 from pretrain.simclr import SimCLR
 
@@ -56,3 +59,19 @@ def test_mixing_makes_the_task_harder_and_still_trains() -> None:
     assert mixed.loss > plain.loss
     mixed.loss.backward()
     assert model.encoder_q.conv1.weight.grad.norm() > 0
+
+
+def test_the_latest_batch_is_measured_without_an_images_own_views() -> None:
+    fresh = SimCLR(MODEL, MixingConfig())
+    assert measure_negatives(fresh, 0.5) == {}  # before the first step
+    label = torch.tensor([0, 0, 1, 1, 2])
+    model, _, _, z = forward(MixingConfig(n=4, s=6, s_prime=3), mixing_on=True, label=label)
+    values = measure_negatives(model, 0.5)
+    logits, labels, images = z.detach() @ z.detach().T / 0.5, label.repeat(2), torch.arange(5).repeat(2)
+    logits[images[:, None] == images] = -math.inf
+    assert len(values["hardness"]) == 8  # ten views less the two of the query's image
+    assert values["hardness"] == pytest.approx(hardness_curve(logits, 8).tolist(), abs=1e-5)
+    assert values["false_negatives"] == pytest.approx(100 * (8 * 2 / 8) / 10)  # the fifth image is alone in its class
+    assert values["oracle_share"] == pytest.approx(100 * same_class_share(logits, labels, labels), rel=1e-4)
+    assert values["separation"] == pytest.approx(class_geometry(z.detach(), labels).separation, rel=1e-4)
+    assert 0 <= values["mixes_pair_both"] <= values["mixes_pair_one"] <= 100
