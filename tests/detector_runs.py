@@ -38,8 +38,8 @@ def make_small_digits(folder: Path) -> Path:
     return folder
 
 
-def make_backbone(folder: Path, depth: int) -> Path:
-    torch.manual_seed(depth)
+def make_backbone(folder: Path, depth: int, seed: int = 0) -> Path:
+    torch.manual_seed(depth + seed)
     source, output = folder / f"r{depth}.pth", folder / f"r{depth}.pkl"
     torch.save(getattr(torchvision.models, f"resnet{depth}")().state_dict(), source)
     convert(source, output)

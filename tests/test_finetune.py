@@ -165,4 +165,13 @@ def test_accumulated_step_is_recorded_and_finished_run_returns_at_once(
     assert time.monotonic() - began < 5
     with pytest.raises(ValueError, match="name another out="):
         finetune_detector([word.replace("backbone=test", "backbone=other") for word in words])
+    with pytest.raises(ValueError, match=r"SOLVER.BASE_LR: was .*, is 0.5"):
+        finetune_detector([*words, "SOLVER.BASE_LR=0.5"])
+    other = str(make_backbone(tmp_path, RUNS["coco_fpn_digits.yaml"], seed=1))
+    with pytest.raises(ValueError, match=r"weights_sha256 was .*, is"):
+        finetune_detector([words[0], other, *words[2:]])
+    (tmp_path / "metrics.json").rename(tmp_path / "done.json")  # as if it had been stopped before its end
+    with pytest.raises(ValueError, match=r"holds a run with other settings.*weights_sha256: was"):
+        finetune_detector([words[0], other, *words[2:]])
+    (tmp_path / "done.json").rename(tmp_path / "metrics.json")
     assert json.loads((tmp_path / "progress.json").read_text())["phase"] == "done"

@@ -65,7 +65,7 @@ def test_mistakes_are_gathered() -> None:
         list_deviations(PROTOCOLS, KnnConfig(protocol="x"))
 
 
-def test_command_writes_the_accuracy_in_percent(tmp_path: Path) -> None:
+def test_command_writes_the_accuracy_in_percent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pools = load_pools(0)
     for split, count in (("train", 40), ("val", 20)):
         write_classes(
@@ -81,4 +81,10 @@ def test_command_writes_the_accuracy_in_percent(tmp_path: Path) -> None:
     assert result["metrics"] == {"top1": 100.0}
     assert result["protocol"] == "knn-digits"
     assert result["details"]["per_class"]["zero"] == 100.0
-    assert run_command(command.main, "", words) == 0
+    assert run_command(command.main, "", [*words, "workers=0"]) == 0
+    assert run_command(command.main, "", [*words, "k=2"]) == 2
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "r18.pth")
+    assert run_command(command.main, "", words) == 2
+    said = capsys.readouterr().err
+    assert "holds the result of another run; name another out=. k was 1, is 2" in said
+    assert "weights_sha256 was" in said

@@ -269,8 +269,11 @@ def test_command_writes_a_result_once_and_learns(
     assert [line["epoch"] for line in lines] == list(range(1, 31))
     written = (tmp_path / "metrics.json").stat().st_mtime_ns
     assert run_command(train_linear.main, "", words) == 0
+    assert run_command(train_linear.main, "", [*words, "lr=0.1"]) == 2
     assert (tmp_path / "metrics.json").stat().st_mtime_ns == written
-    assert "top-1" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "top-1" in said.out
+    assert "lr was 0.05, is 0.1" in said.err
 
 
 @pytest.mark.slow

@@ -22,18 +22,17 @@ def main(arguments: Sequence[str]) -> int:
     import torch
 
     from pretrain.stopping import StopFlag
-    from transfer.features import choose_device
+    from transfer.features import choose_device, find_finished
     from transfer.knn import KnnConfig, check_knn_config, run_knn
     from transfer.process_group import process_group
-    from transfer.results import RESULT_NAME, read_result
+    from transfer.results import RESULT_NAME
 
     config = read_settings(KnnConfig, words[0], overrides)
     check_knn_config(config)
     if config.threads:
         torch.set_num_threads(config.threads)
-    if (Path(config.out) / RESULT_NAME).exists():
-        result = read_result(config.out)
-    else:
+    result = find_finished(config, Path(words[1]))
+    if result is None:
         stop = StopFlag().install()
         with process_group(choose_device(config.device).type):
             result = run_knn(config, Path(words[1]), stop)

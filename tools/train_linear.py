@@ -24,19 +24,17 @@ def main(arguments: Sequence[str]) -> int:
     import torch
 
     from pretrain.stopping import StopFlag
-    from transfer.features import choose_device
+    from transfer.features import choose_device, find_finished
     from transfer.linear import LinearConfig, check_linear_config
     from transfer.linear_training import LinearTraining
     from transfer.process_group import process_group
-    from transfer.results import RESULT_NAME, read_result
 
     config = read_settings(LinearConfig, words[0], overrides)
     check_linear_config(config)
     if config.threads:
         torch.set_num_threads(config.threads)
-    if (Path(config.out) / RESULT_NAME).exists():
-        result = read_result(config.out)
-    else:
+    result = find_finished(config, Path(words[1]))
+    if result is None:
         stop = StopFlag().install()
         with process_group(choose_device(config.device).type):
             result = LinearTraining(config, Path(words[1]), stop).run()

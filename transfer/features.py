@@ -15,11 +15,14 @@ from torch.utils.data import DataLoader, Dataset
 from pretrain.images import ImageFolder
 from pretrain.labelled_images import Batch, LabelledImages, find_images, normalise_images
 from pretrain.sampler import Request
+from pretrain.settings import as_dict
 from pretrain.stopping import end_workers_at_exit, ignore_stop_signals
+from pretrain.storage import digest_file
 from transfer.collectives import gather_rows, own_rank
 from transfer.formats import Backbone, build_resnet, read_backbone
 from transfer.names import expected_shapes
 from transfer.process_group import local_rank, world_size
+from transfer.results import RESULT_NAME, RunResult, read_finished
 
 PRECISIONS = ("auto", "fp32", "bf16")
 FRESH = ("fc.bias", "fc.weight")
@@ -76,6 +79,23 @@ RUN_KEYS = (
     "threads",
 )  # fmt: skip
 """Settings that name a run or its machine, and so are no deviation from a protocol."""
+
+UNRELATED = ("out", "workers", "feature_batch", "device", "precision", "threads", "chunk")
+"""Settings that may change between the parts of one run."""
+
+
+def find_finished(config: FeatureConfig, weights: Path) -> RunResult | None:
+    """Return the result that lies in `config.out` already; None when there is none, ValueError if it is another's."""
+    if not (Path(config.out) / RESULT_NAME).exists():
+        return None
+    wanted = {
+        "backbone": config.backbone or weights.stem,
+        "protocol": config.protocol,
+        "seed": config.seed,
+        "weights_sha256": digest_file(weights),
+    }
+    settings = {key: value for key, value in as_dict(config).items() if key not in (*UNRELATED, "data")}
+    return read_finished(config.out, wanted, settings)
 
 
 def list_deviations(protocols: Mapping[str, Mapping[str, object]], config: FeatureConfig) -> list[dict[str, object]]:

@@ -7,6 +7,7 @@ newest valid checkpoint as if nothing had happened: order, augmentation and samp
 import dataclasses
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from detectron2.utils import comm
 
 from pretrain.progress import Heartbeat
 from pretrain.stopping import StopFlag, YieldRequested
-from pretrain.storage import write_text
+from pretrain.storage import read_json, write_json, write_text
 from transfer.datasets import register_datasets
 from transfer.detection_pictures import draw_detections
 from transfer.detector_checkpoint import FINAL_NAME, DetectorCheckpointer
@@ -34,9 +35,11 @@ from transfer.loading import check_loaded, check_manifest
 from transfer.manifest import Manifest, read_manifest
 from transfer.process_group import process_group, world_size, wrap_model
 from transfer.protocols import FREE_KEYS, FULL_SIZE, describe_deviations, differ_from_full_size, lint
-from transfer.results import RESULT_NAME, RunResult, read_result, write_result
+from transfer.results import RunResult, read_finished, write_result
 from transfer.training_stream import build_train_loader
 
+SETTINGS, IDENTITY = "config.yaml", "weights.json"
+"""What a run writes down of itself at its start, so that nothing else goes on in its folder."""
 logger = logging.getLogger(__name__)
 
 
@@ -59,14 +62,18 @@ def finetune(cfg: Any, run: RunName, stop: StopFlag) -> RunResult | None:
         YieldRequested: a stop was asked for; the work is saved.
 
     """
-    if (run.out / RESULT_NAME).exists():
-        return _read_finished(cfg, run)
     manifest = read_manifest(run.weights)
+    identity = {"backbone": run.backbone, "protocol": cfg.PROTOCOL, "weights_sha256": manifest.output["sha256"]}
+    if finished := read_finished(run.out, identity):
+        _check_settings(cfg, run.out, identity)
+        logger.info("%s: is finished already", run.out)
+        return finished
     check_manifest(manifest, cfg)
     deviations = lint(cfg)
     register_datasets(cfg)
     with process_group(cfg.MODEL.DEVICE):
-        _remember_settings(cfg, run.out)
+        _check_settings(cfg, run.out, identity)
+        _remember_settings(cfg, run.out, identity)
         if run.note and comm.is_main_process():
             logger.info("For a smaller machine: %s", run.note)
         if deviations and comm.is_main_process():
@@ -215,30 +222,24 @@ def _realise(cfg: Any) -> Any:
     return cfg
 
 
-def _remember_settings(cfg: Any, out: Path) -> None:
-    """Write config.yaml, or compare with the one of an earlier attempt; refuse to go on with other settings."""
-    path = out / "config.yaml"
-    if path.exists():
-        before, now = flatten_config(read_detector_config(path)), flatten_config(cfg)
-        changed = [
-            f"{key}: was {before.get(key)!r}, is {now.get(key)!r}"
-            for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and not key.startswith(tuple(set(FREE_KEYS) - {"SEED"}))
-        ]
-        if changed:
-            raise ValueError(f"{out}: holds a run with other settings; name another out=. {'; '.join(changed)}")
-    comm.synchronize()
+def _check_settings(cfg: Any, out: Path, identity: Mapping[str, Any]) -> None:
+    """Compare with what an earlier attempt wrote down; refuse to go on with other settings or weights."""
+    config, weights = out / SETTINGS, out / IDENTITY
+    before = flatten_config(read_detector_config(config)) if config.exists() else {}
+    now = flatten_config(cfg) if before else {}
+    pairs = {
+        key: (before.get(key), now.get(key))
+        for key in sorted(before.keys() | now.keys())
+        if not key.startswith(tuple(set(FREE_KEYS) - {"SEED"}))
+    }
+    if weights.exists():
+        pairs |= {key: (value, identity.get(key)) for key, value in read_json(weights).items()}
+    if changed := [f"{key}: was {old!r}, is {new!r}" for key, (old, new) in pairs.items() if old != new]:
+        raise ValueError(f"{out}: holds a run with other settings; name another out=. {'; '.join(changed)}")
+
+
+def _remember_settings(cfg: Any, out: Path, identity: Mapping[str, Any]) -> None:
+    comm.synchronize()  # all have compared
     if comm.is_main_process():
-        write_text(path, cfg.dump())
-
-
-def _read_finished(cfg: Any, run: RunName) -> RunResult:
-    result = read_result(run.out)
-    wanted = (run.backbone, cfg.PROTOCOL, cfg.SEED)
-    if (result.backbone, result.protocol, result.seed) != wanted:
-        raise ValueError(
-            f"{run.out}: holds the finished run (backbone, protocol, seed) = "
-            f"{(result.backbone, result.protocol, result.seed)}, asked for is {wanted}; name another out="
-        )
-    logger.info("%s: is finished already", run.out)
-    return result
+        write_text(out / SETTINGS, cfg.dump())
+        write_json(out / IDENTITY, dict(identity))

@@ -43,9 +43,6 @@ CHECKPOINT_MINUTES = 10.0
 """Longest time between two checkpoints within an epoch."""
 EVALUATION_ROWS = 4096
 """Features classified at a time."""
-UNRELATED = ("out", "workers", "feature_batch", "device", "precision", "threads")
-"""Settings that may change between the parts of one run."""
-
 FEATURE_KEYS = ("class_list", "train_images", "val_images", "resize_px", "crop_px", "augment")
 """Settings that the cached features depend on, beside the data and the weights."""
 
@@ -200,7 +197,7 @@ class LinearTraining:
         logger.info("going on after epoch %d, step %d", self.epoch, self.step)
 
     def _settings(self) -> dict[str, Any]:
-        kept = {key: value for key, value in as_dict(self.config).items() if key not in UNRELATED}
+        kept = {key: value for key, value in as_dict(self.config).items() if key not in features_module.UNRELATED}
         return {**kept, "weights_sha256": self.digest}
 
     def _describe(self) -> RunResult:

@@ -110,6 +110,33 @@ def read_result(path: str | Path) -> RunResult:
     return RunResult(**values)
 
 
+def read_finished(
+    folder: str | Path, wanted: Mapping[str, Any], settings: Mapping[str, Any] | None = None
+) -> RunResult | None:
+    """Return the result of a run that is finished already; None when there is none yet.
+
+    Args:
+        folder: of the run.
+        wanted: what the result must say of itself: backbone, protocol, seed, weights_sha256.
+        settings: what its details must hold as "config", as far as named here.
+
+    Raises:
+        ValueError: it is another run's result; the text names every difference.
+
+    """
+    folder = Path(folder)
+    if not (folder / RESULT_NAME).exists():
+        return None
+    result = read_result(folder)
+    config = result.details.get("config", {})
+    asked = json.loads(json.dumps(_finite(settings or {})))  # as JSON brings them back: lists for tuples
+    pairs = [(key, getattr(result, key), value) for key, value in wanted.items()]
+    pairs += [(key, config.get(key), value) for key, value in asked.items() if key not in wanted]
+    if changed := [f"{key} was {before!r}, is {now!r}" for key, before, now in pairs if before != now]:
+        raise ValueError(f"{folder}: holds the result of another run; name another out=. {'; '.join(changed)}")
+    return result
+
+
 def read_results(paths: str | Path | Iterable[str | Path]) -> list[RunResult]:
     """Return the results in `paths`: files, or folders searched to any depth for metrics.json; sorted by path."""
     roots = [paths] if isinstance(paths, str | Path) else list(paths)
