@@ -18,6 +18,7 @@ from tools.digit_scenes import load_pools
 from transfer.analyses import DEFINITIONS, Tables, analyse
 from transfer.analysis_config import AnalysisConfig, check_analysis_config
 from transfer.embeddings import Embeddings, Encoder, read_head
+from transfer.encoder_seeds import method_of, pool_seeds
 from transfer.figures import COLOURS, DRAWERS, LINES, MARKERS, draw_figures
 
 CONFIG = Path(__file__).parent.parent / "configs" / "transfer" / "analyse_digits.yaml"
@@ -120,6 +121,26 @@ def test_heads_of_both_kinds_are_read_and_others_are_none() -> None:
 def test_mistakes_are_gathered() -> None:
     with pytest.raises(ValueError, match=r"(?s)out:.*data:.*space:.*crop_px.*temperature:.*top:.*s=0"):
         check_analysis_config(AnalysisConfig(space="x", crop_px=300, temperature=0.0, top=0, s=0, s_prime=0))
+
+
+def test_seeds_of_one_method_are_drawn_as_their_mean_with_its_deviation() -> None:
+    values = {"mochi": (2.0, 10.0), "random": (1.0, 5.0), "mochi@1": (4.0, 20.0), "mochi@2": (9.0, math.inf)}
+    rows = [
+        {"encoder": name, "kind": kind, "intra_variance": a, "inter_distance": a / 2, "separation": b}
+        for name, (a, b) in values.items()
+        for kind in ("one", "mean")
+    ]
+    pooled = pool_seeds(rows)
+    assert [(row["encoder"], row["kind"]) for row in pooled] == [
+        ("mochi", "one"), ("mochi", "mean"), ("random", "one"), ("random", "mean"),
+    ]  # fmt: skip
+    assert pooled[1]["intra_variance"] == pytest.approx(5.0)
+    assert pooled[1]["intra_variance_std"] == pytest.approx(math.sqrt(13))  # of 2, 4, 9
+    assert (pooled[1]["separation"], pooled[1]["encoders"]) == (15.0, 3)  # the infinite one is left out
+    assert pooled[3] == rows[3]  # one encoder stays as it is
+    labels = [text.get_text() for text in DRAWERS["class_distances"](pooled).axes[0].get_legend().get_texts()]
+    assert labels == ["mochi: distance / spread 15.00 ± 7.07 (3 seeds)", "random: distance / spread 5.00"]
+    assert method_of("moco@v2") == "moco@v2"
 
 
 @pytest.mark.slow

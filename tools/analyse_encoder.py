@@ -5,9 +5,10 @@
   python -m tools.analyse_encoder CONFIG data=imagenet out=runs/by_epoch e20=checkpoint_00100080.pt e200=encoder.pt
 
 Each NAME=WEIGHTS is any file that the converter reads; a pretraining checkpoint brings its head and queue as well, and
-a converted file those of the checkpoint that its manifest names, while that is still there. Written are, for each
-analysis, OUT/<analysis>.png, .svg, .json and .csv, and at the end OUT/analysis.json. The analyses: hardness of the
-negatives, proxy task accuracy, false negatives, class oracle, alignment and uniformity, distances of the classes.
+a converted file those of the checkpoint that its manifest names, while that is still there. NAME@1, NAME@2 … are more
+seeds of NAME: figures show their mean, and its spread where there is room. Written are, for each analysis,
+OUT/<analysis>.png, .svg, .json and .csv, and at the end OUT/analysis.json. The analyses: hardness of the negatives,
+proxy task accuracy, false negatives, class oracle, alignment and uniformity, distances of the classes.
 """
 
 import csv

@@ -1,5 +1,8 @@
 """Draw the analyses: every figure compares all encoders, and stays readable in grey (lines, markers, hatches differ).
 
+Encoders of one method (NAME and NAME@SEED) are drawn as one, by their mean; where a point stands for several, its bars
+are their standard deviation.
+
 The figures use matplotlib's object interface, so no window system and no global state take part.
 """
 
@@ -13,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from pretrain.storage import open_whole
+from transfer.encoder_seeds import COUNT, SPREAD, pool_seeds
 
 Row = Mapping[str, Any]
 COLOURS = ("#000000", "#e69f00", "#0072b2", "#cc79a7", "#009e73", "#56b4e9", "#d55e00", "#7f7f7f")
@@ -48,7 +52,7 @@ def draw_figures(rows: Mapping[str, Sequence[Row]], folder: Path) -> list[Path]:
         if not rows.get(name):
             continue
         with mpl.rc_context(STYLE):
-            figure = draw(rows[name])
+            figure = draw(pool_seeds(rows[name]))
             FigureCanvasAgg(figure)
             for suffix in ("png", "svg"):
                 path = folder / f"{name}.{suffix}"
@@ -136,7 +140,9 @@ def draw_alignment(rows: Sequence[Row]) -> Figure:
     figure, (axes,) = _start(1)
     for place, row in enumerate(rows):
         look = {**style_of(place), "linestyle": ""}
-        axes.plot([row["alignment_of_classes"]], [row["uniformity"]], label=row["encoder"], markersize=10, **look)
+        label = row["encoder"] + _count_of(row)
+        axes.plot([row["alignment_of_classes"]], [row["uniformity"]], label=label, markersize=10, **look)
+        _draw_spread(axes, row, "alignment_of_classes", "uniformity", look["color"])
     axes.margins(0.25)
     axes.set(xlabel="alignment: mean ‖x−y‖² within a class", ylabel="uniformity: log mean exp(−2‖x−y‖²)")
     axes.set_title("Alignment and uniformity (lower is better)")
@@ -153,12 +159,28 @@ def draw_classes(rows: Sequence[Row]) -> Figure:
         classes, mean = [row for row in mine if row["kind"] != "mean"], mine[-1]
         x, y = [row["intra_variance"] for row in classes], [row["inter_distance"] for row in classes]
         axes.plot(x, y, markersize=5, alpha=0.6, fillstyle="none", **look)
-        label = f"{name}: distance / spread {mean['separation']:.2f}"
+        spread = mean.get("separation" + SPREAD)
+        ratio = f"{mean['separation']:.2f}" + (f" ± {spread:.2f}" if spread is not None else "")
+        label = f"{name}: distance / spread {ratio}{_count_of(mean)}"
         axes.plot([mean["intra_variance"]], [mean["inter_distance"]], markersize=12, label=label, **look)
+        _draw_spread(axes, mean, "intra_variance", "inter_distance", look["color"])
     axes.set(xlabel="intra-class variance: mean ‖x−μ‖²", ylabel="inter-class distance: mean ‖μ−μ′‖")
     axes.set_title("Classes: small marks each, large marks on average")
     _add_legend(axes)
     return figure
+
+
+def _count_of(row: Row) -> str:
+    return f" ({row[COUNT]} seeds)" if COUNT in row else ""
+
+
+def _draw_spread(axes: Axes, row: Row, x: str, y: str, colour: str) -> None:
+    """Draw the standard deviations of a pooled point as bars through it."""
+    if COUNT in row:
+        spread_x, spread_y = [row[x + SPREAD]], [row[y + SPREAD]]
+        axes.errorbar(
+            [row[x]], [row[y]], xerr=spread_x, yerr=spread_y, color=colour, capsize=3, linewidth=1.2, fmt="none"
+        )
 
 
 def _start(panels: int) -> tuple[Figure, tuple[Axes, ...]]:
