@@ -41,7 +41,7 @@ def _pool(method: str, group: Sequence[Row]) -> dict[str, Any]:
     if len(group) == 1:
         return pooled
     for key in [key for key in group[0] if key not in PLACES]:
-        values = [row[key] for row in group if row[key] is not None and abs(row[key]) != float("inf")]
+        values = [row[key] for row in group if row.get(key) is not None and abs(row[key]) != float("inf")]
         pooled[key] = statistics.fmean(values) if values else None
         pooled[key + SPREAD] = statistics.stdev(values) if len(values) > 1 else None
     return pooled | {COUNT: len(group)}

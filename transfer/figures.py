@@ -28,8 +28,10 @@ NAMES_FIT = 44
 """So many letters of names fit below the bars of one panel; longer ones are slanted."""
 NAMES_INSIDE = 5
 """So many entries of a legend leave room for what is drawn."""
-LEGEND_INCHES = 1.8
-"""What a legend beside the axes adds to the figure's width."""
+LONG_NAMES_INSIDE = 2
+"""The same where the names carry numbers."""
+LEGEND_INCHES, LETTER_INCHES = 0.8, 0.075
+"""What a legend beside the axes adds to the figure's width: at all, and for each letter of its longest name."""
 BARS_APART = 10
 """The values above more bars than these are written upright."""
 TITLE_PAD = 24
@@ -146,7 +148,7 @@ def draw_alignment(rows: Sequence[Row]) -> Figure:
     axes.margins(0.25)
     axes.set(xlabel="alignment: mean ‖x−y‖² within a class", ylabel="uniformity: log mean exp(−2‖x−y‖²)")
     axes.set_title("Alignment and uniformity (lower is better)")
-    _add_legend(axes)
+    _add_legend(axes, inside=LONG_NAMES_INSIDE)
     return figure
 
 
@@ -161,12 +163,12 @@ def draw_classes(rows: Sequence[Row]) -> Figure:
         axes.plot(x, y, markersize=5, alpha=0.6, fillstyle="none", **look)
         spread = mean.get("separation" + SPREAD)
         ratio = f"{mean['separation']:.2f}" + (f" ± {spread:.2f}" if spread is not None else "")
-        label = f"{name}: distance / spread {ratio}{_count_of(mean)}"
+        label = f"{name}: {ratio}{_count_of(mean)}"
         axes.plot([mean["intra_variance"]], [mean["inter_distance"]], markersize=12, label=label, **look)
         _draw_spread(axes, mean, "intra_variance", "inter_distance", look["color"])
     axes.set(xlabel="intra-class variance: mean ‖x−μ‖²", ylabel="inter-class distance: mean ‖μ−μ′‖")
     axes.set_title("Classes: small marks each, large marks on average")
-    _add_legend(axes)
+    _add_legend(axes, title="distance / spread", inside=LONG_NAMES_INSIDE)
     return figure
 
 
@@ -188,15 +190,16 @@ def _start(panels: int) -> tuple[Figure, tuple[Axes, ...]]:
     return figure, tuple(figure.subplots(1, panels, squeeze=False)[0])
 
 
-def _add_legend(axes: Axes) -> None:
-    """Name the encoders inside the axes, or to their right where so many names would hide what is drawn."""
-    if len(axes.get_legend_handles_labels()[1]) <= NAMES_INSIDE:
-        axes.legend()
+def _add_legend(axes: Axes, *, title: str = "", inside: int = NAMES_INSIDE) -> None:
+    """Name the encoders inside the axes, or to their right where more than `inside` names would hide what is drawn."""
+    names = axes.get_legend_handles_labels()[1]
+    if len(names) <= inside:
+        axes.legend(title=title or None)
         return
     figure = axes.get_figure(root=True)
     assert figure is not None
-    figure.set_figwidth(figure.get_figwidth() + LEGEND_INCHES)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0.0)
+    figure.set_figwidth(figure.get_figwidth() + LEGEND_INCHES + LETTER_INCHES * max(map(len, names)))
+    axes.legend(title=title or None, loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0.0)
 
 
 def _draw_bars(axes: Axes, rows: Sequence[Row], kinds: Mapping[str, str], *, factor: float) -> None:

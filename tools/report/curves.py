@@ -6,6 +6,7 @@ from typing import Any
 
 from pretrain.storage import read_json_lines
 from tools.report.stages import Stage
+from transfer.encoder_seeds import method_of
 
 MAX_POINTS = 300
 """A curve is thinned to so many points: more cannot be told apart on a screen."""
@@ -55,9 +56,11 @@ class Curve:
 def read_curves(stage: Stage) -> Iterator[Curve]:
     """Yield every curve of the stage that has at least two points."""
     if stage.kind == "pretrain":
-        lines = _read_lines(stage)
-        yield from _take(PRETRAINING, lines, stage.name.removeprefix("pretrain-"))
-        yield from _read_hardness(lines, stage.name.removeprefix("pretrain-"))
+        lines, encoder = _read_lines(stage), stage.name.removeprefix("pretrain-")
+        method = method_of(encoder)
+        another = encoder != method  # one more seed
+        yield from _take(PRETRAINING, lines, f"{method} (seed {encoder.rpartition('@')[2]})" if another else method)
+        yield from () if another else _read_hardness(lines, method)
     elif stage.result is not None and stage.kind == "linear":
         yield from _read_linear(stage)
     elif stage.kind != "knn":

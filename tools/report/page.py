@@ -18,6 +18,7 @@ from tools.report.charts import build_charts, build_heat_maps
 from tools.report.gather import ChainFiles
 from tools.report.lineage import describe_backbones, describe_cost, describe_lineage, sum_costs
 from tools.report.tables import Table
+from transfer.encoder_seeds import SPREAD, pool_seeds
 
 GALLERY_IMAGES = 4
 """So many drawn images per protocol go into the page; the others stay in the stages' folders."""
@@ -79,19 +80,26 @@ def write_page(files: ChainFiles, tables: Sequence[Table], verdict: Sequence[str
 
 
 def tabulate_analysis(analysis: Mapping[str, Any]) -> dict[str, Any]:
-    """Return {"about", "heads", "rows"} of the analyses' scalars; empty without analyses."""
-    measured = analysis.get("numbers") or {}
-    keys = [key for key in NUMBERS if any(values.get(key) is not None for values in measured.values())]
+    """Return {"about", "heads", "rows"} of the analyses' scalars; empty without analyses.
+
+    A row is (encoder, [(mean, standard deviation or None) or None]); the seeds of one pretraining share a row.
+    """
+    measured = pool_seeds([{"encoder": name, **values} for name, values in (analysis.get("numbers") or {}).items()])
+    keys = [key for key in NUMBERS if any(values.get(key) is not None for values in measured)]
     if not keys:
         return {}
-    rows = [
-        (name, [None if values.get(key) is None else NUMBERS[key][1] * float(values[key]) for key in keys])
-        for name, values in measured.items()
-    ]
+    rows = [(values["encoder"], [_scale(values, key) for key in keys]) for values in measured]
     about = (
         f"{analysis['images']} images; queries and keys in the {analysis['space']}; negatives: {analysis['negatives']}"
     )
     return {"about": about, "heads": [NUMBERS[key][0] for key in keys], "rows": rows}
+
+
+def _scale(values: Mapping[str, Any], key: str) -> tuple[float, float | None] | None:
+    factor, spread = NUMBERS[key][1], values.get(key + SPREAD)
+    if values.get(key) is None:
+        return None
+    return factor * float(values[key]), None if spread is None else factor * float(spread)
 
 
 def build_gallery(files: ChainFiles) -> list[tuple[str, dict[str, str]]]:
