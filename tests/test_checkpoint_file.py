@@ -154,6 +154,19 @@ def test_a_file_cut_anywhere_is_refused_with_a_sentence(kind: str, tmp_path: Pat
             read_tree(path)
 
 
+@pytest.mark.parametrize("value", [0x00, 0x80, 0xFF])
+def test_any_byte_of_the_zip_directory_may_be_damaged(value: int, tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    save(path)
+    data = path.read_bytes()
+    for place in [*range(60), *range(data.index(b"PK\x01\x02"), len(data))]:
+        path.write_bytes(data[:place] + bytes([value]) + data[place + 1 :])
+        try:
+            read_tree(path)
+        except ValueError as error:
+            assert str(error).startswith(f"{path}: ")
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data(), st.booleans())
 def test_damaged_bytes_raise_sentences_only(tmp_path: Path, data: Any, zipped: bool) -> None:

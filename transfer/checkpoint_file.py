@@ -120,7 +120,9 @@ def _read_zip(path: Path, trust_pickle: bool) -> Any:
             data = archive.read(pickles[0])
             names = check_pickle(io.BytesIO(data), len(data))
             unknown = _survey(io.BytesIO(data), names, size, trust_pickle)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except UnsafePickleError:
+        raise
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
         raise UnsafePickleError(f"its zip archive is damaged or cut short ({error})") from error
     return _load(path, unknown, mmap=True)
 
