@@ -163,8 +163,9 @@ def _examine_slurm(needed: bool) -> Iterator[Finding]:
         yield Finding(
             state=bad,
             what="Slurm",
-            found="no sbatch on the PATH",
-            remedy="submit from a login node of the cluster; chains run on this machine without it",
+            found="sbatch finds no slurm.conf" if shutil.which("sbatch") else "no sbatch on the PATH",
+            remedy="submit from a login node of the cluster, or point SLURM_CONF at its slurm.conf; chains run on this "
+            "machine without it",
         )
         return
     answers = _ask(["squeue", "--version"]) and _ask(["sinfo", "--noheader", "--format=%P"])
