@@ -4,7 +4,7 @@ from typing import Any
 
 from pretrain.config import PretrainConfig
 from pretrain.encoder import ARCHITECTURES, HEADS
-from pretrain.settings import SettingsError
+from pretrain.runtime.settings import SettingsError
 from pretrain.synco import TYPES
 
 CHOICES = {

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.config import PretrainConfig
-from pretrain.settings import SettingsError, as_dict, from_dict
+from pretrain.runtime.settings import SettingsError, as_dict, from_dict
 
 LEARNED = {
     "model": None,

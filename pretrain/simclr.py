@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pretrain import distributed
 from pretrain.config import MixingConfig, ModelConfig
 from pretrain.encoder import build_encoder
 from pretrain.key_queue import KnownKeys
 from pretrain.loss import ContrastiveOutput, contrastive_loss, find_excluded
-from pretrain.randomness import Generators
+from pretrain.runtime import distributed
+from pretrain.runtime.randomness import Generators
 
 
 class SimCLR(nn.Module):

@@ -16,26 +16,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pretrain import distributed
-from pretrain.checkpoint import CheckpointFolder, from_moco_state, read_content, to_moco_state, write_encoder
 from pretrain.config import PretrainConfig
 from pretrain.config_checks import check_config
 from pretrain.continuation import check_same_recipe
-from pretrain.device import choose_device, choose_precision
 from pretrain.encoder import recompute_in_backward
-from pretrain.epoch_monitors import EpochMonitors
-from pretrain.loader import ViewLoader, build_loader
+from pretrain.input.loader import ViewLoader, build_loader
+from pretrain.input.views import finish_on_device
 from pretrain.loss import ContrastiveOutput
 from pretrain.mixing import is_mixing_on
 from pretrain.moco import MoCo
-from pretrain.monitors import Monitor
-from pretrain.profiling import profile_steps
-from pretrain.randomness import make_generators
+from pretrain.monitoring.epoch_checks import EpochMonitors
+from pretrain.monitoring.metrics_log import Monitor
+from pretrain.runtime import distributed
+from pretrain.runtime.checkpoint import CheckpointFolder, from_moco_state, read_content, to_moco_state, write_encoder
+from pretrain.runtime.device import choose_device, choose_precision
+from pretrain.runtime.profiling import profile_steps
+from pretrain.runtime.randomness import make_generators
+from pretrain.runtime.settings import as_dict
+from pretrain.runtime.stopping import StopFlag, YieldRequested
 from pretrain.schedule import build_schedule, find_rate
-from pretrain.settings import as_dict
 from pretrain.simclr import SimCLR
-from pretrain.stopping import StopFlag, YieldRequested
-from pretrain.views import finish_on_device
 
 logger = logging.getLogger(__name__)
 

@@ -20,13 +20,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pretrain.settings import as_dict, parse_overrides, read_settings
-from pretrain.storage import write_json, write_text
-from tools.command_line import UsageError, run_command
-from transfer.analysis_config import AnalysisConfig, check_analysis_config
+from pretrain.runtime.command_line import UsageError, run_command
+from pretrain.runtime.settings import as_dict, parse_overrides, read_settings
+from pretrain.runtime.storage import write_json, write_text
+from transfer.analysis.config import AnalysisConfig, check_analysis_config
 
 if TYPE_CHECKING:
-    from transfer.analyses import Tables
+    from transfer.analysis.measures import Tables
 
 SUMMARY_NAME = "analysis.json"
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     tables, about = measure(config, encoders)
     write_tables(out, tables)
     # heavy (matplotlib): --help must answer at once
-    from transfer.figures import draw_figures
+    from transfer.analysis.figures import draw_figures
 
     figures = draw_figures(tables.rows, out)
     write_json(out / SUMMARY_NAME, summarise(config, tables, about))
@@ -78,12 +78,12 @@ def measure(config: AnalysisConfig, encoders: dict[str, Path]) -> "tuple[Tables,
     # heavy (torch): --help must answer at once
     import torch
 
-    from pretrain.labelled_images import find_images
-    from pretrain.progress import Heartbeat
-    from pretrain.stopping import StopFlag, YieldRequested
-    from transfer.analyses import Tables, analyse
-    from transfer.embeddings import embed_images, load_encoder
-    from transfer.features import choose_device
+    from pretrain.input.labelled_images import find_images
+    from pretrain.runtime.progress import Heartbeat
+    from pretrain.runtime.stopping import StopFlag, YieldRequested
+    from transfer.analysis.embeddings import embed_images, load_encoder
+    from transfer.analysis.measures import Tables, analyse
+    from transfer.probes.features import choose_device
 
     stop = StopFlag().install()
     if config.threads:
@@ -128,7 +128,7 @@ def choose_space(space: str, heads: dict[str, bool]) -> bool:
 def write_tables(out: Path, tables: "Tables") -> None:
     """Write OUT/<analysis>.json and .csv."""
     # heavy (torch): see measure
-    from transfer.analyses import DEFINITIONS
+    from transfer.analysis.measures import DEFINITIONS
 
     for name, measured in tables.rows.items():
         rows = [{key: _finite(value) for key, value in row.items()} for row in measured]

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pretrain.settings import read_settings
-from tools.command_line import run_command, split_arguments
+from pretrain.runtime.command_line import run_command, split_arguments
+from pretrain.runtime.settings import read_settings
 
 SHOWN = 50
 """Problems printed; the rest is counted."""
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     """Print counts, notes and problems."""
     words, overrides = split_arguments(arguments, ["ROOT"])
     settings = read_settings(CheckSettings, None, overrides)
-    from transfer.data_checks import check_data  # heavy: --help must come at once
+    from transfer.data_checks.voc_and_coco import check_data  # heavy: --help must come at once
 
     extra = [(settings.annotations, settings.images)] if settings.annotations else []
     report = check_data(words[0], deep=settings.deep, extra=extra)

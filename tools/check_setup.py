@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from pretrain.settings import read_settings
-from tools.command_line import run_command, split_arguments
+from pretrain.runtime.command_line import run_command, split_arguments
+from pretrain.runtime.settings import read_settings
 
 if TYPE_CHECKING:
-    from tools.setup_checks import Finding
+    from tools.doctor.examinations import Finding
 
 EXIT_UNFIT = 1
 
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     """Print the table of findings; return 1 when something must be mended."""
     _, overrides = split_arguments(arguments, [])
     settings = read_settings(DoctorSettings, None, overrides)
-    from tools.setup_checks import examine_setup  # heavy: imports torch
+    from tools.doctor.examinations import examine_setup  # heavy: imports torch
 
     findings = examine_setup(data=settings.data, out=settings.out, slurm_needed=settings.slurm)
     if settings.json:

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pretrain.settings import read_settings
-from tools.command_line import run_command, split_arguments
+from pretrain.runtime.command_line import run_command, split_arguments
+from pretrain.runtime.settings import read_settings
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -21,11 +21,11 @@ def main(arguments: Sequence[str]) -> int:
     # heavy (torch): --help must answer at once
     import torch
 
-    from pretrain.stopping import StopFlag
-    from transfer.features import choose_device, find_finished
-    from transfer.knn import KnnConfig, check_knn_config, run_knn
+    from pretrain.runtime.stopping import StopFlag
+    from transfer.probes.features import choose_device, find_finished
+    from transfer.probes.knn_run import KnnConfig, check_knn_config, run_knn
     from transfer.process_group import process_group
-    from transfer.results import RESULT_NAME
+    from transfer.results.run_result import RESULT_NAME
 
     config = read_settings(KnnConfig, words[0], overrides)
     check_knn_config(config)

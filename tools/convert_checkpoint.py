@@ -20,8 +20,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pretrain.settings import read_settings
-from tools.command_line import run_command, split_arguments
+from pretrain.runtime.command_line import run_command, split_arguments
+from pretrain.runtime.settings import read_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +56,9 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _convert(source: str, output: str, settings: ConvertSettings) -> None:
-    from transfer.convert import convert  # torch: --help must start at once
-    from transfer.manifest import manifest_path
-    from transfer.model_card import write_model_card
+    from transfer.weights.convert import convert  # torch: --help must start at once
+    from transfer.weights.manifest import manifest_path
+    from transfer.weights.model_card import write_model_card
 
     if settings.metrics and settings.to != "safetensors":
         raise ValueError("metrics=… goes into the model card, which is written with to=safetensors only")
@@ -87,13 +87,13 @@ def _convert(source: str, output: str, settings: ConvertSettings) -> None:
 
 
 def _inspect(path: str, settings: ConvertSettings) -> None:
-    from transfer.inspection import inspect_checkpoint  # torch: --help must start at once
+    from transfer.weights.inspection import inspect_checkpoint  # torch: --help must start at once
 
     print(inspect_checkpoint(path, family=settings.family, branch=settings.branch, trust_pickle=settings.trust_pickle))
 
 
 def _check(path: str, source: str | None, settings: ConvertSettings) -> None:
-    from transfer.convert import check_converted  # torch: --help must start at once
+    from transfer.weights.convert import check_converted  # torch: --help must start at once
 
     manifest, compared = check_converted(path, source, trust_pickle=settings.trust_pickle)
     print(f"{path}: digest as in the manifest; {manifest.matched} of {manifest.expected} tensors; parity holds")

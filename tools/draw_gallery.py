@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from pretrain.settings import read_settings
-from tools.command_line import UsageError, run_command, split_arguments
+from pretrain.runtime.command_line import UsageError, run_command, split_arguments
+from pretrain.runtime.settings import read_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +39,9 @@ def main(arguments: Sequence[str]) -> int:
     runs = {name: folder for name, _, folder in (word.partition("=") for word in overrides) if name not in known}
     if not runs:
         raise UsageError("at least one NAME=FOLDER of a finished run is needed. Add --help for an example.")
-    from transfer.datasets import register_datasets  # heavy: --help must come at once
-    from transfer.detector_config import read_detector_config
-    from transfer.gallery import draw_gallery
+    from transfer.detection.config import read_detector_config
+    from transfer.detection.datasets import register_datasets  # heavy: --help must come at once
+    from transfer.detection.gallery import draw_gallery
 
     cfg = read_detector_config(words[0], [])
     cfg.DATASETS.ROOT = settings.data or cfg.DATASETS.ROOT

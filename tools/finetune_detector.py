@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretrain.settings import read_settings
-from pretrain.stopping import StopFlag
-from tools.command_line import UsageError, run_command, split_arguments
+from pretrain.runtime.command_line import UsageError, run_command, split_arguments
+from pretrain.runtime.settings import read_settings
+from pretrain.runtime.stopping import StopFlag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class FinetuneSettings:
     data: str = ""
     """Root of the data sets; empty: DATASETS.ROOT of the config."""
     batch_rule: str = "same"
-    """same, divide or accumulate; see transfer.protocols.rewrite_for_fewer."""
+    """same, divide or accumulate; see transfer.detection.protocols.rewrite_for_fewer."""
     divisor: int = 1
     """How many times smaller the machine is than the protocol's."""
     threads: int = 0
@@ -53,9 +53,9 @@ def main(arguments: Sequence[str]) -> int:
 
     import torch  # heavy: --help must come at once
 
-    from transfer.detector_config import read_detector_config
-    from transfer.finetune import RunName, finetune
-    from transfer.protocols import describe_rewrite, rewrite_for_fewer
+    from transfer.detection.config import read_detector_config
+    from transfer.detection.finetune import RunName, finetune
+    from transfer.detection.protocols import describe_rewrite, rewrite_for_fewer
 
     if settings.threads:
         torch.set_num_threads(settings.threads)

@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pretrain.settings import as_dict, read_settings
-from pretrain.storage import TEMPORARY_PREFIX, read_json, write_json
-from tools.command_line import run_command, split_arguments
+from pretrain.runtime.command_line import run_command, split_arguments
+from pretrain.runtime.settings import as_dict, read_settings
+from pretrain.runtime.storage import TEMPORARY_PREFIX, read_json, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,8 +115,8 @@ def check_config(config: DigitsConfig) -> None:
 def write_sets(root: Path, config: DigitsConfig) -> None:
     """Write the four sets under `root`."""
     # heavy (NumPy, OpenCV, scikit-learn): --help and a finished set must answer at once
-    from tools.digit_layouts import write_classes, write_coco, write_voc
-    from tools.digit_scenes import SceneStyle, load_pools
+    from tools.digits.layouts import write_classes, write_coco, write_voc
+    from tools.digits.scenes import SceneStyle, load_pools
 
     def make_rng(split: str, index: int) -> "np.random.Generator":
         import numpy as np  # heavy: as above

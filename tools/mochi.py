@@ -23,9 +23,9 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from pretrain.machine import read_commit
-from pretrain.stopping import EXIT_USER_ERROR
-from tools.command_line import run_command
+from pretrain.runtime.command_line import run_command
+from pretrain.runtime.machine import read_commit
+from pretrain.runtime.stopping import EXIT_USER_ERROR
 
 COMMANDS = {
     "pretrain": "tools.pretrain_encoder",

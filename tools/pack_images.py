@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pretrain.settings import read_settings
-from tools.command_line import run_command, split_arguments
+from pretrain.runtime.command_line import run_command, split_arguments
+from pretrain.runtime.settings import read_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +40,9 @@ def main(arguments: Sequence[str]) -> None:
     (source, out), overrides = split_arguments(arguments, ["SRC", "OUT"])
     settings = read_settings(PackSettings, overrides=overrides)
     # Heavy: --help must come at once.
-    from pretrain.images import list_images
-    from pretrain.packed import Packing, open_cache, pack_images
-    from pretrain.progress import Heartbeat
+    from pretrain.input.images import list_images
+    from pretrain.input.packed import Packing, open_cache, pack_images
+    from pretrain.runtime.progress import Heartbeat
 
     images = list_images(source, settings.class_list)
     packing = Packing(

@@ -16,9 +16,9 @@ import sys
 from collections.abc import Sequence
 
 from pretrain.config import PretrainConfig
-from pretrain.settings import read_settings
-from pretrain.stopping import StopFlag
-from tools.command_line import run_command, split_arguments
+from pretrain.runtime.command_line import run_command, split_arguments
+from pretrain.runtime.settings import read_settings
+from pretrain.runtime.stopping import StopFlag
 
 
 def main(arguments: Sequence[str]) -> int:

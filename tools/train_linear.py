@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pretrain.settings import read_settings
-from tools.command_line import run_command, split_arguments
+from pretrain.runtime.command_line import run_command, split_arguments
+from pretrain.runtime.settings import read_settings
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -23,10 +23,10 @@ def main(arguments: Sequence[str]) -> int:
     # heavy (torch): --help must answer at once
     import torch
 
-    from pretrain.stopping import StopFlag
-    from transfer.features import choose_device, find_finished
-    from transfer.linear import LinearConfig, check_linear_config
-    from transfer.linear_training import LinearTraining
+    from pretrain.runtime.stopping import StopFlag
+    from transfer.probes.features import choose_device, find_finished
+    from transfer.probes.linear_heads import LinearConfig, check_linear_config
+    from transfer.probes.linear_run import LinearTraining
     from transfer.process_group import process_group
 
     config = read_settings(LinearConfig, words[0], overrides)

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pretrain.machine import describe_machine, read_commit
-from pretrain.settings import read_settings
-from pretrain.storage import write_json, write_text
-from tools.command_line import run_command, split_arguments
+from pretrain.runtime.command_line import run_command, split_arguments
+from pretrain.runtime.machine import describe_machine, read_commit
+from pretrain.runtime.settings import read_settings
+from pretrain.runtime.storage import write_json, write_text
 
 if TYPE_CHECKING:
     from tools.report.gather import ChainFiles
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     from tools.report.page import write_page
     from tools.report.tables import build_tables, to_csv, to_latex, to_rows
     from tools.report.verdict import write_headline, write_verdict
-    from transfer.results import summarise
+    from transfer.results.run_result import summarise
 
     files = gather(folder)
     summaries = summarise(files.results)

@@ -8,15 +8,14 @@ from typing import Any
 
 import yaml
 
-from pretrain.storage import read_json
+from pretrain.runtime.storage import read_json
 from tools.chain.__main__ import main as run_chain
-from tools.chain.state import find_states, read_plan, stage_folder
+from tools.chain.record.state import find_states, read_plan, stage_folder
 from tools.trials.cluster import Cluster
 from tools.trials.counting import count_lost_steps
 
 PATIENCE = 3.0
 """All waits are this much longer than an idle machine needs: they end as soon as what they wait for is there."""
-ROOT = Path(__file__).parent.parent.parent
 
 
 def counting(

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.storage import read_json
-from tools.fault_campaign import main
+from pretrain.runtime.storage import read_json
 from tools.trials.cluster import Cluster
+from tools.trials.fault_campaign import main
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.xdist_group("slurm")]
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.storage import read_json
-from tests.slurm.chains import PATIENCE, ROOT, ChainOnSlurm, counting, standard_stages
+from pretrain.runtime.machine import PROJECT_ROOT
+from pretrain.runtime.storage import read_json
+from tests.slurm.chains import PATIENCE, ChainOnSlurm, counting, standard_stages
 from tools.trials.cluster import Cluster
 from tools.trials.counting import expect
 
@@ -173,7 +174,7 @@ def test_seeds_are_one_job_array_and_each_resumes_alone(cluster: Cluster, tmp_pa
 
 
 def test_ranks_on_two_nodes_meet(cluster: Cluster, tmp_path: Path) -> None:
-    words = ["{python}", str(ROOT / "tests/chain_stages/rendezvous.py"), "{out}"]
+    words = ["{python}", str(PROJECT_ROOT / "tests/slurm/chain_stages/rendezvous.py"), "{out}"]
     resources = {"default": {"cpus": 1, "time_min": 30, "nodes": 2}}
     chain = ChainOnSlurm(tmp_path, {"meet": {"command": words, "outputs": ["result.txt"]}}, resources=resources)
     chain.submit()
@@ -183,7 +184,7 @@ def test_ranks_on_two_nodes_meet(cluster: Cluster, tmp_path: Path) -> None:
 
 def test_submit_from_inside_a_job_leaks_nothing_and_cancel_keeps_the_work(cluster: Cluster, tmp_path: Path) -> None:
     chain = ChainOnSlurm(tmp_path, {"train": counting(400, sleep=0.1)})
-    command = f"cd {ROOT} && {sys.executable} -m tools.chain submit {chain.path}"
+    command = f"cd {PROJECT_ROOT} && {sys.executable} -m tools.chain submit {chain.path}"
     cluster.ask("sbatch", "-n", "1", "-c", "2", "--mem=100", "-t", "5", "-o", "/dev/null", "--wrap", command)
     until = time.monotonic() + PATIENCE * 30
     while not (chain.folder / "chain.json").exists() and time.monotonic() < until:
@@ -191,7 +192,7 @@ def test_submit_from_inside_a_job_leaks_nothing_and_cancel_keeps_the_work(cluste
     chain.wait_for_step("train", 6)
     assert "MinMemoryNode=0" in cluster.ask("scontrol", "show", "job", chain.job("train"))
     words = [sys.executable, "-m", "tools.chain", "cancel", str(chain.path)]
-    subprocess.run(words, cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(words, cwd=PROJECT_ROOT, check=True, capture_output=True)
     until = time.monotonic() + PATIENCE * 20
     while chain.states()["train"] == "running" and time.monotonic() < until:
         time.sleep(0.2)

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from pretrain.stopping import EXIT_YIELD
-from pretrain.storage import read_json, read_json_lines
-from tests.slurm.chains import ROOT, ChainOnSlurm, counting, standard_stages, wait_until
+from pretrain.runtime.machine import PROJECT_ROOT
+from pretrain.runtime.stopping import EXIT_YIELD
+from pretrain.runtime.storage import read_json, read_json_lines
+from tests.slurm.chains import ChainOnSlurm, counting, standard_stages, wait_until
 from tools.chain.__main__ import main as run_chain
-from tools.chain.squeue import NEVER
+from tools.chain.slurm.squeue import NEVER
 from tools.trials.cluster import Cluster
 from tools.trials.counting import expect
 
@@ -22,7 +23,7 @@ DONE = {"done"}
 
 def start(chain: ChainOnSlurm, *words: str, stdout: int = subprocess.DEVNULL) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "tools.chain", "submit", str(chain.path), *words]
-    return subprocess.Popen(command, cwd=ROOT, stdout=stdout, text=True)
+    return subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=stdout, text=True)
 
 
 def test_of_two_submits_at_once_every_stage_gets_one_job(cluster: Cluster, tmp_path: Path) -> None:
@@ -47,7 +48,7 @@ def test_chain_moves_between_the_backends_half_way(cluster: Cluster, tmp_path: P
     assert driver.wait(timeout=60) == EXIT_YIELD
     chain.submit()
     chain.wait_for_step("train", 60, seconds=90)
-    subprocess.run([sys.executable, "-m", "tools.chain", "cancel", str(chain.path)], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-m", "tools.chain", "cancel", str(chain.path)], cwd=PROJECT_ROOT, check=True)
     chain.wait(lambda states: states["train"] == "pending", 60, cluster)
     assert start(chain, "backend=local").wait(timeout=180) == 0
     assert [entry["backend"] for entry in chain.attempts("train")] == ["local", "slurm", "local"]

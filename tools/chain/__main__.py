@@ -24,16 +24,17 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from pretrain.stopping import EXIT_YIELD
-from tools.chain import state, status
-from tools.chain.attempts import is_alive, read_attempts
+from pretrain.runtime.command_line import UsageError, run_command, split_arguments
+from pretrain.runtime.stopping import EXIT_YIELD
+from tools.chain import status
 from tools.chain.ending import print_ending
 from tools.chain.explain import explain_plan
 from tools.chain.fitness import refuse_unfit_setup
 from tools.chain.local import LocalDriver
 from tools.chain.logs import find_logs
+from tools.chain.record import state
+from tools.chain.record.attempts import is_alive, read_attempts
 from tools.chain.submit import Chain, freeze, hold, open_chain, shorten, submit_lock
-from tools.command_line import UsageError, run_command, split_arguments
 
 OWN_OPTIONS = ("dry_run", "retry", "watch", "json", "follow", "stage")
 WATCH_S = 3.0
@@ -57,7 +58,7 @@ def plan(chain: Chain, _options: dict[str, str]) -> int:
     """Print the graph, what is done, why the rest runs, and the GPU-hours."""
     print(explain_plan(chain))
     if chain.config.backend == "slurm":
-        from tools.chain.slurm import explain_jobs  # heavy: submitit
+        from tools.chain.slurm.submit import explain_jobs  # heavy: submitit
 
         print(explain_jobs(chain))
     return 0
@@ -75,7 +76,7 @@ def submit(chain: Chain, options: dict[str, str]) -> int:
         for stage in chain.stages:
             state.clear_for_run(chain.folder, stage, stage.name in retry)
         if chain.config.backend == "slurm":
-            from tools.chain.slurm import submit_chain  # heavy: submitit
+            from tools.chain.slurm.submit import submit_chain  # heavy: submitit
 
             return submit_chain(chain)
     print(f"chain {shorten(chain.folder)}: {len(chain.stages)} stages on this machine")
@@ -124,7 +125,7 @@ def cancel(chain: Chain, options: dict[str, str]) -> int:
             (state.stage_folder(chain.folder, name) / "STOP").touch()
             print(f"{chosen[name]}: will stop; its work is kept")
     if any((state.stage_folder(chain.folder, name) / "ledger.jsonl").exists() for name in chosen):
-        from tools.chain.slurm import cancel_jobs  # heavy: submitit
+        from tools.chain.slurm.submit import cancel_jobs  # heavy: submitit
 
         cancel_jobs(chain.folder, chosen)
     return 0
@@ -161,7 +162,7 @@ def report(chain: Chain, _options: dict[str, str]) -> int:
 def _ask_queue(chain: Chain) -> dict[str, dict[str, str]] | None:
     if not any((chain.folder / "stages").glob("*/ledger.jsonl")):
         return None
-    from tools.chain.squeue import find_jobs  # only where jobs were submitted
+    from tools.chain.slurm.squeue import find_jobs  # only where jobs were submitted
 
     return find_jobs(chain.folder)
 

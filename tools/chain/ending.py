@@ -3,10 +3,10 @@
 import csv
 import io
 
-from pretrain.storage import read_json, write_text
-from tools.chain.state import find_states, stage_folder
+from pretrain.runtime.storage import read_json, write_text
+from tools.chain.plan.sweep import find_values, list_points
+from tools.chain.record.state import find_states, stage_folder
 from tools.chain.submit import Chain, shorten
-from tools.chain.sweep import find_values, list_points
 
 
 def print_ending(chain: Chain) -> None:
@@ -40,7 +40,7 @@ def write_results(chain: Chain) -> str:
     results = [folder / "metrics.json" for folder in folders if (folder / "metrics.json").is_file()]
     if not results:
         return ""
-    from transfer.results import read_results, summarise  # late: plan and status do not need it
+    from transfer.results.run_result import read_results, summarise  # late: plan and status do not need it
 
     cells: dict[tuple[str, str], dict[str, str]] = {}
     for entry in summarise(read_results(results)):

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
-from pretrain.storage import read_json
-from tools.chain.attempts import read_attempts
-from tools.chain.plan import Stage
-from tools.chain.state import find_states, stage_folder
+from pretrain.runtime.storage import read_json
+from tools.chain.plan.make_plan import Stage
+from tools.chain.record.attempts import read_attempts
+from tools.chain.record.state import find_states, stage_folder
 from tools.chain.status import read_progress
 from tools.chain.submit import Chain, shorten
 

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from tools.chain.state import find_states
+from tools.chain.record.state import find_states
 from tools.chain.submit import Chain
 
 

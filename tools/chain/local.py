@@ -17,11 +17,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pretrain.stopping import EXIT_GATE, EXIT_YIELD
-from pretrain.storage import read_json
+from pretrain.runtime.stopping import EXIT_GATE, EXIT_YIELD
+from pretrain.runtime.storage import read_json
 from tools.chain.logs import RUNNER_LOG
-from tools.chain.plan import Stage
-from tools.chain.state import ENDED, find_states, is_ready, stage_folder
+from tools.chain.plan.make_plan import Stage
+from tools.chain.record.state import ENDED, find_states, is_ready, stage_folder
 from tools.chain.status import read_progress, say_duration, say_progress
 from tools.chain.submit import Chain
 
@@ -120,7 +120,7 @@ class LocalDriver:
     def _start(self, stage: Stage, gpus: list[str]) -> None:
         folder = stage_folder(self.chain.folder, stage.folder)
         code = self.chain.folder / "code" / read_json(folder / "spec.json")["code"]
-        words = [sys.executable, "-m", "tools.chain.run_stage", str(folder), f"driver={os.getpid()}"]
+        words = [sys.executable, "-m", "tools.chain.run.run_stage", str(folder), f"driver={os.getpid()}"]
         words += [f"slice_min={self.chain.config.local.slice_min}", f"gpus={','.join(gpus)}", f"ranks={len(gpus) or 1}"]
         environment = {**os.environ, **stage_environment(code, read_json(folder / "spec.json")["commit"])}
         environment["OMP_NUM_THREADS"] = str(self._cpus_of(stage))

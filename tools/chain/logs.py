@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from pretrain.storage import read_json_lines
-from tools.chain.run_stage import LOG
-from tools.chain.state import stage_folder
+from pretrain.runtime.storage import read_json_lines
+from tools.chain.record.state import stage_folder
+from tools.chain.run.run_stage import LOG
 
 RUNNER_LOG = "log.runner.txt"
 

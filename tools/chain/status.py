@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pretrain.storage import read_json
-from tools.chain.attempts import read_attempts
-from tools.chain.plan import Stage
-from tools.chain.state import find_states, stage_folder
+from pretrain.runtime.storage import read_json
+from tools.chain.plan.make_plan import Stage
+from tools.chain.record.attempts import read_attempts
+from tools.chain.record.state import find_states, stage_folder
 
 COLUMNS = ("stage", "state", "attempt", "step", "rate", "eta", "host", "gpu", "note")
 

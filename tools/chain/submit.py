@@ -10,15 +10,15 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pretrain.machine import read_commit
-from pretrain.settings import as_dict
-from pretrain.storage import read_json, write_json
-from tools.chain.attempts import read_attempts
-from tools.chain.config import ChainConfig, read_chain
-from tools.chain.export import digest_environment, export_code
-from tools.chain.plan import Stage, folder_name, make_plan
-from tools.chain.source import ROOT, forget_digests
-from tools.chain.state import read_plan, stage_as_dict, stage_folder
+from pretrain.runtime.machine import PROJECT_ROOT, read_commit
+from pretrain.runtime.settings import as_dict
+from pretrain.runtime.storage import read_json, write_json
+from tools.chain.plan.config import ChainConfig, read_chain
+from tools.chain.plan.export import digest_environment, export_code
+from tools.chain.plan.make_plan import Stage, folder_name, make_plan
+from tools.chain.plan.source import forget_digests
+from tools.chain.record.attempts import read_attempts
+from tools.chain.record.state import read_plan, stage_as_dict, stage_folder
 
 LOCK_WAIT_S = 120
 
@@ -56,7 +56,7 @@ def open_chain(path: str | Path, overrides: Sequence[str] = (), *, submitted: bo
     folder = (Path(config.runs) / safe).absolute()
     if submitted:
         return Chain(path, config, folder, read_plan(folder)[1])
-    return Chain(path, config, folder, make_plan(config, [Path.cwd(), path.parent.absolute(), ROOT]))
+    return Chain(path, config, folder, make_plan(config, [Path.cwd(), path.parent.absolute(), PROJECT_ROOT]))
 
 
 def submit_lock(chain: Chain) -> FileLock:

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pretrain.storage import read_json_lines
-from tools.report.stages import Stage
-from transfer.encoder_seeds import method_of
+from pretrain.runtime.storage import read_json_lines
+from tools.report.stage_record import Stage
+from transfer.analysis.seeds import method_of
 
 MAX_POINTS = 300
 """A curve is thinned to so many points: more cannot be told apart on a screen."""

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pretrain.storage import digest_file, read_json
-from tools.chain.config import Backbone, ChainConfig, Protocol
-from tools.chain.plan import folder_name
-from tools.chain.sweep import list_points
+from pretrain.runtime.storage import digest_file, read_json
+from tools.chain.plan.config import Backbone, ChainConfig, Protocol
+from tools.chain.plan.make_plan import folder_name
+from tools.chain.plan.sweep import list_points
 from tools.report.curves import Curve, read_curves
-from tools.report.stages import Stage, read_stage
-from transfer.results import RESULT_NAME, RunResult
+from tools.report.stage_record import Stage, read_stage
+from transfer.results.run_result import RESULT_NAME, RunResult
 
 ANALYSIS_SUMMARY = "analysis.json"
 """What tools.analyse_encoder writes last: the scalars of every encoder."""

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pretrain.storage import read_json
-from tools.report.stages import Stage
-from transfer.manifest import manifest_path
+from pretrain.runtime.storage import read_json
+from tools.report.stage_record import Stage
+from transfer.weights.manifest import manifest_path
 
 WEIGHTS = "backbone.pkl"
 """What a convert stage leaves, its manifest beside it."""

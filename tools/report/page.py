@@ -13,12 +13,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from pretrain.machine import describe_machine, read_commit
+from pretrain.runtime.machine import describe_machine, read_commit
 from tools.report.charts import build_charts, build_heat_maps
 from tools.report.gather import ChainFiles
 from tools.report.lineage import describe_backbones, describe_cost, describe_lineage, sum_costs
 from tools.report.tables import Table
-from transfer.encoder_seeds import SPREAD, pool_seeds
+from transfer.analysis.seeds import SPREAD, pool_seeds
 
 GALLERY_IMAGES = 4
 """So many drawn images per protocol go into the page; the others stay in the stages' folders."""

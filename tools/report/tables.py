@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transfer.published import PublishedRow, published_rows
-from transfer.results import Summary, compare, published_noise
+from transfer.results.published import PublishedRow, published_rows
+from transfer.results.run_result import Summary, compare, published_noise
 
 
 @dataclass(frozen=True, kw_only=True)

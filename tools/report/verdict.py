@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from transfer.results import Comparison, Summary, compare
+from transfer.results.run_result import Comparison, Summary, compare
 
 HEADLINE = ("AP", "box/AP", "mask/AP", "top1")
 """The metrics that a verdict speaks of; the tables hold all of them."""

@@ -32,5 +32,5 @@ extra=(--extra detectron2)
 if [[ ${DETECTRON2:-bundled} == own ]]; then extra=(--inexact); fi
 # Compiled once here, imported in a third of the time by every stage and test.
 "$uv" sync --quiet --compile-bytecode --python "$(command -v python3)" "${extra[@]}"
-if [[ ${DETECTRON2:-bundled} != own ]]; then .venv/bin/python -m tools.verify_detectron2; fi
+if [[ ${DETECTRON2:-bundled} != own ]]; then .venv/bin/python -m tools.setup.verify_detectron2; fi
 printf '%s' "$wanted" >"$stamp"

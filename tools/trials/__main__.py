@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools.command_line import UsageError
+from pretrain.runtime.command_line import UsageError
 from tools.trials.cluster import Cluster, find_missing
 
 

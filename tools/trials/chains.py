@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tools.chain.attempts import is_alive, read_attempts
-from tools.chain.plan import Stage
-from tools.chain.state import find_states, read_plan, stage_folder
+from tools.chain.plan.make_plan import Stage
+from tools.chain.record.attempts import is_alive, read_attempts
+from tools.chain.record.state import find_states, read_plan, stage_folder
 from tools.trials.counting import expect
 
 STAGES: dict[str, tuple[int, tuple[str, ...]]] = {

@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretrain.progress import Heartbeat
-from pretrain.settings import read_settings
-from pretrain.stopping import EXIT_YIELD, StopFlag
-from pretrain.storage import digest_file, read_json, write_json, write_text
-from tools.command_line import run_command
+from pretrain.runtime.command_line import run_command
+from pretrain.runtime.progress import Heartbeat
+from pretrain.runtime.settings import read_settings
+from pretrain.runtime.stopping import EXIT_YIELD, StopFlag
+from pretrain.runtime.storage import digest_file, read_json, write_json, write_text
 
 
 def read_newest(folder: Path) -> tuple[int, str]:

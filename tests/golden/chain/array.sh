@@ -30,7 +30,7 @@ set +e
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output /data/runs/c/stages/train-seed0-0b31fb120994/slurm/%A_%a_%t_log.out --kill-on-bad-exit=1 --cpus-per-task=4 PYTHON -m tools.chain.slurm_job /data/runs/c/stages/train-seed0-0b31fb120994 /data/runs/c/stages/train-seed1-0b31fb120994 /data/runs/c/stages/train-seed2-0b31fb120994
+srun --unbuffered --output /data/runs/c/stages/train-seed0-0b31fb120994/slurm/%A_%a_%t_log.out --kill-on-bad-exit=1 --cpus-per-task=4 PYTHON -m tools.chain.slurm.job /data/runs/c/stages/train-seed0-0b31fb120994 /data/runs/c/stages/train-seed1-0b31fb120994 /data/runs/c/stages/train-seed2-0b31fb120994
 
 
 # teardown

@@ -41,7 +41,7 @@ set +e
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output /data/runs/c/stages/train-0b31fb120994/slurm/%j_%t_log.out --kill-on-bad-exit=1 --cpus-per-task=10 PYTHON -m tools.chain.slurm_job /data/runs/c/stages/train-0b31fb120994
+srun --unbuffered --output /data/runs/c/stages/train-0b31fb120994/slurm/%j_%t_log.out --kill-on-bad-exit=1 --cpus-per-task=10 PYTHON -m tools.chain.slurm.job /data/runs/c/stages/train-0b31fb120994
 
 
 # teardown

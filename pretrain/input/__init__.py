@@ -1,0 +1,1 @@
+"""From files to batches: image sources, views, samplers and loaders."""

@@ -1,0 +1,110 @@
+"""Put source, views and sampler together into the loader that a rank trains with."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from torch.utils.data import DataLoader
+
+from pretrain.config import DataConfig
+from pretrain.input.images import list_images
+from pretrain.input.packed import open_cache
+from pretrain.input.sampler import ShardedSampler
+from pretrain.input.view_parameters import find_recipe
+from pretrain.input.views import Batch, ImageSource, TwoViews
+from pretrain.runtime.stopping import end_workers_at_exit, ignore_stop_signals
+
+PIPELINES = ("auto", "cpu", "crops")
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ViewLoader:
+    """Batches of one rank, from the position that `sampler.set_position(epoch, start_step)` says."""
+
+    batches: "DataLoader[Batch]"
+    sampler: ShardedSampler
+    source: ImageSource
+    pipeline: str
+    """cpu or crops, the one chosen."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        end_workers_at_exit()
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        """Return the steps left in the epoch."""
+        return len(self.sampler)
+
+
+def build_loader(
+    data: DataConfig,
+    *,
+    global_batch: int,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+    device: torch.device | str = "cpu",
+) -> ViewLoader:
+    """Return the loader of `rank`; what it yields depends on (seed, epoch, sample), not on workers or ranks.
+
+    Pass every batch through `pretrain.input.views.finish_on_device`. Workers live until the loader is dropped.
+    """
+    device = torch.device(device)
+    recipe, pipeline = find_recipe(data.augmentation), choose_pipeline(data.pipeline, device)
+    source = open_source(data)
+    views = TwoViews(
+        source,
+        recipe,
+        seed=seed,
+        crop_px=data.crop_px,
+        min_scale=data.min_scale,
+        crops_only=pipeline == "crops",
+        skip_broken=data.skip_broken,
+    )
+    sampler = ShardedSampler(len(source), global_batch, seed, rank, world_size)
+    batches: DataLoader[Batch] = DataLoader(
+        views,
+        batch_sampler=sampler,
+        num_workers=data.workers,
+        collate_fn=_take_batch,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=_prepare_worker,
+        persistent_workers=data.workers > 0,
+    )
+    if rank == 0:
+        where = "crops in the workers, photometrics on the device" if pipeline == "crops" else "all on the CPU"
+        files = f"packed cache {data.cache}" if data.cache else "image files"
+        logger.info("input pipeline: %s, %s, %d images, %d workers per rank", where, files, len(source), data.workers)
+    return ViewLoader(batches, sampler, source, pipeline)
+
+
+def choose_pipeline(name: str, device: torch.device) -> str:
+    """Return cpu or crops: `auto` leaves the photometrics to a CUDA device and keeps them in the workers otherwise."""
+    if name not in PIPELINES:
+        raise ValueError(f"data.pipeline: got {name!r}; expected one of {', '.join(PIPELINES)}")
+    if name == "auto":
+        return "crops" if device.type == "cuda" else "cpu"
+    return name
+
+
+def open_source(data: DataConfig) -> ImageSource:
+    """Return the training images that the settings name: of the cache if there is one, else of ROOT/train."""
+    if data.cache:
+        return open_cache(data.cache, data.class_list)
+    return list_images(Path(data.root) / "train", data.class_list)
+
+
+def _take_batch(batch: Any) -> Any:
+    return batch
+
+
+def _prepare_worker(worker_id: int) -> None:
+    # torch has set its own handlers by now; these replace them, so that a scheduler's signal leaves the worker alone.
+    ignore_stop_signals(worker_id)
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

@@ -1,0 +1,1 @@
+"""What every run needs: settings, storage, ranks, devices, checkpoints, exit codes."""

@@ -1,0 +1,31 @@
+"""Random generators as pure functions of (seed, step, rank): a resumed run needs no state to continue exactly."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pretrain.runtime import distributed
+
+
+@dataclass(frozen=True)
+class Generators:
+    """The sources of one step's randomness on this rank."""
+
+    mixing: torch.Generator
+    """Of the mixes, on the training device; differs between ranks."""
+    shuffle: torch.Generator
+    """Of the shuffled key batch, on the CPU; the same on all ranks."""
+
+
+def make_generators(seed: int, step: int, device: torch.device, part: int = 0) -> Generators:
+    """Return the generators of `step` (and of its accumulation slice `part`)."""
+    own = torch.Generator(device)
+    own.manual_seed(_derive(seed, step, part, distributed.rank() + 1))
+    shared = torch.Generator()
+    shared.manual_seed(_derive(seed, step, part, 0))
+    return Generators(own, shared)
+
+
+def _derive(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,168 @@
+"""Checkpoints of every known family, by the family's own key scheme, around one ResNet with random values.
+
+All tensors are views of one buffer, which torch.save writes once: a ResNet-50's file then has 10 MB instead of 100.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from transfer.weights.resnet_names import detectron2_name, expected_shapes
+
+State = dict[str, Tensor]
+
+
+@cache
+def buffers(seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.randn(2_500_000, generator=generator) * 0.02
+    return weights, torch.rand(8192, generator=generator) + 0.5
+
+
+@cache
+def make_state(depth: int = 18, seed: int = 0) -> State:
+    """Return a whole ResNet: random weights, statistics in 0.5…1.5, counters of 1000."""
+    weights, statistics = buffers(seed)
+    state, offset = {}, 0
+    for name, shape in expected_shapes(depth).items():
+        count = torch.Size(shape).numel()
+        if name.endswith("num_batches_tracked"):
+            state[name] = torch.tensor(1000)
+            continue
+        offset = (offset + 977) % 4096
+        source = weights if len(shape) == 4 else statistics
+        state[name] = source[offset : offset + count].view(shape)
+    return state
+
+
+def under(prefix: str, state: State) -> State:
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+def sequential(state: State) -> State:
+    children = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
+    return {f"{children[name.split('.', 1)[0]]}.{name.split('.', 1)[1]}": tensor for name, tensor in state.items()}
+
+
+def head(*names: str) -> State:
+    return {name: torch.ones(4, 4) for name in names}
+
+
+def fc(prefix: str = "") -> State:
+    return {f"{prefix}fc.weight": torch.ones(10, 512), f"{prefix}fc.bias": torch.ones(10)}
+
+
+Maker = Callable[[State, State], dict[str, Any]]
+
+MAKERS: dict[str, Maker] = {
+    "moco": lambda q, k: {
+        "epoch": 200,
+        "arch": "resnet50",
+        "state_dict": under("module.encoder_q.", q)
+        | under("module.encoder_k.", k)
+        | head("module.encoder_q.fc.0.weight", "module.encoder_q.fc.2.bias", "module.encoder_k.fc.0.weight")
+        | {"module.queue": torch.ones(8, 16), "module.queue_ptr": torch.zeros(1, dtype=torch.long)},
+        "optimizer": {"state": {0: {"momentum_buffer": torch.ones(3)}}, "param_groups": [{"lr": 0.03}]},
+    },
+    "moco (our encoder.pt)": lambda q, _: {
+        "state_dict": under("module.encoder_q.", q) | head("module.encoder_q.fc.0.weight"),
+        "arch": "resnet50",
+        "epoch": 7,
+        "config": {"model": {"method": "moco"}, "mixing": {"n": 1024, "s": 512, "s_prime": 256}},
+    },
+    "moco-v3": lambda q, k: {
+        "state_dict": under("module.base_encoder.", q)
+        | under("module.momentum_encoder.", k)
+        | head("module.base_encoder.fc.0.weight", "module.momentum_encoder.fc.0.weight", "module.predictor.0.weight")
+    },
+    "simsiam": lambda q, _: {
+        "state_dict": under("module.encoder.", q) | head("module.encoder.fc.0.weight", "module.predictor.0.weight")
+    },
+    "pixpro": lambda q, k: {
+        "model": under("module.encoder.", q)
+        | under("module.encoder_k.", k)
+        | head("module.projector.linear1.weight", "module.projector_k.bn1.weight", "module.value_transform.weight")
+    },
+    "soco": lambda q, k: {
+        "model": under("module.encoder.", q)
+        | under("module.encoder_k.", k)
+        | head(
+            "module.neck.lateral_convs.0.conv.weight", "module.neck_k.fpn_convs.0.conv.weight", "module.head.fc1.bias"
+        )
+        | head("module.projector.linear1.weight", "module.predictor.linear1.weight", "module.head_k.fc1.bias")
+    },
+    "pycontrast": lambda q, k: {
+        "model": under("module.encoder.", q) | head("module.head.0.weight"),
+        "model_ema": under("encoder.", k) | head("head.0.weight"),
+        "contrast": {"memory": torch.ones(4, 4)},
+    },
+    "openselfsup (DenseCL)": lambda q, k: {
+        "meta": {"epoch": 200},
+        "state_dict": under("backbone.", q)
+        | under("encoder_q.0.", q)
+        | under("encoder_k.0.", k)
+        | head("encoder_q.1.mlp.0.weight", "encoder_q.1.mlp2.0.weight", "encoder_k.1.mlp.0.weight", "queue", "queue2"),
+    },
+    "solo-learn": lambda q, k: {
+        "pytorch-lightning_version": "1.6.0",
+        "state_dict": under("backbone.", q)
+        | under("momentum_backbone.", k)
+        | head("projector.0.weight", "momentum_projector.0.weight", "classifier.weight", "queue"),
+    },
+    "lightly": lambda q, k: {
+        "pytorch-lightning_version": "2.0.0",
+        "state_dict": under("backbone.", q) | under("key_backbone.", k) | head("projection_head.layers.0.weight"),
+    },
+    "lightly (children)": lambda q, k: {
+        "pytorch-lightning_version": "2.0.0",
+        "state_dict": under("backbone.", sequential(q))
+        | under("backbone_momentum.", sequential(k))
+        | head("projection_head.layers.0.weight", "projection_head_momentum.layers.0.weight"),
+    },
+    "mmselfsup": lambda q, _: {
+        "meta": {"mmcv_version": "1"},
+        "state_dict": under("backbone.", q) | head("neck.mlp.0.weight", "head.predictor.fc0.weight"),
+    },
+    "vissl": lambda q, _: {
+        "classy_state_dict": {
+            "base_model": {"model": {"trunk": under("_feature_blocks.", q), "heads": head("0.clf.0.weight")}}
+        }
+    },
+    "vissl (model_state_dict)": lambda q, _: {"model_state_dict": under("_feature_blocks.", q)},
+    "swav": lambda q, _: under("module.", q) | head("module.projection_head.0.weight", "module.prototypes.weight"),
+    "barlow-twins": lambda q, _: {
+        "epoch": 300,
+        "model": under("module.backbone.", q) | head("module.projector.0.weight", "module.bn.running_mean"),
+    },
+    "vicreg": lambda q, _: {"model": under("module.backbone.", q) | head("module.projector.0.weight")},
+    "extracted (Barlow Twins' raw file)": lambda q, _: dict(q),
+    "extracted": lambda q, _: {"state_dict": dict(q), "author": "OpenSelfSup"},
+    "torchvision": lambda q, _: q | fc(),
+    "torchvision (PyTorch's ImageNet example)": lambda q, _: {"epoch": 90, "state_dict": under("module.", q | fc())},
+    "detectron2": lambda q, _: {
+        "model": {detectron2_name(name): tensor for name, tensor in q.items()},
+        "__author__": "MOCO",
+        "matching_heuristics": True,
+    },
+    "timm": lambda q, k: {"epoch": 5, "metric": 70.0, "state_dict": q | fc(), "state_dict_ema": k | fc()},
+}
+"""Fixture's name → the tree of (query state, key state); the family's name is its first word."""
+
+
+def make_dino(q: State, k: State) -> dict[str, Any]:
+    return {
+        "epoch": 100,
+        "student": under("module.backbone.", q) | head("module.head.mlp.0.weight"),
+        "teacher": under("backbone.", k) | head("head.mlp.0.weight"),
+        "dino_loss": {"center": torch.ones(1, 4)},
+    }
+
+
+def save(folder: Path, tree: Any, name: str = "checkpoint.pth") -> Path:
+    path = folder / name
+    torch.save(tree, path)
+    return path

@@ -1,0 +1,74 @@
+"""The monitor's lines: when they come, what they hold, and that every place gets the same keys."""
+
+import json
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pretrain.config import PretrainConfig, RunConfig
+from pretrain.loss import ContrastiveOutput
+from pretrain.monitoring.metrics_log import Monitor
+
+
+def make_config(out: Path, **run: Any) -> PretrainConfig:
+    return PretrainConfig(run=RunConfig(out=str(out), batch_size=4, log_every_steps=2, **run))
+
+
+def take_steps(config: PretrainConfig, first: int, last: int, steps: int = 5) -> None:
+    with Monitor(config, first_step=first, steps=steps, steps_per_epoch=steps) as monitor:
+        for step in range(first + 1, last + 1):
+            monitor.note_wait(0.001)
+            hits = torch.tensor([True, True, True, False]), torch.tensor([True, False, False, False])
+            monitor.note_step(step, ContrastiveOutput(torch.tensor(float(step)), *hits), lr=0.1)
+
+
+def read_lines(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_line_is_the_mean_since_the_last_one_and_the_last_step_has_one(tmp_path: Path) -> None:
+    take_steps(make_config(tmp_path), 0, 5)
+    lines = read_lines(tmp_path)
+    assert [(line["step"], line["loss"]) for line in lines] == [(2, 1.5), (4, 3.5), (5, 5.0)]
+    assert {line["accuracy"] for line in lines} == {75.0}
+    assert {line["accuracy_with_mixes"] for line in lines} == {25.0}
+    assert [line["queue_age_steps"] for line in lines] == [1.0, 2.0, 2.5], "keys wait half as long as the queue is old"
+    assert all(line["images_per_s"] > 0 and 0 < line["data_wait"] <= 1 for line in lines)
+    progress = json.loads((tmp_path / "progress.json").read_text())
+    assert (progress["step"], progress["eta_s"]) == (5, 0)
+
+
+def test_goes_on_after_the_steps_that_count(tmp_path: Path) -> None:
+    take_steps(make_config(tmp_path), 0, 4)
+    with (tmp_path / "metrics.jsonl").open("a") as stream:
+        stream.write('{"step": 5, "lo')
+    take_steps(make_config(tmp_path), 2, 5)  # killed after 4, with a checkpoint of step 2
+    assert [line["step"] for line in read_lines(tmp_path)] == [2, 4, 5]
+
+
+def test_wandb_gets_the_keys_of_the_lines_and_one_run_after_a_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts: list[dict[str, Any]] = []
+    logged: list[tuple[int, dict[str, Any]]] = []
+    service = types.SimpleNamespace(  # the package is optional, and not in the tested set
+        log=lambda values, step: logged.append((step, values)), finish=lambda exit_code: None
+    )
+    package = types.SimpleNamespace(init=lambda **options: starts.append(options) or service)
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    take_steps(make_config(tmp_path, wandb=True), 0, 2)
+    take_steps(make_config(tmp_path, wandb=True), 2, 5)
+    assert [step for step, _ in logged] == [2, 4, 5]
+    for (_, values), line in zip(logged, read_lines(tmp_path), strict=True):
+        assert values.keys() == line.keys() - {"step", "epoch"}
+    assert starts[0]["id"] == starts[1]["id"] and starts[0]["resume"] == "allow"
+
+
+def test_wandb_that_is_not_installed_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ValueError, match=r"run\.wandb=true needs the package wandb"):
+        take_steps(make_config(tmp_path, wandb=True), 0, 1)

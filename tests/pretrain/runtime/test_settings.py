@@ -1,0 +1,107 @@
+"""Settings are strict: what is unknown or ill-typed is refused, and the text says what is allowed."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from pretrain.config import PretrainConfig
+from pretrain.runtime.settings import SettingsError, as_dict, from_dict, parse_overrides, read_settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    rate: float = 0.1
+    steps: tuple[int, ...] = (1, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    inner: Inner = field(default_factory=Inner)
+    name: str = "a"
+    limit: int | None = None
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_overrides_win_over_the_file_and_the_file_over_its_base(tmp_path: Path) -> None:
+    write(tmp_path, "base.yaml", "name: base\ninner: {rate: 0.5, steps: [3]}\n")
+    path = write(tmp_path, "own.yaml", "_base_: base.yaml\ninner: {rate: 1e-4}\n")
+    settings = read_settings(Outer, path, ["limit=7"])
+    assert settings == Outer(name="base", inner=Inner(rate=1e-4, steps=(3,)), limit=7)
+
+
+def test_base_of_a_base_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "a.yaml", "name: a\n")
+    write(tmp_path, "b.yaml", "_base_: a.yaml\n")
+    path = write(tmp_path, "c.yaml", "_base_: b.yaml\n")
+    with pytest.raises(SettingsError, match="may not have a _base_ of its own"):
+        read_settings(Outer, path)
+
+
+def test_every_unknown_key_is_named_with_the_allowed_ones(tmp_path: Path) -> None:
+    path = write(tmp_path, "own.yaml", "nam: x\ninner: {rte: 1}\n")
+    with pytest.raises(SettingsError) as caught:
+        read_settings(Outer, path, ["inner.pace=3"])
+    text = str(caught.value)
+    assert "unknown setting nam; allowed are: inner, name, limit" in text
+    assert "unknown setting inner.rte; allowed are: inner.rate, inner.steps" in text
+    assert "the command line: unknown setting inner.pace" in text
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("inner.rate=fast", "inner.rate: Value 'fast'"),
+        ("inner=3", "inner holds settings of its own, got the single value 3"),
+        ("name", "expected key=value, got 'name'"),
+        ("=3", "expected key=value, got '=3'"),
+    ],
+)
+def test_bad_override_is_a_sentence(override: str, text: str) -> None:
+    with pytest.raises(SettingsError, match=text):
+        read_settings(Outer, None, [override])
+
+
+@pytest.mark.parametrize(("content", "text"), [("- 1\n", "expected a mapping"), ("a: [\n", "not valid YAML")])
+def test_bad_file_is_named(tmp_path: Path, content: str, text: str) -> None:
+    path = write(tmp_path, "bad.yaml", content)
+    with pytest.raises(SettingsError, match=rf"bad\.yaml: {text}"):
+        read_settings(Outer, path)
+
+
+def test_missing_file_is_named() -> None:
+    with pytest.raises(SettingsError, match="no such config file"):
+        read_settings(Outer, "configs/nowhere.yaml")
+
+
+def test_settings_survive_the_way_through_json() -> None:
+    settings = read_settings(PretrainConfig, None, ["mixing.n=1024", "optimizer.milestones=[0.1,0.2]"])
+    assert from_dict(PretrainConfig, as_dict(settings)) == settings
+
+
+def test_stored_settings_with_an_unknown_key_are_refused() -> None:
+    with pytest.raises(SettingsError, match="the stored settings: unknown setting colour"):
+        from_dict(Outer, {"colour": 1})
+
+
+def test_overrides_are_read_as_yaml() -> None:
+    assert parse_overrides(["a.b=1e-3", "a.c=[1,2]", "d=text"]) == {"a": {"b": 1e-3, "c": [1, 2]}, "d": "text"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    parts: dict[str, Inner] = field(default_factory=dict)
+
+
+def test_named_parts_are_dataclasses_and_as_strict(tmp_path: Path) -> None:
+    path = write(tmp_path, "own.yaml", "parts: {a: {rate: 2}, b: {}}\n")
+    settings = read_settings(Named, path, ["parts.b.steps=[4]"])
+    assert settings.parts == {"a": Inner(rate=2.0), "b": Inner(steps=(4,))}
+    assert from_dict(Named, as_dict(settings)) == settings
+    with pytest.raises(SettingsError, match=r"unknown setting parts.a.pace; allowed are: parts.a.rate"):
+        read_settings(Named, path, ["parts.a.pace=3"])

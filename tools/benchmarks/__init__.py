@@ -1,0 +1,1 @@
+"""Benchmarks against reference implementations, and their recorded figures."""

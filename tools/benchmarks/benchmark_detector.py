@@ -1,0 +1,153 @@
+"""Measure what a training step costs beside plain Detectron2's on the same config, model and images.
+
+  python -m tools.benchmark_detector configs/transfer/voc_c4_digits.yaml data=data/digits json=/tmp/detector.json
+
+Plain: Detectron2's SimpleTrainer, its training loader with its TrainingSampler, its hooks. Ours: the same trainer with
+the resumable order, the seeding, the stop flag, the heartbeat. Rounds of both take turns; the ratio of a round is
+ours / plain; the result is their median with the range. KEY=value sets any key of the config (MODEL.CHANNELS_LAST=True
+with SOLVER.AMP.ENABLED=True shows what these give on a GPU: they are used by ours only).
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pretrain.runtime.command_line import run_command, split_arguments
+from pretrain.runtime.machine import describe_machine
+from pretrain.runtime.settings import read_settings
+from pretrain.runtime.storage import write_json
+
+TARGET = 1.02
+"""A step of ours may cost this many times plain Detectron2's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkSettings:
+    """How long to measure."""
+
+    data: str = ""
+    """Root of the data sets."""
+    json: str = ""
+    """Where to write the result; empty: nowhere."""
+    rounds: int = 5
+    """Pairs of measurements."""
+    steps: int = 6
+    """Steps of a measurement."""
+    seed: int = 0
+    """Of model and order."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure, print and write."""
+    words, overrides = split_arguments(arguments, ["CONFIG"])
+    ours = [word for word in overrides if word.split("=")[0].islower()]
+    settings = read_settings(BenchmarkSettings, None, ours)
+    import torch  # heavy: --help must come at once
+
+    from transfer.detection.config import read_detector_config
+    from transfer.detection.datasets import register_datasets
+
+    cfg = read_detector_config(words[0], [word for word in overrides if word not in ours])
+    cfg.SEED = settings.seed
+    cfg.DATASETS.ROOT = settings.data or cfg.DATASETS.ROOT
+    cfg.MODEL.RESNETS.NORM = cfg.MODEL.FPN.NORM = "BN"  # one process
+    register_datasets(cfg)
+    with tempfile.TemporaryDirectory() as folder:
+        sides = {"plain": _Plain(cfg, settings), "ours": _Ours(cfg, settings, Path(folder))}
+        times: dict[str, list[float]] = {name: [] for name in sides}
+        for number in range(settings.rounds + 1):
+            order = list(sides) if number % 2 else list(reversed(sides))
+            for name in order:
+                began = time.perf_counter()
+                sides[name].run(settings.steps)
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
+                if number:  # the first round warms up
+                    times[name].append((time.perf_counter() - began) / settings.steps)
+    _report(settings, words[0], times)
+    return 0
+
+
+class _Plain:
+    """Detectron2's own trainer, loader and hooks."""
+
+    def __init__(self, cfg: Any, settings: BenchmarkSettings) -> None:
+        import torch
+        from detectron2.data import build_detection_train_loader
+        from detectron2.engine import SimpleTrainer, hooks
+        from detectron2.modeling import build_model
+        from detectron2.solver import build_lr_scheduler, build_optimizer
+
+        import transfer.detection.heads  # noqa: F401  registers the head
+
+        torch.manual_seed(settings.seed)
+        model = build_model(cfg)
+        optimizer = build_optimizer(cfg, model)
+        self.trainer = SimpleTrainer(model, build_detection_train_loader(cfg), optimizer)
+        scheduler = build_lr_scheduler(cfg, optimizer)
+        self.trainer.register_hooks([hooks.IterationTimer(), hooks.LRScheduler(scheduler=scheduler)])
+        self.step = 0
+
+    def run(self, steps: int) -> None:
+        """Train so many steps further."""
+        self.trainer.train(self.step, self.step + steps)
+        self.step += steps
+
+
+class _Ours(_Plain):
+    """The project's trainer, loader and hooks."""
+
+    def __init__(self, cfg: Any, settings: BenchmarkSettings, folder: Path) -> None:
+        import torch
+        from detectron2.engine import hooks
+        from detectron2.modeling import build_model
+
+        from pretrain.runtime.progress import Heartbeat
+        from pretrain.runtime.stopping import StopFlag
+        from transfer.detection.checkpoint import DetectorCheckpointer
+        from transfer.detection.finetune import build_trainer
+        from transfer.detection.trainer import RunHook
+
+        torch.manual_seed(settings.seed)
+        model = build_model(cfg)
+        if cfg.MODEL.CHANNELS_LAST:
+            model = model.to(memory_format=torch.channels_last)
+        self.trainer, scheduler = build_trainer(cfg, model, batches_done=0)
+        cfg = cfg.clone()
+        cfg.SOLVER.CHECKPOINT_PERIOD = 10**9  # files are written every 15 minutes, not in a step
+        checkpointer = DetectorCheckpointer(model, folder, save_to_disk=False)
+        heartbeat = Heartbeat(folder, 10**9)
+        hook = RunHook(cfg, checkpointer, StopFlag(), heartbeat, seconds=0.0)
+        self.trainer.register_hooks([hooks.IterationTimer(), hooks.LRScheduler(scheduler=scheduler), hook])
+        self.step = 0
+
+
+def _report(settings: BenchmarkSettings, config: str, times: dict[str, list[float]]) -> None:
+    ratios = [ours / plain for ours, plain in zip(times["ours"], times["plain"], strict=True)]
+    row = {
+        "name": "detector_step",
+        "ratio": statistics.median(ratios),
+        "low": min(ratios),
+        "high": max(ratios),
+        "rounds": len(ratios),
+        "target": TARGET,
+        "plain_s": statistics.median(times["plain"]),
+        "ours_s": statistics.median(times["ours"]),
+        "best_ratio": min(times["ours"]) / min(times["plain"]),
+    }
+    print(
+        f"{config}: a step of ours costs {row['ratio']:.3f} ({row['low']:.3f} to {row['high']:.3f}, {len(ratios)} "
+        f"rounds) of plain Detectron2's {row['plain_s']:.3f} s; target {TARGET}; fastest by fastest "
+        f"{row['best_ratio']:.3f}"
+    )
+    if settings.json:
+        write_json(settings.json, {"config": config, "rows": [row], "machine": describe_machine()})
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, __doc__))

@@ -1,0 +1,162 @@
+"""Compare our two-view loaders with the reference pipeline, in one run.
+
+  python -m tools.benchmark_views json=views.json
+  python -m tools.benchmark_views rounds=9 images=256 workers=2
+
+The reference is that of facebookresearch/moco: PIL decoding, torchvision's v1 transforms on PIL images, float tensors
+out of a DataLoader. Rows: cpu_jpeg (all on the CPU), crops_jpeg (photometrics left to a device), cpu_cache, crops_cache
+(the same from a packed cache). All loaders take turns in every round, so that a busy machine slows them alike; a row's
+speedup is the median over the rounds of its images/s over the reference's. The images are made here: 500 x 375 px,
+about 100 KB each.
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pretrain.runtime.command_line import run_command, split_arguments
+from pretrain.runtime.settings import read_settings
+
+TARGETS = {"cpu_jpeg": 3.2, "crops_jpeg": 4.5, "cpu_cache": 5.5, "crops_cache": 9.0}
+"""The smallest ratio each row should reach."""
+CLASSES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkSettings:
+    """How long, how wide."""
+
+    json: str = ""
+    """Where the result goes; empty: printed only."""
+    rounds: int = 11
+    """Turns of every loader; the first is thrown away."""
+    images: int = 192
+    """Images that a loader reads in a turn."""
+    batch_size: int = 32
+    """Images a batch, for all loaders."""
+    workers: int = 2
+    """DataLoader processes of each loader."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure, print one line a row, write JSON."""
+    _, overrides = split_arguments(arguments, [])
+    settings = read_settings(BenchmarkSettings, overrides=overrides)
+    # Heavy: --help must come at once.
+    from pretrain.runtime.machine import describe_machine, name_machine, read_commit
+    from pretrain.runtime.storage import write_json
+
+    with tempfile.TemporaryDirectory() as folder:
+        image_bytes = write_photos(Path(folder) / "images", settings.images)
+        loaders = build_loaders(Path(folder), settings)
+        rates = measure(loaders, settings)
+    rows = summarise(rates)
+    for name, row in rows.items():
+        print(f"{name:12} {row['speedup']:5.2f}x ({row['low']:.2f}…{row['high']:.2f}), target {row['target']}x")
+    result = {
+        "rows": {name: row | {"machine": name_machine()} for name, row in rows.items()},
+        "machine": describe_machine(),
+        "commit": read_commit(),
+        "workers": settings.workers,
+        "batch_size": settings.batch_size,
+        "image_bytes_mean": round(image_bytes),
+        "reference_images_per_s": round(statistics.median(rates["reference"]), 1),
+    }
+    if settings.json:
+        write_json(settings.json, result)
+
+
+def write_photos(root: Path, count: int) -> float:
+    """Write `count` photo-like JPEGs of 500 x 375 px under ROOT/train/<class>/; return their mean size in bytes.
+
+    Each is a sum of noise at seven scales, as natural images have about equal energy in every octave.
+    """
+    # Heavy, see main.
+    import cv2
+    import numpy as np
+
+    sizes = []
+    for index in range(count):
+        rng = np.random.default_rng(index)
+        photo = np.full((375, 500, 3), 128.0, np.float32)
+        for octave in range(7):
+            shape = (max(2, 375 >> octave), max(2, 500 >> octave), 3)
+            noise = rng.normal(0, 13, shape).astype(np.float32) + rng.normal(0, 13, (*shape[:2], 1)).astype(np.float32)
+            photo += cv2.resize(noise, (500, 375), interpolation=cv2.INTER_CUBIC)
+        pixels = np.clip(photo, 0, 255).astype(np.uint8)
+        path = root / "train" / f"class{index % CLASSES}" / f"{index:05d}.JPEG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), pixels, [cv2.IMWRITE_JPEG_QUALITY, PHOTO_QUALITY])
+        sizes.append(path.stat().st_size)
+    return statistics.mean(sizes)
+
+
+PHOTO_QUALITY = 85
+"""At which these images take about 100 KB."""
+
+
+def build_loaders(folder: Path, settings: BenchmarkSettings) -> dict[str, Any]:
+    """Return the reference and the four rows as iterables of one epoch, workers kept between rounds."""
+    # Heavy, see main.
+    from pretrain.config import DataConfig
+    from pretrain.input.images import list_images
+    from pretrain.input.loader import build_loader
+    from pretrain.input.packed import Packing, pack_images
+    from tools.benchmarks.reference_views import build_reference_loader
+
+    images = folder / "images"
+    for _ in pack_images(list_images(images / "train"), folder / "cache", Packing()):
+        pass
+    reference = build_reference_loader(images, crop_px=224, batch_size=settings.batch_size, workers=settings.workers)
+    loaders: dict[str, Any] = {"reference": reference}
+    for name in TARGETS:
+        pipeline, source = name.split("_")
+        data = DataConfig(
+            root=str(images),
+            pipeline=pipeline,
+            cache=str(folder / "cache") if source == "cache" else "",
+            workers=settings.workers,
+        )
+        loaders[name] = build_loader(data, global_batch=settings.batch_size, seed=0)
+    return loaders
+
+
+def measure(loaders: dict[str, Any], settings: BenchmarkSettings) -> dict[str, list[float]]:
+    """Return images/s of every loader in every round but the first; the order of turns rotates."""
+    rates: dict[str, list[float]] = {name: [] for name in loaders}
+    names = list(loaders)
+    for turn in range(settings.rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            if name != "reference":
+                loaders[name].sampler.set_position(turn)
+            began = time.perf_counter()
+            batches = sum(1 for _ in loaders[name])
+            rate = batches * settings.batch_size / (time.perf_counter() - began)
+            if turn:
+                rates[name].append(rate)
+    return rates
+
+
+def summarise(rates: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
+    """Return each row's ratio to the reference: the median of the rounds, the lowest, the highest."""
+    rows = {}
+    for name, target in TARGETS.items():
+        ratios = [ours / theirs for ours, theirs in zip(rates[name], rates["reference"], strict=True)]
+        rows[name] = {
+            "speedup": round(statistics.median(ratios), 3),
+            "low": round(min(ratios), 3),
+            "high": round(max(ratios), 3),
+            "rounds": len(ratios),
+            "images_per_s": round(statistics.median(rates[name]), 1),
+            "target": target,
+        }
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, __doc__))

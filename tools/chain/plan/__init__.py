@@ -1,0 +1,1 @@
+"""From a chain file to its stages; nothing here starts or writes anything."""

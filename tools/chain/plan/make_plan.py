@@ -1,0 +1,215 @@
+"""From a chain file to its stages with their keys: pure, nothing is started or written.
+
+A stage's key digests its words, the code and configs behind them, and the keys of the stages it builds on. The same
+key is the same work: stages of two plans that share a key share a folder and run once.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pretrain.runtime.machine import PROJECT_ROOT
+from tools.chain.plan import stage_commands
+from tools.chain.plan.config import ChainConfig, Protocol
+from tools.chain.plan.resources import Resources, look_up_resources
+from tools.chain.plan.source import digest_config, digest_module
+from tools.chain.plan.stage_commands import Draft
+from tools.chain.plan.sweep import expand_grid
+
+KEY_LENGTH = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage, frozen: what spec.json holds."""
+
+    name: str
+    kind: str
+    key: str
+    command: tuple[str, ...]
+    outputs: tuple[str, ...]
+    upstream: dict[str, str]
+    """Name → folder of the stages before it."""
+    always: bool
+    array: str
+    configs: dict[str, str]
+    """Path → digest of the files that are not part of the exported code; checked again when the stage starts."""
+    why: dict[str, str]
+    """What went into the key, by part: for the sentence why a stage runs again."""
+    resources: Resources
+
+    @property
+    def folder(self) -> str:
+        """Return the name of its folder below stages/."""
+        return folder_name(self.name, self.key)
+
+
+def make_plan(config: ChainConfig, places: list[Path], code: Path = PROJECT_ROOT) -> list[Stage]:
+    """Return the stages in an order in which each comes after those it builds on.
+
+    Args:
+        config: the chain.
+        places: folders in which the chain's relative file names are looked up, in this order.
+        code: the source tree whose modules and configs the stages run.
+
+    Raises:
+        ValueError: a file that is not there, an unknown stage, a circle; all files that miss are named.
+
+    """
+    config = expand_grid(config)
+    find = _Finder(places, code)
+    drafts = [replace(draft, command=find.files_in(draft)) for draft in _draft(config, find)]
+    find.raise_if_missing()
+    done: dict[str, Stage] = {}
+    for draft in _sort(drafts):
+        done[draft.name] = _freeze(draft, done, config, find)
+    return list(done.values())
+
+
+def folder_name(name: str, key: str) -> str:
+    """Return NAME-KEY with every character that a path or a shell could trip over replaced by an underscore."""
+    return f"{re.sub(r'[^A-Za-z0-9_.+-]', '_', name).lstrip('.-')[:80]}-{key}"
+
+
+class _Finder:
+    """Find the files a chain names and remember those that are not there."""
+
+    def __init__(self, places: list[Path], code: Path) -> None:
+        self.places, self.code = [*places, code], code
+        self.missing: list[str] = []
+
+    def __call__(self, name: str) -> str:
+        """Return the word for a file: {code}/… when it is part of the exported code, else its absolute path."""
+        path = stage_commands.find_file(name, self.places)
+        if path is None:
+            if "://" not in name:
+                self.missing.append(name)
+            return name
+        path = path.resolve()
+        if path.is_relative_to(self.code / "configs"):
+            return f"{{code}}/{path.relative_to(self.code).as_posix()}"
+        return str(path)
+
+    def raise_if_missing(self) -> None:
+        """Raise one ValueError that names every file that is not there."""
+        if self.missing:
+            where = ", ".join(map(str, dict.fromkeys(self.places)))
+            raise ValueError(f"the chain names files that are not there: {', '.join(self.missing)} (looked in {where})")
+
+    def files_in(self, draft: Draft) -> tuple[str, ...]:
+        """Return the words of a user's own command with the files among them by absolute path."""
+        if draft.kind != "command":
+            return draft.command
+        paths = {word: stage_commands.find_file(word, self.places) for word in draft.command if "{" not in word}
+        return tuple(str(path.resolve()) if (path := paths.get(word)) else word for word in draft.command)
+
+    def real(self, word: str) -> Path:
+        """Return the path on this disk that a word of a command means."""
+        return Path(word.replace("{code}", str(self.code)))
+
+
+def _draft(config: ChainConfig, find: Callable[[str], str]) -> Iterator[Draft]:
+    data = str(Path(config.data.root).absolute()) if config.data.root else "{stage:data}/digits"
+    if not config.data.root and config.backbones:
+        yield stage_commands.make_data(config.data.make)
+    for name, backbone in config.backbones.items():
+        if backbone.pretrain:
+            yield stage_commands.pretrain(name, backbone, data, find(backbone.pretrain))
+    for name, backbone in config.backbones.items():
+        yield stage_commands.convert(name, backbone, find(backbone.weights) if backbone.weights else "")
+    for name, protocol in config.protocols.items():
+        ready = replace(protocol, config=find(protocol.config)) if protocol.config else protocol
+        yield from _measure_all(config, name, ready, data)
+    if config.analyse.config and config.backbones:
+        ready_analysis = replace(config.analyse, config=find(config.analyse.config))
+        yield stage_commands.analyse(ready_analysis, config.backbones, data)
+    for name, own in config.stages.items():
+        for seed in own.seeds or (None,):
+            yield stage_commands.own(name, own, seed, data)
+    if config.report:
+        yield stage_commands.report(())
+
+
+def _measure_all(config: ChainConfig, name: str, protocol: Protocol, data: str) -> Iterator[Draft]:
+    seeds: tuple[int | None, ...] = config.seeds if protocol.seeds is None else protocol.seeds
+    if protocol.kind == "knn":
+        seeds = (None,)  # kNN has nothing random
+    for seed in seeds:
+        for backbone in protocol.backbones or config.backbones:
+            yield stage_commands.measure(name, protocol, backbone, seed, data)
+
+
+def _sort(drafts: list[Draft]) -> list[Draft]:
+    """Return the drafts, each after those it names, else in the given order; the report is given all others."""
+    names = [draft.name for draft in drafts]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"two stages have the name {', '.join(sorted(twice))}; rename a backbone, protocol or stage")
+    waiting = [replace(draft, after=_before(draft, names)) for draft in drafts]
+    ordered: dict[str, Draft] = {}
+    while waiting:
+        ready = next((draft for draft in waiting if all(name in ordered for name in draft.after)), None)
+        if ready is None:
+            circle = ", ".join(draft.name for draft in waiting)
+            raise ValueError(f"these stages wait for each other: {circle}; mend `after` or the {{stage:NAME}} words")
+        ordered[ready.name] = ready
+        waiting.remove(ready)
+    return list(ordered.values())
+
+
+def _before(draft: Draft, names: list[str]) -> tuple[str, ...]:
+    if draft.kind == "report":
+        return tuple(name for name in names if name != draft.name)
+    before = tuple(dict.fromkeys((*draft.after, *stage_commands.stages_named_in(draft.command))))
+    if unknown := [name for name in before if name not in names]:
+        raise ValueError(
+            f"stage {draft.name} builds on {', '.join(unknown)}, no stage of this chain; there are: {', '.join(names)}"
+        )
+    return before
+
+
+def _freeze(draft: Draft, done: dict[str, Stage], config: ChainConfig, find: _Finder) -> Stage:
+    keys = {name: done[name].key for name in draft.after}
+    external = {
+        word: digest_config(find.real(word)) if word.endswith((".yaml", ".yml")) else _digest_bytes(find.real(word))
+        for word in (*draft.configs, *_files_among(draft.command, find))
+        if "://" not in word
+    }
+    module = draft.command[draft.command.index("-m") + 1] if "-m" in draft.command else ""
+    why: dict[str, Any] = {
+        "words": _digest([draft.command, draft.outputs, draft.always]),
+        "code": digest_module(module, find.code) if module else "",
+        "configs": _digest(external),
+        **{f"stage {name}": key for name, key in keys.items()},
+    }
+    key = _digest([draft.kind, why])[:KEY_LENGTH]
+    return Stage(
+        name=draft.name,
+        kind=draft.kind,
+        key=key,
+        command=draft.command,
+        outputs=draft.outputs,
+        upstream={name: done[name].folder for name in draft.after},
+        always=draft.always,
+        array=draft.array,
+        configs={word: digest for word, digest in external.items() if not word.startswith("{code}")},
+        why=why,
+        resources=look_up_resources(config.resources, draft.labels),
+    )
+
+
+def _files_among(command: tuple[str, ...], find: _Finder) -> list[str]:
+    """Return the words of a user's command that are files by absolute path (a script): their content counts."""
+    return [word for word in command if word.startswith("/") and find.real(word).is_file()]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _digest_bytes(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,103 @@
+"""Digest what a stage runs: the source its module imports and the settings its config files hold.
+
+Comments, docstrings and layout do not count, and neither does code that the stage never imports: mending the report
+does not retrain an encoder.
+"""
+
+import ast
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pretrain.runtime.machine import PROJECT_ROOT
+
+PACKAGES = ("pretrain", "transfer", "tools")
+
+
+@cache
+def digest_module(module: str, root: Path = PROJECT_ROOT) -> str:
+    """Return a digest of `module` ("tools.pretrain_encoder") and all of our modules it imports, however deep.
+
+    A module that is none of ours, or does not exist, counts by its name alone.
+    """
+    lines = [f"{name} {_digest_source(path)}" for name, path in sorted(import_closure(module, root).items())]
+    return hashlib.sha256("\n".join([module, *lines]).encode()).hexdigest()
+
+
+def import_closure(module: str, root: Path = PROJECT_ROOT) -> dict[str, Path]:
+    """Return {module name: file} of `module` and every module of ours that it imports, packages included."""
+    found: dict[str, Path] = {}
+    waiting = [module, f"{module}.__main__"]
+    while waiting:
+        name = waiting.pop()
+        path = _find_file(name, root)
+        if name in found or path is None:
+            continue
+        found[name] = path
+        waiting += [name.rpartition(".")[0], *_imports_of(path)]
+    return found
+
+
+@cache
+def digest_config(path: Path) -> str:
+    """Return a digest of the settings in a YAML file and in the files it is based on; comments do not count."""
+    return hashlib.sha256(json.dumps(_read_config(path), sort_keys=True).encode()).hexdigest()
+
+
+def forget_digests() -> None:
+    """Read every file anew from now on (a process that plans again later)."""
+    for function in (digest_module, digest_config, _digest_source, _imports_of):
+        function.cache_clear()
+
+
+def _read_config(path: Path) -> list[Any]:
+    content = path.read_bytes()
+    try:
+        values = yaml.safe_load(content)
+    except yaml.YAMLError:
+        return [hashlib.sha256(content).hexdigest()]  # a tag of the tool's own: its bytes count
+    if not isinstance(values, dict):
+        return [repr(values)]
+    based = [values.pop(key) for key in ("_base_", "_BASE_") if key in values]
+    layers: list[Any] = [json.loads(json.dumps(values, default=str))]
+    for name in based:
+        parent = path.parent / str(name)
+        layers += _read_config(parent) if parent.is_file() else [str(name)]
+    return layers
+
+
+@cache
+def _digest_source(path: Path) -> str:
+    tree = ast.parse(path.read_bytes())
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            kept = [entry for entry in body if not _is_text(entry)]
+            node.body = kept or [ast.Pass()]  # type: ignore[attr-defined]
+    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _find_file(name: str, root: Path) -> Path | None:
+    if name.split(".", maxsplit=1)[0] not in PACKAGES:
+        return None
+    base = root.joinpath(*name.split("."))
+    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
+
+
+@cache
+def _imports_of(path: Path) -> tuple[str, ...]:
+    names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return tuple(names)

@@ -1,0 +1,179 @@
+"""The stages of a chain as lists of words: one function a kind, nothing but text.
+
+Placeholders in braces are filled in when the stage starts: {out} its folder, {stage:NAME} another stage's, {chain} the
+chain's, {code} the exported source, {python} the interpreter.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.chain.plan.config import Analysis, Backbone, OwnStage, Protocol
+
+CONVERTED = "backbone.pkl"
+"""What a convert stage writes; its manifest lies beside it."""
+ENCODER = "encoder.pt"
+"""What a pretrain stage ends with."""
+RESULT = "metrics.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A stage without its key."""
+
+    name: str
+    kind: str
+    command: tuple[str, ...]
+    outputs: tuple[str, ...] = ()
+    """Files below {out} that must exist at the end."""
+    after: tuple[str, ...] = ()
+    """Names of the stages that must have ended before; the {stage:NAME} of the command are added by the plan."""
+    configs: tuple[str, ...] = ()
+    """Files whose content counts."""
+    always: bool = False
+    """Run when the stages before it have ended, well or not."""
+    array: str = ""
+    """Stages of one name here differ by the seed alone and may become one job array."""
+    labels: tuple[str, ...] = ()
+    """Where its resources are looked up, in this order, the later ones winning."""
+
+
+def run_tool(module: str, *words: str) -> tuple[str, ...]:
+    """Return the command of one of our own modules."""
+    return ("{python}", "-m", module, *words)
+
+
+def setting(key: str, value: str) -> str:
+    """Return key=value such that the YAML of the settings reader gives back the text `value` and nothing else."""
+    plain = re.fullmatch(r"[A-Za-z_][\w.+-]*", value) and value.lower() not in ("true", "false", "null", "yes", "no")
+    return f"{key}={value if plain else json.dumps(value, ensure_ascii=False)}"
+
+
+def make_data(words: tuple[str, ...]) -> Draft:
+    """Return the stage that makes the embedded digits in {out}/digits."""
+    command = run_tool("tools.make_digits", "{out}/digits", *words)
+    return Draft(name="data", kind="data", command=command, outputs=("digits/digits.json",), labels=("data",))
+
+
+def pretrain(name: str, backbone: Backbone, data: str, config: str) -> Draft:
+    """Return the stage that pretrains an encoder; the data's place can be overridden by the backbone's own words."""
+    words = [f"data.root={data}/imagenet", *backbone.set, "run.out={out}"]
+    return Draft(
+        name=f"pretrain-{name}",
+        kind="pretrain",
+        command=run_tool("tools.pretrain_encoder", config, *words),
+        outputs=(ENCODER,),
+        configs=(config,),
+        labels=("pretrain", f"pretrain-{name}"),
+    )
+
+
+def convert(name: str, backbone: Backbone, weights: str) -> Draft:
+    """Return the stage that brings an encoder into Detectron2's names, with a manifest."""
+    source = weights or f"{{stage:pretrain-{name}}}/{ENCODER}"
+    words = backbone.set if weights else ()
+    return Draft(
+        name=f"convert-{name}",
+        kind="convert",
+        command=run_tool("tools.convert_checkpoint", source, f"{{out}}/{CONVERTED}", *words),
+        outputs=(CONVERTED, f"{CONVERTED}.manifest.json"),
+        configs=(weights,) if weights else (),
+        labels=("convert", f"convert-{name}"),
+    )
+
+
+def measure(name: str, protocol: Protocol, backbone: str, seed: int | None, data: str) -> Draft:
+    """Return one measurement of one backbone; `protocol.config` is already a path that exists."""
+    stage_name = f"{name}-{backbone}" + ("" if seed is None else f"-seed{seed}")
+    weights = f"{{stage:convert-{backbone}}}/{CONVERTED}"
+    fill = _filler({"data": data, "backbone": backbone, "seed": str(seed or 0), "weights": weights})
+    extra = tuple(fill(word) for word in protocol.set)
+    about = ["out={out}", *([] if seed is None else [f"seed={seed}"]), setting("backbone", backbone)]
+    if protocol.kind == "command":
+        command = (*(fill(word) for word in protocol.command), *extra)
+    elif protocol.kind == "detector":
+        command = run_tool("tools.finetune_detector", protocol.config, weights, *about, f"data={data}", *extra)
+    else:
+        tool = {"linear": "tools.train_linear", "knn": "tools.classify_knn"}[protocol.kind]
+        command = run_tool(tool, protocol.config, weights, *about, f"data={data}/imagenet", *extra)
+    return Draft(
+        name=stage_name,
+        kind=protocol.kind,
+        command=command,
+        outputs=() if protocol.kind == "command" else (RESULT,),
+        configs=() if protocol.kind == "command" else (protocol.config,),
+        array="" if seed is None else f"{name}-{backbone}",
+        labels=(protocol.kind, name, stage_name),
+    )
+
+
+def analyse(analysis: Analysis, backbones: Mapping[str, Backbone], data: str) -> Draft:
+    """Return the stage that compares all encoders: those of this chain with their heads, the others as converted."""
+    fill = _filler({"data": data})
+    encoders = [
+        f"{name}={{stage:pretrain-{name}}}/{ENCODER}"
+        if backbone.pretrain
+        else f"{name}={{stage:convert-{name}}}/{CONVERTED}"
+        for name, backbone in backbones.items()
+    ]
+    words = [analysis.config, "out={out}", *map(fill, analysis.set), *encoders]
+    return Draft(
+        name="analyse",
+        kind="analyse",
+        command=run_tool("tools.analyse_encoder", *words),
+        outputs=("analysis.json",),
+        configs=(analysis.config,),
+        labels=("analyse",),
+    )
+
+
+def own(name: str, stage: OwnStage, seed: int | None, data: str) -> Draft:
+    """Return a stage of the user's."""
+    fill = _filler({"data": data} | ({} if seed is None else {"seed": str(seed)}))
+    return Draft(
+        name=name if seed is None else f"{name}-seed{seed}",
+        kind="command",
+        command=tuple(map(fill, stage.command)),
+        outputs=stage.outputs,
+        after=stage.after,
+        always=stage.always,
+        array="" if seed is None else name,
+        labels=("command", name),
+    )
+
+
+def report(after: tuple[str, ...]) -> Draft:
+    """Return the last stage: it runs when all others have ended, well or not."""
+    return Draft(
+        name="report",
+        kind="report",
+        command=run_tool("tools.write_report", "{chain}", "out={chain}/report"),
+        outputs=("../../report/summary.json",),
+        after=after,
+        always=True,
+        labels=("report",),
+    )
+
+
+def fill_in(words: tuple[str, ...], values: dict[str, str]) -> list[str]:
+    """Return the words with {out}, {python}, {code}, {chain} and {stage:NAME} replaced; other braces stay."""
+    return [_filler(values)(word) for word in words]
+
+
+def stages_named_in(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the NAMEs of all {stage:NAME} in the words, each once, in order."""
+    return tuple(dict.fromkeys(name for word in words for name in re.findall(r"\{stage:([^{}]+)\}", word)))
+
+
+def find_file(name: str, places: list[Path]) -> Path | None:
+    """Return the first existing file `name` names: absolute, or below one of `places`."""
+    candidates = [Path(name), *(place / name for place in places)] if Path(name).is_absolute() else []
+    candidates = candidates or [place / name for place in places]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _filler(values: dict[str, str]) -> Callable[[str], str]:
+    known = re.compile(r"\{(" + "|".join(map(re.escape, values)) + r")\}")
+    return lambda word: known.sub(lambda match: values[match[1]], word)

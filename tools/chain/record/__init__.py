@@ -1,0 +1,1 @@
+"""What a chain leaves on disk: attempts and states."""

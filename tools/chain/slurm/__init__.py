@@ -1,0 +1,1 @@
+"""Submitting stages to Slurm and reading its queue."""

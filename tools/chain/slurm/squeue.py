@@ -1,0 +1,107 @@
+"""Ask Slurm which of a chain's jobs are in the queue; no answer is "unknown", never "finished"."""
+
+import hashlib
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pretrain.runtime.storage import append_json_line, read_json_lines
+
+ATTEMPTS = 4
+PAUSE_S = 2.0
+LIVE = {
+    "PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SUSPENDED",
+    "RESV_DEL_HOLD", "SIGNALING", "SPECIAL_EXIT", "STAGE_OUT", "STOPPED", "RESIZING",
+}  # fmt: skip
+"""States of squeue (squeue(1), JOB STATE CODES) in which a job may still do its work."""
+LAUNCH_FAILED = "launch failed requeued held"
+"""Reason of a job that a node could not start (seen on Slurm 22.05 after "Duplicate jobid"): it waits for a release."""
+NEVER = "DependencyNeverSatisfied"
+
+
+class QueueUnknownError(ValueError):
+    """The queue did not answer, so nobody knows what is in it."""
+
+
+def list_queue() -> list[dict[str, Any]]:
+    """Return the jobs in the queue of this user: job_id ("12" or "12_3"), index, state, reason, name.
+
+    Raises:
+        QueueUnknownError: squeue is not there or did not answer, several times.
+
+    """
+    words = ["squeue", "--noheader", "--array", "--me", "--states=all", "--format=%i|%K|%T|%r|%j"]
+    text = run_slurm(words)
+    jobs = []
+    for line in text.splitlines():
+        job_id, index, state, reason, name = line.split("|", 4)
+        if state in LIVE:
+            jobs.append({"job_id": job_id, "index": _int(index), "state": state, "reason": reason, "name": name})
+    return jobs
+
+
+def run_slurm(words: Sequence[str]) -> str:
+    """Return what one of Slurm's commands prints; tries again when the controller is busy or restarts.
+
+    Raises:
+        QueueUnknownError: it failed every time; the text holds its last error.
+
+    """
+    error = ""
+    for attempt in range(ATTEMPTS):
+        time.sleep(PAUSE_S if attempt else 0)
+        try:
+            answer = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+        except FileNotFoundError as missing:
+            raise QueueUnknownError(
+                f"{words[0]} is not on this machine; submit from a login node of the cluster"
+            ) from missing
+        except subprocess.TimeoutExpired:
+            error = "no answer in 60 s"
+            continue
+        if answer.returncode == 0:
+            return answer.stdout
+        error = answer.stderr.strip()
+    raise QueueUnknownError(f"{words[0]} failed {ATTEMPTS} times ({error}); nothing was changed, try again later")
+
+
+def job_name(chain: Path, text: str) -> str:
+    """Return a job name that no other chain folder uses, of characters that no shell minds."""
+    return f"mochi-{hashlib.sha256(str(chain).encode()).hexdigest()[:6]}-{text}"
+
+
+def find_jobs(chain: Path) -> dict[str, dict[str, Any]]:
+    """Return {stage folder: its live job}, matched by the job names that the ledgers hold; {} for no answer."""
+    try:
+        return match_jobs(chain, list_queue())
+    except QueueUnknownError:
+        return {}
+
+
+def match_jobs(chain: Path, queue: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return {stage folder: its live job} and note in the ledger an id that a killed submit could not note."""
+    by_name = {(job["name"], job["index"]): job for job in queue}
+    found = {}
+    for path in (chain / "stages").glob("*/ledger.jsonl"):
+        lines = read_json_lines(path)
+        noted = {line.get("job_id") for line in lines}
+        for line in lines:
+            job = by_name.get((line.get("job_name"), line.get("index"))) if line["event"] == "intent" else None
+            if job is None:
+                continue
+            found[path.parent.name] = job
+            if job["job_id"] not in noted:
+                append_json_line(path, {"event": "found", "job_id": job["job_id"], "time": time.time()})
+    return found
+
+
+def cancel(job_ids: Sequence[str]) -> None:
+    """Cancel jobs."""
+    if job_ids:
+        run_slurm(["scancel", *job_ids])
+
+
+def _int(text: str) -> int | None:
+    return int(text) if text.isdigit() else None

@@ -1,0 +1,72 @@
+"""What can be wrong with a file of a data set: one problem, one remedy; images decoded, copies found by their bytes."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from pretrain.runtime.storage import digest_file
+
+SAMPLE = 20
+"""Images decoded per set without deep=true: evenly spread."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One thing that is wrong, and what to do."""
+
+    where: str
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}. Remedy: {self.remedy}"
+
+
+def choose_sample(names: list[Any], deep: bool) -> list[Any]:
+    """Return the names whose images are decoded: all of them when `deep`."""
+    return names if deep else names[:: max(1, len(names) // SAMPLE)]
+
+
+def check_image(path: Path, size: tuple[Any, Any]) -> list[Problem]:
+    """Return what is wrong with an image: it cannot be decoded, or is not (width, height) `size` in pixels."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None:
+        return [Problem(where=str(path), what="cannot be decoded", remedy="fetch the image again")]
+    if (image.shape[1], image.shape[0]) == size:
+        return []
+    what = f"is {image.shape[1]} x {image.shape[0]} pixels, the annotation says {size[0]} x {size[1]}"
+    return [Problem(where=str(path), what=what, remedy="fetch the image again: one of the two is another version's")]
+
+
+def find_leak(where: Path, sets: tuple[str, str], shared: Iterable[str]) -> list[Problem]:
+    """Return the problem that names in `shared` are in a set to train on and in one to test on; [] when none is."""
+    names = sorted(shared)
+    if not names:
+        return []
+    what = f"{len(names)} images are in {sets[0]} and {sets[1]}, e.g. {names[0]}: the test is leaked"
+    return [Problem(where=str(where), what=what, remedy="restore the published image sets")]
+
+
+def find_copies(first: Iterable[Path], second: Iterable[Path]) -> list[str]:
+    """Return "name" or "name = other name" of the files in `first` whose bytes some file in `second` has too.
+
+    Reads only files whose sizes agree.
+    """
+    by_size: dict[int, list[Path]] = defaultdict(list)
+    for path in filter(Path.is_file, second):
+        by_size[path.stat().st_size].append(path)
+    digests: dict[Path, str] = {}
+    copies = []
+    for path in filter(Path.is_file, first):
+        for other in by_size.get(path.stat().st_size, []):
+            for file in (path, other):
+                if file not in digests:
+                    digests[file] = digest_file(file)
+            if digests[path] == digests[other]:
+                copies.append(path.name if path.name == other.name else f"{path.name} = {other.name}")
+                break
+    return copies

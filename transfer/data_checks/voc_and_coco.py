@@ -1,0 +1,205 @@
+"""Look for all that is wrong with VOC, COCO and COCO-format data before a run meets it: one list, with remedies."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import ParseError
+
+from defusedxml import ElementTree
+
+from transfer.data_checks.coco_format import CocoContent, check_coco, compare_category_maps, read_coco
+from transfer.data_checks.problems import Problem, check_image, choose_sample, find_copies, find_leak
+
+OFFICIAL_COUNTS = {
+    ("VOC2007", "trainval"): 5011,
+    ("VOC2007", "test"): 4952,
+    ("VOC2012", "trainval"): 11540,
+    ("coco", "train2017"): 118287,
+    ("coco", "val2017"): 5000,
+}
+"""Images of the published sets; other counts are told, and are no mistake (the embedded digits have others)."""
+VOC_SPLITS = {"VOC2007": ("trainval", "test"), "VOC2012": ("trainval",)}
+VOC_NAMES = frozenset(
+    (
+        "aeroplane",
+        "bicycle",
+        "bird",
+        "boat",
+        "bottle",
+        "bus",
+        "car",
+        "cat",
+        "chair",
+        "cow",
+        "diningtable",
+        "dog",
+        "horse",
+        "motorbike",
+        "person",
+        "pottedplant",
+        "sheep",
+        "sofa",
+        "train",
+        "tvmonitor",
+    )
+)
+MERGE_REMEDY = "unpack VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar into the same VOC2007 folder"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataReport:
+    """What a root holds."""
+
+    counts: dict[str, int]
+    """Images by "VOC2007/trainval", "coco/val2017", …."""
+    notes: tuple[str, ...]
+    problems: tuple[Problem, ...]
+
+
+def check_data(root: str | Path, *, deep: bool = False, extra: Iterable[tuple[str, str]] = ()) -> DataReport:
+    """Return counts and all problems of the data sets below `root`.
+
+    Args:
+        root: holds VOC2007, VOC2012 and coco, or some of them.
+        deep: decode every image instead of a sample, and look for test images among those to train on by their bytes.
+        extra: (annotation file, image folder) of further COCO-format sets, relative to `root`.
+
+    """
+    root, counts, notes = Path(root), Counter[str](), list[str]()
+    problems = list(_check_vocs(root, counts, deep))
+    if (root / "coco").is_dir():
+        problems += _check_coco2017(root / "coco", counts, notes, deep)
+    for annotations, folder in extra:
+        problems += _check_coco_set(root / annotations, root / folder, (folder, counts, notes), deep)[1]
+    if not counts and not problems:
+        what = "holds no VOC2007, VOC2012 or coco folder"
+        problems.append(Problem(where=str(root), what=what, remedy="name the folder above them"))
+    notes += [
+        f"{folder}/{split}: {counts[f'{folder}/{split}']} images; the published set has {official}"
+        for (folder, split), official in OFFICIAL_COUNTS.items()
+        if f"{folder}/{split}" in counts and counts[f"{folder}/{split}"] != official
+    ]
+    return DataReport(counts=dict(counts), notes=tuple(notes), problems=tuple(problems))
+
+
+def _check_vocs(root: Path, counts: Counter[str], deep: bool) -> Iterator[Problem]:
+    members: dict[tuple[str, str], list[str]] = {}
+    for name, splits in VOC_SPLITS.items():
+        if (root / name).is_dir():
+            yield from _check_voc(root / name, splits, members, deep)
+    counts.update({f"{name}/{split}": len(ids) for (name, split), ids in members.items()})
+    test = members.get(("VOC2007", "test"), [])
+    for (name, split), ids in members.items():
+        if split == "trainval":
+            shared = set(ids) & set(test)
+            copies = _find_voc_copies(root, name, ids if deep else shared, test if deep else shared)
+            leaked = shared | {copy for copy in copies if " = " in copy} if name == "VOC2007" else copies
+            yield from find_leak(root, (f"{name}/{split}", "VOC2007/test"), leaked)
+
+
+def _find_voc_copies(root: Path, name: str, ids: Iterable[str], test: Iterable[str]) -> set[str]:
+    first, second = (
+        [root / folder / "JPEGImages" / f"{image}.jpg" for image in images]
+        for folder, images in ((name, ids), ("VOC2007", test))
+    )
+    return set(find_copies(first, second))
+
+
+def _check_coco2017(folder: Path, counts: Counter[str], notes: list[str], deep: bool) -> Iterator[Problem]:
+    contents = []
+    for split in ("train2017", "val2017"):
+        path = folder / "annotations" / f"instances_{split}.json"
+        content, problems = _check_coco_set(path, folder / split, (f"coco/{split}", counts, notes), deep)
+        yield from problems
+        contents += [content] if content else []
+    if len(contents) == 2:
+        yield from compare_category_maps(*contents)
+        names = [[entry["file_name"] for entry in content.images] for content in contents]
+        both = set(names[0]) & set(names[1])
+        first, second = (
+            [folder / split / name for name in (listed if deep else both)]
+            for split, listed in zip(("train2017", "val2017"), names, strict=True)
+        )
+        yield from find_leak(folder, ("train2017", "val2017"), find_copies(first, second))
+
+
+def _check_coco_set(
+    path: Path, folder: Path, into: tuple[str, Counter[str], list[str]], deep: bool
+) -> tuple[CocoContent | None, list[Problem]]:
+    """Return the set's content and problems; count its images, and note what a mask protocol would refuse."""
+    name, counts, notes = into
+    content, problems = read_coco(path)
+    if content is None:
+        return None, problems
+    counts[name] = len(content.images)
+    if bare := content.without_masks():
+        notes.append(
+            f"{name}: {bare} of {len(content.annotations)} annotations have no segmentation: fit for box protocols only"
+        )
+    return content, [*problems, *check_coco(content, folder, deep=deep)]
+
+
+def _check_voc(
+    folder: Path, splits: tuple[str, ...], members: dict[tuple[str, str], list[str]], deep: bool
+) -> Iterator[Problem]:
+    """Yield what is wrong with one year's folder; put the ids of its splits into `members`."""
+    missing = [name for name in ("Annotations", "ImageSets/Main", "JPEGImages") if not (folder / name).is_dir()]
+    if missing:
+        yield Problem(where=str(folder), what=f"{', '.join(missing)} missing", remedy="unpack VOC's archive again")
+        return
+    for split in splits:
+        path = folder / "ImageSets" / "Main" / f"{split}.txt"
+        if not path.is_file():
+            remedy = MERGE_REMEDY if folder.name == "VOC2007" else "unpack VOC's archive again"
+            yield Problem(where=str(path), what="no such image set", remedy=remedy)
+            continue
+        ids = members[folder.name, split] = path.read_text(errors="replace").split()
+        yield from _check_voc_split(folder, path, ids, deep)
+
+
+def _check_voc_split(folder: Path, path: Path, names: list[str], deep: bool) -> Iterator[Problem]:
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        yield Problem(where=str(path), what=f"{len(twice)} ids twice, e.g. {twice[0]}", remedy="remove the repeats")
+    for kind, ending in (("Annotations", "xml"), ("JPEGImages", "jpg")):
+        lost = [name for name in names if not (folder / kind / f"{name}.{ending}").is_file()]
+        if lost:
+            remedy = MERGE_REMEDY if folder.name == "VOC2007" else "unpack VOC's archive again"
+            what = f"{len(lost)} of {len(names)} images of {path.stem} have no file here, e.g. {lost[0]}.{ending}"
+            yield Problem(where=str(folder / kind), what=what, remedy=remedy)
+    sample = set(choose_sample(names, deep))
+    for name in names:
+        file = folder / "Annotations" / f"{name}.xml"
+        if file.is_file():
+            image = folder / "JPEGImages" / f"{name}.jpg" if name in sample else None
+            yield from _check_voc_file(file, image)
+
+
+def _check_voc_file(file: Path, image: Path | None) -> Iterator[Problem]:
+    try:
+        tree: Any = ElementTree.parse(file)
+        width, height = (int(tree.findtext(f"size/{side}")) for side in ("width", "height"))
+        entries = [(str(entry.findtext("name")), _read_box(entry)) for entry in tree.iterfind("object")]
+    except (ParseError, TypeError, ValueError, AttributeError) as error:
+        yield Problem(where=str(file), what=f"not a VOC annotation ({error})", remedy="unpack VOC's archive again")
+        return
+    for name, (left, top, right, bottom) in entries:
+        if name not in VOC_NAMES:
+            yield Problem(
+                where=str(file),
+                what=f"{name!r} is none of VOC's 20 classes",
+                remedy="register a data set of other classes in COCO's format (DATASETS.COCO_FORMAT)",
+            )
+        if not (1 <= left < right <= width and 1 <= top < bottom <= height):
+            yield Problem(
+                where=str(file),
+                what=f"the box {(left, top, right, bottom)} of {name} is empty or leaves the {width} x {height} image",
+                remedy="correct the annotation: pixels count from 1, both corners lie inside",
+            )
+    if image is not None and image.is_file():
+        yield from check_image(image, (width, height))
+
+
+def _read_box(entry: Any) -> tuple[float, ...]:
+    return tuple(float(entry.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))

@@ -1,0 +1,134 @@
+"""Evaluate a detector: PreciseBN first, then the AP, then the same AP again from the saved file."""
+
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import build_detection_test_loader
+from detectron2.evaluation import inference_on_dataset
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+
+from pretrain.runtime.stopping import StopFlag, YieldRequested
+from transfer.detection.checkpoint import DetectorCheckpointer
+from transfer.detection.evaluators import build_evaluator
+from transfer.detection.precise_bn import share_statistics, update_statistics
+from transfer.detection.rle_inference import RleInference
+from transfer.detection.training_stream import PRECISE_BN_STREAM, build_train_loader
+from transfer.process_group import world_size
+
+logger = logging.getLogger(__name__)
+
+CPU_TOLERANCE = 0.0
+CUDA_TOLERANCE = 0.05
+"""How far a re-evaluation may lie off, in percent points: convolutions on CUDA may round differently when repeated."""
+ALARM_AP = {
+    "voc-c4-24k@moco": ("AP", 35.0),
+    "coco-c4-1x@moco": ("box/AP", 30.0),
+    "coco-c4-2x@moco": ("box/AP", 36.6),
+    "coco-fpn-1x@moco": ("box/AP", 33.0),
+    "coco-fpn-2x@moco": ("box/AP", 37.7),
+    "coco-fpn-1x@infomin": ("box/AP", 33.0),
+    "coco-fpn-2x@infomin": ("box/AP", 37.7),
+}
+"""Under this AP the weights were probably not loaded. Random weights give 32.8 on VOC and 35.6 with C4 2x (OpenSelfSup,
+docs/MODEL_ZOO.md), 26.4 with C4 1x, 31.0 and 36.7 with FPN 1x and 2x (MoCo, arXiv 1911.05722, table 5); InfoMin's heads
+give about 1 more than MoCo's."""
+
+
+class StoppableLoader:
+    """Give a loader's batches until a stop is asked for; what was trained is saved before each evaluation."""
+
+    def __init__(self, loader: Any, stop: StopFlag) -> None:
+        self.loader, self.stop = loader, stop
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Stop between images; several ranks go on to the end, for they wait for each other there."""
+        for batch in self.loader:
+            if self.stop.is_set and world_size() == 1:
+                raise YieldRequested("during the evaluation; the trained weights are in checkpoints/")
+            yield batch
+
+
+def make_statistics_precise(cfg: Any, model: Any, stop: StopFlag) -> int:
+    """Give all ranks the same batch norm statistics, precise ones if the config says so; return how many norms."""
+    count = 0
+    if cfg.TEST.PRECISE_BN.ENABLED:
+        model.train()
+        loader = StoppableLoader(build_train_loader(cfg, seed=cfg.SEED, stream=PRECISE_BN_STREAM), stop)
+        with EventStorage(0):  # Detectron2's heads count their samples into one
+            count = update_statistics(getattr(model, "module", model), loader, cfg.TEST.PRECISE_BN.NUM_ITER)
+        logger.info("PreciseBN: %d norms from %d batches on each rank", count, cfg.TEST.PRECISE_BN.NUM_ITER)
+    share_statistics(model)
+    return count
+
+
+def evaluate(cfg: Any, model: Any, out: Path, stop: StopFlag) -> tuple[dict[str, float], dict[str, Any]]:
+    """Return (metrics in percent, details per data set) on the main process, empty ones elsewhere; all ranks call it.
+
+    Several test sets prefix their metrics with "<name>/".
+    """
+    metrics: dict[str, float] = {}
+    details: dict[str, Any] = {}
+    plain = getattr(model, "module", model)
+    inference = RleInference(plain) if cfg.MODEL.MASK_ON else plain
+    for name in cfg.DATASETS.TEST:
+        loader = StoppableLoader(build_detection_test_loader(cfg, name), stop)  # reading the set names its classes
+        evaluator: Any = build_evaluator(cfg, name, out / name)
+        found = inference_on_dataset(inference, loader, evaluator)
+        prefix = f"{name}/" if len(cfg.DATASETS.TEST) > 1 else ""
+        metrics |= {f"{prefix}{key}": value for key, value in found.items()}
+        details[name] = evaluator.details
+    return metrics, details
+
+
+def check_saved(cfg: Any, weights: Path, out: Path, stop: StopFlag, logged: dict[str, float]) -> dict[str, float]:
+    """Load the saved detector into a new model, evaluate it again and return the metrics.
+
+    Raises:
+        ValueError: they differ from `logged`, or the file does not fill the model.
+
+    """
+    model = build_model(cfg)
+    checkpointer = DetectorCheckpointer(model, save_to_disk=False, save_dir="")
+    content = checkpointer._load_file(str(weights))["model"]
+    if content.keys() != model.state_dict().keys():
+        raise ValueError(f"{weights}: its tensors are not the model's: {content.keys() ^ model.state_dict().keys()}")
+    model.load_state_dict(content)
+    again, _ = evaluate(cfg, model, out, stop)
+    if comm.is_main_process():
+        compare_metrics(logged, again, CPU_TOLERANCE if cfg.MODEL.DEVICE == "cpu" else CUDA_TOLERANCE)
+    return again
+
+
+def compare_metrics(logged: dict[str, float], again: dict[str, float], tolerance: float) -> None:
+    """Raise ValueError when a metric of the re-evaluation is further than `tolerance` percent points off."""
+    off = {
+        name: (value, again.get(name))
+        for name, value in logged.items()
+        if name not in again
+        or math.isnan(value) != math.isnan(again[name])
+        or (not math.isnan(value) and abs(value - again[name]) > tolerance)
+    }
+    if off or logged.keys() != again.keys():
+        raise ValueError(
+            f"the saved model, loaded and evaluated again, gives other metrics than the run logged (logged, again): "
+            f"{off or (sorted(logged), sorted(again))}; a result that cannot be reproduced is not written"
+        )
+
+
+def find_alarm(protocol: str, metrics: dict[str, float], *, whole: bool) -> str:
+    """Return a sentence when a whole schedule ends where random weights do; an empty string otherwise."""
+    metric, floor = ALARM_AP.get(protocol, ("", 0.0))
+    if not whole or not metric or metrics.get(metric, floor) >= floor:
+        return ""
+    return (
+        f"{metric} is {metrics[metric]:.1f}, under {floor}: on the full schedule of {protocol} this is what random "
+        "weights give, so the backbone was probably not loaded, or is none; look at the manifest of the weights"
+    )

@@ -1,0 +1,241 @@
+"""Fine-tune a detector on a backbone under a named protocol: train, PreciseBN, evaluate, prove the saved file.
+
+Rank r of W trains on its share of each batch; only the main process writes. A run that was killed goes on from its
+newest valid checkpoint as if nothing had happened: order, augmentation and sampling depend on (seed, step) alone.
+"""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.modeling import build_model
+from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.utils import comm
+
+import transfer.detection.heads  # noqa: F401  registers Res5ROIHeadsExtraNorm
+from pretrain.runtime.progress import Heartbeat
+from pretrain.runtime.stopping import StopFlag, YieldRequested
+from pretrain.runtime.storage import read_json, write_json, write_text
+from transfer.detection.checkpoint import FINAL_NAME, DetectorCheckpointer
+from transfer.detection.config import find_input_unit, flatten_config, read_detector_config
+from transfer.detection.datasets import register_datasets
+from transfer.detection.detection_pictures import draw_detections
+from transfer.detection.evaluation import check_saved, evaluate, find_alarm, make_statistics_precise
+from transfer.detection.loaded_weights import check_loaded, check_manifest
+from transfer.detection.protocols import FREE_KEYS, FULL_SIZE, describe_deviations, differ_from_full_size, lint
+from transfer.detection.trainer import EvaluationHook, RunHook, StopTraining, make_hooks, make_trainer
+from transfer.detection.training_stream import build_train_loader
+from transfer.process_group import process_group, world_size, wrap_model
+from transfer.results.run_result import RunResult, read_finished, write_result
+from transfer.weights.manifest import Manifest, read_manifest
+
+SETTINGS, IDENTITY = "config.yaml", "weights.json"
+"""What a run writes down of itself at its start, so that nothing else goes on in its folder."""
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunName:
+    """Which run this is."""
+
+    backbone: str
+    weights: Path
+    out: Path
+    note: str = ""
+    """How the protocol was rewritten for a smaller machine, if it was."""
+
+
+def finetune(cfg: Any, run: RunName, stop: StopFlag) -> RunResult | None:
+    """Do the whole run, or what is left of it; return its result on the main process, None on others.
+
+    Raises:
+        ValueError: the config, the weights or the data are off, or the loss became NaN.
+        YieldRequested: a stop was asked for; the work is saved.
+
+    """
+    manifest = read_manifest(run.weights)
+    identity = {"backbone": run.backbone, "protocol": cfg.PROTOCOL, "weights_sha256": manifest.output["sha256"]}
+    if finished := read_finished(run.out, identity):
+        _check_settings(cfg, run.out, identity)
+        logger.info("%s: is finished already", run.out)
+        return finished
+    check_manifest(manifest, cfg)
+    deviations = lint(cfg)
+    register_datasets(cfg)
+    with process_group(cfg.MODEL.DEVICE):
+        _check_settings(cfg, run.out, identity)
+        _remember_settings(cfg, run.out, identity)
+        if run.note and comm.is_main_process():
+            logger.info("For a smaller machine: %s", run.note)
+        if deviations and comm.is_main_process():
+            logger.warning("This is not %s as it is named:\n%s", cfg.PROTOCOL, describe_deviations(deviations))
+        cfg = _realise(cfg)
+        model, seconds = _train(cfg, run, stop)
+        result = _conclude(cfg, run, stop, model, manifest)
+    if result is None:
+        return None
+    facts = {"deviations": [dataclasses.asdict(entry) for entry in deviations], "seconds": seconds()}
+    result = dataclasses.replace(result, **facts)
+    write_result(run.out, result)
+    return result
+
+
+def load_backbone(cfg: Any, model: Any, weights: Path) -> None:
+    """Load the converted file into `model` with Detectron2's name matching, and prove what was loaded."""
+    DetectorCheckpointer(model, "", save_to_disk=False).load(str(weights), checkpointables=[])
+    check_loaded(model, weights, cfg.PROTOCOL)
+
+
+def build_trainer(cfg: Any, model: Any, *, batches_done: int) -> tuple[Any, Any]:
+    """Return (trainer, learning rate scheduler) of a model in training, its data to go on after so many batches."""
+    optimizer = build_optimizer(cfg, model)
+    loader = build_train_loader(cfg, seed=cfg.SEED, batches_done=batches_done)
+    return make_trainer(cfg, wrap_model(model, cfg.MODEL.DEVICE), loader, optimizer), build_lr_scheduler(cfg, optimizer)
+
+
+def _train(cfg: Any, run: RunName, stop: StopFlag) -> tuple[Any, Any]:
+    torch.manual_seed(cfg.SEED)
+    model = build_model(cfg)
+    if cfg.MODEL.CHANNELS_LAST:
+        model = model.to(memory_format=torch.channels_last)
+    checkpointer = DetectorCheckpointer(model, run.out / "checkpoints", keep=cfg.RUN.KEEP_CHECKPOINTS)
+    content = _read_checkpoint(checkpointer)
+    step, earlier_s = content.get("step", 0), content.get("seconds", 0.0)
+    if not content:
+        load_backbone(cfg, model, run.weights)
+    trainer, scheduler = build_trainer(cfg, model, batches_done=step * cfg.SOLVER.ACCUMULATE)
+    heartbeat = Heartbeat(run.out, cfg.SOLVER.MAX_ITER, first_step=step)
+    hook = RunHook(cfg, checkpointer, stop, heartbeat, seconds=earlier_s)
+
+    def look(done: int) -> dict[str, float]:
+        make_statistics_precise(cfg, model, stop)
+        metrics, _ = evaluate(cfg, model, run.out / "evaluations" / f"{done:08d}", stop)
+        if comm.is_main_process():
+            draw_detections(cfg, model, run.out / "detections" / f"{done:08d}")
+        return metrics
+
+    trainer.register_hooks(make_hooks(cfg, run.out, scheduler, step, hook, EvaluationHook(cfg.TEST.EVAL_PERIOD, look)))
+    if content:
+        model.load_state_dict(content["model"])
+        trainer.load_state_dict(content["trainer"])
+        logger.info("goes on after step %d of %d", step, cfg.SOLVER.MAX_ITER)
+    checkpointer.add_checkpointable("trainer", trainer)
+    if step < cfg.SOLVER.MAX_ITER:
+        _run(trainer, step, cfg.SOLVER.MAX_ITER)
+    return model, hook.seconds
+
+
+def _run(trainer: Any, step: int, last: int) -> None:
+    try:
+        trainer.train(step, last)
+    except StopTraining:
+        raise YieldRequested(f"after step {trainer.iter + 1} of {last}") from None
+    except FloatingPointError as error:
+        raise ValueError(
+            f"the loss became infinite or NaN at step {trainer.iter + 1}: {' '.join(str(error).split())}. The run is "
+            "stopped; lower SOLVER.BASE_LR, or lengthen SOLVER.WARMUP_ITERS, in proportion to the batch"
+        ) from error
+
+
+def _read_checkpoint(checkpointer: DetectorCheckpointer) -> dict[str, Any]:
+    path = checkpointer.get_checkpoint_file()
+    return checkpointer._load_file(path) if path else {}
+
+
+def _conclude(cfg: Any, run: RunName, stop: StopFlag, model: Any, manifest: Manifest) -> RunResult | None:
+    out, main = run.out, comm.is_main_process()
+    heartbeat = Heartbeat(out, cfg.SOLVER.MAX_ITER, first_step=cfg.SOLVER.MAX_ITER)
+
+    def tell(phase: str) -> None:
+        if main:
+            heartbeat.beat(cfg.SOLVER.MAX_ITER, phase, now=True)
+
+    tell("precise_bn")
+    norms = make_statistics_precise(cfg, model, stop)
+    final = out / f"{FINAL_NAME}.pth"
+    digest = DetectorCheckpointer(model, out).save_weights(final)
+    comm.synchronize()
+    tell("evaluate")
+    began = time.monotonic()
+    metrics, details = evaluate(cfg, model, out / "evaluation", stop)
+    evaluation_s = time.monotonic() - began
+    if main:
+        draw_detections(cfg, model, out / "detections")
+    tell("evaluate_again")
+    again = check_saved(cfg, final, out / "evaluation_again", stop, metrics)
+    tell("done")
+    if not main:
+        return None
+    whole = not lint(cfg)
+    facts = {
+        "details": details,
+        "reevaluated": again,
+        "alarm": find_alarm(cfg.PROTOCOL, metrics, whole=whole),
+        "precise_bn_norms": norms,
+        "model_sha256": digest,
+        "evaluation_s": round(evaluation_s, 1),
+    }
+    return _make_result(cfg, run, manifest, metrics, facts)
+
+
+def _make_result(
+    cfg: Any, run: RunName, manifest: Manifest, metrics: dict[str, float], facts: dict[str, Any]
+) -> RunResult:
+    if facts["alarm"]:
+        logger.warning(facts["alarm"])
+    return RunResult(
+        backbone=run.backbone,
+        protocol=cfg.PROTOCOL,
+        seed=cfg.SEED,
+        metrics=metrics,
+        weights_sha256=manifest.output["sha256"],
+        details={
+            **facts,
+            "steps": cfg.SOLVER.MAX_ITER,
+            "processes": world_size(),
+            "rewrite": run.note,
+            "input_unit": find_input_unit(cfg),
+            "cuts_down": FULL_SIZE.get(cfg.PROTOCOL, ""),
+            "differs_from": [dataclasses.asdict(entry) for entry in differ_from_full_size(cfg.PROTOCOL)],
+            "weights_source": dict(manifest.source),
+            "config": flatten_config(cfg),
+        },
+    )
+
+
+def _realise(cfg: Any) -> Any:
+    """Return `cfg` with SyncBN as this machine can compute it: BN alone, naiveSyncBN on several CPU processes."""
+    cfg = cfg.clone()
+    alone = world_size() == 1
+    for node in (cfg.MODEL.RESNETS, cfg.MODEL.FPN, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD):
+        if node.NORM in ("SyncBN", "naiveSyncBN") and (alone or cfg.MODEL.DEVICE == "cpu"):
+            node.NORM = "BN" if alone else "naiveSyncBN"
+    return cfg
+
+
+def _check_settings(cfg: Any, out: Path, identity: Mapping[str, Any]) -> None:
+    """Compare with what an earlier attempt wrote down; refuse to go on with other settings or weights."""
+    config, weights = out / SETTINGS, out / IDENTITY
+    before = flatten_config(read_detector_config(config)) if config.exists() else {}
+    now = flatten_config(cfg) if before else {}
+    pairs = {
+        key: (before.get(key), now.get(key))
+        for key in sorted(before.keys() | now.keys())
+        if not key.startswith(tuple(set(FREE_KEYS) - {"SEED"}))
+    }
+    if weights.exists():
+        pairs |= {key: (value, identity.get(key)) for key, value in read_json(weights).items()}
+    if changed := [f"{key}: was {old!r}, is {new!r}" for key, (old, new) in pairs.items() if old != new]:
+        raise ValueError(f"{out}: holds a run with other settings; name another out=. {'; '.join(changed)}")
+
+
+def _remember_settings(cfg: Any, out: Path, identity: Mapping[str, Any]) -> None:
+    comm.synchronize()  # all have compared
+    if comm.is_main_process():
+        write_text(out / SETTINGS, cfg.dump())
+        write_json(out / IDENTITY, dict(identity))

@@ -1,0 +1,163 @@
+"""Draw ground truth and the saved detections of several backbones side by side, on the same images, as one PNG."""
+
+import io
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.detection_utils import read_image
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.visualizer import Visualizer
+from PIL import Image, ImageDraw, ImageFont
+
+from pretrain.runtime.storage import open_whole
+from transfer.detection.evaluators import COCO_RESULTS_NAME, VOC_DET_FOLDER
+from transfer.metrics.coco_ap import read_coco_json
+from transfer.metrics.voc_files import read_det_files
+
+TRUTH_TITLE = "ground truth"
+HEADING_PIXELS = 26
+GAP_PIXELS = 6
+
+Detection = dict[str, Any]
+"""{"category": index, "score": 0 … 1, "box": [x1, y1, x2, y2], "mask": RLE, where there is one}."""
+
+
+def draw_gallery(
+    path: str | Path,
+    dataset_name: str,
+    runs: Mapping[str, str | Path],
+    *,
+    images: int = 6,
+    threshold: float = 0.5,
+    width: int = 360,
+) -> Path:
+    """Write a PNG: one row an image, the ground truth first, then one column for each run.
+
+    Args:
+        path: of the PNG.
+        dataset_name: a registered data set of VOC's or COCO's form.
+        runs: backbone's name → the folder where its evaluator saved det files or results JSON.
+        images: how many, evenly spread over those with ground truth, so that every gallery shows the same ones.
+        threshold: detections with a lower score are left out.
+        width: pixels of a column.
+
+    Raises:
+        ValueError: no run is given, or a folder holds no saved detections.
+
+    """
+    if not runs:
+        raise ValueError("a gallery needs at least one NAME=FOLDER of a finished run")
+    records = choose_records(DatasetCatalog.get(dataset_name), images)
+    found = {name: read_detections(folder, dataset_name) for name, folder in runs.items()}
+    rows = []
+    for record in records:
+        picture = read_image(record["file_name"], "RGB")
+        cells = [_draw(picture, dataset_name, width, truth=record)]
+        for detections in found.values():
+            kept = [entry for entry in detections.get(record["image_id"], []) if entry["score"] >= threshold]
+            cells.append(_draw(picture, dataset_name, width, detections=kept))
+        rows.append(cells)
+    sheet = _compose(rows, [TRUTH_TITLE, *(f"{name} (score ≥ {threshold:g})" for name in runs)], width)
+    encoded = io.BytesIO()
+    sheet.save(encoded, format="PNG")
+    with open_whole(path) as stream:
+        stream.write(encoded.getvalue())
+    return Path(path)
+
+
+def choose_records(records: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """Return `count` of the records with annotations, evenly spread; all of them when there are fewer."""
+    annotated = [record for record in records if record["annotations"]]
+    places = np.linspace(0, len(annotated) - 1, min(count, len(annotated))).round().astype(int)
+    return [annotated[place] for place in places]
+
+
+def read_detections(folder: str | Path, dataset_name: str) -> dict[Any, list[Detection]]:
+    """Return image id → detections, in the image's own pixels, that an evaluator saved in a run's folder."""
+    metadata = MetadataCatalog.get(dataset_name)
+    # A run keeps one folder for each of its test sets; the folder of an evaluation, or of one set, does as well.
+    places = (Path(folder) / "evaluation" / dataset_name, Path(folder) / dataset_name)
+    place = next((place for place in places if place.is_dir()), Path(folder))
+    results, det_files = place / COCO_RESULTS_NAME, place / VOC_DET_FOLDER
+    if results.is_file():
+        return _read_coco_results(results, metadata.get("thing_dataset_id_to_contiguous_id") or {})
+    if det_files.is_dir():
+        names = [str(record["image_id"]) for record in DatasetCatalog.get(dataset_name)]
+        return _read_voc_detections(det_files, names, list(metadata.thing_classes))
+    raise ValueError(
+        f"{folder}: no saved detections ({COCO_RESULTS_NAME} or {VOC_DET_FOLDER}/); give the folder of a run that was "
+        "evaluated"
+    )
+
+
+def _read_coco_results(path: Path, contiguous: Mapping[int, int]) -> dict[Any, list[Detection]]:
+    found: dict[Any, list[Detection]] = defaultdict(list)
+    for result in read_coco_json(path):
+        x, y, width, height = result["bbox"]
+        detection = {
+            "category": contiguous.get(result["category_id"], result["category_id"]),
+            "score": result["score"],
+            "box": [x, y, x + width, y + height],
+        }
+        if "segmentation" in result:
+            detection["mask"] = result["segmentation"]
+        found[result["image_id"]].append(detection)
+    return found
+
+
+def _read_voc_detections(folder: Path, names: Sequence[str], class_names: Sequence[str]) -> dict[Any, list[Detection]]:
+    found: dict[Any, list[Detection]] = defaultdict(list)
+    saved = read_det_files(folder, names, class_names)
+    columns = zip(saved.image, saved.category, saved.scores, saved.boxes - [1, 1, 0, 0], strict=True)
+    for image, category, score, box in columns:
+        found[names[image]].append({"category": int(category), "score": float(score), "box": box.tolist()})
+    return found
+
+
+def _draw(
+    picture: np.ndarray[Any, np.dtype[np.uint8]],
+    dataset_name: str,
+    width: int,
+    *,
+    truth: dict[str, Any] | None = None,
+    detections: Sequence[Detection] = (),
+) -> Image.Image:
+    """Return one cell, `width` pixels wide: the picture with its ground truth, or with detections."""
+    height_pixels, width_pixels = picture.shape[:2]
+    pen = Visualizer(picture, MetadataCatalog.get(dataset_name), scale=width / width_pixels)
+    if truth is not None:
+        drawn = pen.draw_dataset_dict(truth)
+    else:
+        drawn = pen.draw_instance_predictions(_as_instances(detections, (height_pixels, width_pixels)))
+    return Image.fromarray(drawn.get_image())
+
+
+def _as_instances(detections: Sequence[Detection], size: tuple[int, int]) -> Instances:
+    instances = Instances(size)
+    instances.pred_boxes = Boxes(torch.tensor([entry["box"] for entry in detections]).reshape(-1, 4))
+    instances.scores = torch.tensor([entry["score"] for entry in detections])
+    instances.pred_classes = torch.tensor([entry["category"] for entry in detections], dtype=torch.int64)
+    if detections and all("mask" in entry for entry in detections):
+        instances.pred_masks = [entry["mask"] for entry in detections]
+    return instances
+
+
+def _compose(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str], width: int) -> Image.Image:
+    """Return a white sheet with a heading per column and the rows below."""
+    heights = [max(cell.height for cell in cells) for cells in rows]
+    total = HEADING_PIXELS + sum(heights) + GAP_PIXELS * len(rows)
+    sheet = Image.new("RGB", ((width + GAP_PIXELS) * len(titles), total), "white")
+    pen = ImageDraw.Draw(sheet)
+    for column, title in enumerate(titles):
+        pen.text(((width + GAP_PIXELS) * column, 4), title, fill="black", font=ImageFont.load_default(size=15))
+    top = HEADING_PIXELS
+    for cells, height in zip(rows, heights, strict=True):
+        for column, cell in enumerate(cells):
+            sheet.paste(cell, ((width + GAP_PIXELS) * column, top))
+        top += height + GAP_PIXELS
+    return sheet

@@ -1,0 +1,28 @@
+"""Res5ROIHeadsExtraNorm: the C4 head with one batch norm after res5, as MoCo's transfer protocol has it.
+
+Self-supervised res5 features have no fixed scale, so the protocol normalises them once more; source:
+facebookresearch/moco, detection/train_net.py. Box and mask branches share the norm; it is fresh at the start.
+"""
+
+from typing import Any
+
+from detectron2.config import configurable
+from detectron2.layers import get_norm
+from detectron2.modeling import ROI_HEADS_REGISTRY
+from detectron2.modeling.roi_heads import Res5ROIHeads
+
+
+@ROI_HEADS_REGISTRY.register()
+class Res5ROIHeadsExtraNorm(Res5ROIHeads):
+    """Res5ROIHeads whose res5 ends in a norm of kind MODEL.RESNETS.NORM, without a ReLU after it."""
+
+    @configurable  # type: ignore[untyped-decorator]
+    def __init__(self, *, extra_norm: str, **parts: Any) -> None:
+        super().__init__(**parts)
+        channels = self.res5[-1].out_channels  # 2048 in a ResNet-50
+        self.res5.add_module("norm", get_norm(extra_norm, channels))
+
+    @classmethod
+    def from_config(cls, cfg: Any, input_shape: Any) -> dict[str, Any]:
+        """Return the arguments of `__init__` from a Detectron2 config."""
+        return {**super().from_config(cfg, input_shape), "extra_norm": cfg.MODEL.RESNETS.NORM}

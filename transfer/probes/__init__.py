@@ -1,0 +1,1 @@
+"""Classification on frozen features: linear heads and kNN."""

@@ -1,0 +1,1 @@
+"""Results of runs, published rows, and the statistics of comparisons."""

@@ -1,0 +1,201 @@
+"""Convert a checkpoint into a backbone file that is proved: both key sets, every tensor, the forward pass.
+
+1. read the source strictly (`transfer.weights.backbone`); 2. write the output beside its place; 3. read it back as a stranger
+would and compare every tensor bit by bit; 4. measure the parity of C2 … C5; 5. only then give it its name, with the
+manifest beside it. The same source gives the same bytes.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+
+from pretrain.runtime.machine import read_commit
+from pretrain.runtime.storage import TEMPORARY_PREFIX, digest_file, write_whole
+from transfer.weights.array_pickle import write_arrays
+from transfer.weights.backbone import Backbone, read_backbone
+from transfer.weights.manifest import Manifest, keep_plain, manifest_path, read_manifest, write_manifest
+from transfer.weights.parity import measure_parity, name_implementation
+from transfer.weights.resnet_names import expected_shapes, name_table
+
+__all__ = ["check_converted", "convert", "read_manifest", "to_detectron2"]
+
+FORMATS = {
+    "detectron2": (".pkl", ".pth"),
+    "torchvision": (".pth", ".pt"),
+    "timm": (".pth", ".pt"),
+    "moco": (".pth", ".pt", ".tar"),
+    "safetensors": (".safetensors",),
+}
+"""What `to` may be, and the endings of its files."""
+
+LAYOUTS = ("any", "c4", "fpn")
+"""Of to=detectron2: names that Detectron2 matches by their ends (any model), or a C4 or FPN detector's full names."""
+
+
+def to_detectron2(state: Mapping[str, Tensor], depth: int, layout: str = "any") -> dict[str, Tensor]:
+    """Return the tensors under Detectron2's names; `state` has torchvision's (see `Backbone.state`).
+
+    Args:
+        state: a whole ResNet without fc.
+        depth: 18, 34, 50, 101 or 152.
+        layout: any (stem.…, res2.… for matching by their ends), c4 (backbone.…, roi_heads.res5.…) or fpn
+            (backbone.bottom_up.…): full names.
+
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout={layout}: expected one of {', '.join(LAYOUTS)}")
+    return {_place(name, layout): state[ours] for ours, name in name_table(depth).items()}
+
+
+def convert(
+    source: str | Path,
+    output: str | Path,
+    *,
+    to: str = "detectron2",
+    family: str | None = None,
+    branch: str | None = None,
+    trust_pickle: bool = False,
+    layout: str = "any",
+) -> Manifest:
+    """Convert `source` to `output`, prove it, write `output` and OUT.manifest.json; return the manifest.
+
+    Raises:
+        ValueError: whatever keeps the result from being whole and equal; then no file is written or changed.
+
+    """
+    output = Path(output)
+    _check_request(source, output, to, layout)
+    backbone = read_backbone(source, family=family, branch=branch, trust_pickle=trust_pickle)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=output.parent) as folder:
+        written = Path(folder) / output.name
+        write_backbone(written, backbone, to, layout)
+        copy = read_backbone(written)
+        matched = _compare(backbone, copy, str(written.name))
+        parity = measure_parity(backbone.state, to_detectron2(copy.state, copy.depth), copy.depth)
+        manifest = Manifest(
+            source=_describe_source(source, backbone),
+            output={"path": output.name, "sha256": digest_file(written), "format": to, "tensors": len(copy.state)},
+            depth=backbone.depth,
+            matched=matched,
+            expected=len(expected_shapes(backbone.depth)),
+            parity=parity,
+            parity_by=name_implementation(),
+            commit=read_commit(),
+            config=keep_plain(backbone.config),
+        )
+        proof = write_manifest(written, manifest)
+        manifest_path(output).unlink(missing_ok=True)  # a crash in between leaves no manifest, never a wrong one
+        written.replace(output)
+        proof.replace(manifest_path(output))
+    return manifest
+
+
+def check_converted(
+    weights_path: str | Path, source: str | Path | None = None, *, trust_pickle: bool = False
+) -> tuple[Manifest, bool]:
+    """Prove a converted file again: digests, key sets, values, parity; return its manifest.
+
+    The second value says whether the source was there to be compared with, tensor by tensor.
+
+    Args:
+        weights_path: the converted file, its manifest beside it.
+        source: the checkpoint that it was made from; None: where the manifest says, when that file is still there.
+        trust_pickle: as for `convert`, of the source.
+
+    Raises:
+        ValueError: something does not hold.
+
+    """
+    manifest = read_manifest(weights_path)
+    copy = read_backbone(weights_path)
+    if copy.depth != manifest.depth or len(copy.state) != manifest.expected:
+        raise ValueError(
+            f"{weights_path}: holds {len(copy.state)} tensors of a ResNet-{copy.depth}; the manifest says "
+            f"{manifest.expected} of a ResNet-{manifest.depth}"
+        )
+    measure_parity(copy.state, to_detectron2(copy.state, copy.depth), copy.depth)
+    origin = Path(source or manifest.source["path"])
+    if source is None and not origin.is_file():
+        return manifest, False
+    if (digest := digest_file(origin)) != manifest.source["sha256"]:
+        raise ValueError(
+            f"{origin}: its SHA-256 is {digest}, the manifest of {weights_path} says {manifest.source['sha256']}: the "
+            "source is another file now; convert it again"
+        )
+    family, branch = manifest.source["family"], manifest.source["branch"]
+    original = read_backbone(origin, family=family, branch=branch, trust_pickle=trust_pickle)
+    _compare(original, copy, str(weights_path))
+    return manifest, True
+
+
+def write_backbone(path: Path, backbone: Backbone, to: str, layout: str = "any") -> None:
+    """Write the backbone in one of `FORMATS`; the bytes depend on the tensors only (and the epoch, to=moco)."""
+    state = backbone.state
+    if to == "safetensors":
+        write_whole(path, lambda stream: stream.write(save_safetensors(state, {"format": "pt"})))
+        return
+    tree: dict[str, Any] = dict(state)
+    if to == "moco":
+        epoch = {} if backbone.epoch is None else {"epoch": backbone.epoch}
+        encoder = {f"module.encoder_q.{name}": tensor for name, tensor in state.items()}
+        tree = {**epoch, "arch": f"resnet{backbone.depth}", "state_dict": encoder}
+    if to == "detectron2":
+        named = to_detectron2(state, backbone.depth, layout)
+        tree = {"model": named, "__author__": "mochi-transfer", "matching_heuristics": layout == "any"}
+    if path.suffix == ".pkl":
+        tree["model"] = {name: tensor.numpy() for name, tensor in tree["model"].items()}
+        write_whole(path, lambda stream: write_arrays(stream, tree))
+    else:
+        write_whole(path, lambda stream: torch.save(tree, stream))
+
+
+def _describe_source(source: str | Path, backbone: Backbone) -> dict[str, Any]:
+    return {
+        "path": str(source),
+        "sha256": digest_file(source),
+        "family": backbone.family,
+        "branch": backbone.branch,
+        "epoch": backbone.epoch,
+        "reason": backbone.reason,
+        "dropped": len(backbone.dropped),
+        "filled": backbone.filled,
+    }
+
+
+def _check_request(source: str | Path, output: Path, to: str, layout: str) -> None:
+    if to not in FORMATS:
+        raise ValueError(f"to={to}: expected one of {', '.join(FORMATS)}")
+    if output.suffix not in FORMATS[to]:
+        raise ValueError(
+            f"{output}: a file for to={to} ends in {' or '.join(FORMATS[to])}; got {output.suffix or 'none'}"
+        )
+    if layout not in LAYOUTS or (layout != "any" and to != "detectron2"):
+        raise ValueError(f"layout={layout}: expected one of {', '.join(LAYOUTS)}, and to=detectron2")
+    if output.exists() and Path(source).exists() and output.samefile(source):
+        raise ValueError(f"{output}: is the source itself; give another name for the output")
+
+
+def _compare(ours: Backbone, theirs: Backbone, where: str) -> int:
+    """Return how many tensors are equal bit by bit: all of them, or ValueError."""
+    if ours.state.keys() != theirs.state.keys():
+        raise ValueError(
+            f"{where}: has other tensors than the source: {sorted(ours.state.keys() ^ theirs.state.keys())}"
+        )
+    unequal = [name for name, tensor in ours.state.items() if not torch.equal(tensor, theirs.state[name])]
+    if unequal:
+        raise ValueError(f"{where}: {len(unequal)} tensors differ from the source, first {unequal[0]}")
+    return len(ours.state)
+
+
+def _place(name: str, layout: str) -> str:
+    if layout == "any":
+        return name
+    if layout == "fpn":
+        return f"backbone.bottom_up.{name}"
+    return f"roi_heads.{name}" if name.startswith("res5.") else f"backbone.{name}"

@@ -1,0 +1,99 @@
+"""The model card beside exported weights: method, data, epochs, input, provenance, how to load, measured results."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pretrain.runtime.storage import write_text
+from transfer.results.run_result import RunResult, read_result
+from transfer.weights.manifest import Manifest
+
+_UNKNOWN = "not said by the checkpoint"
+
+
+def card_path(weights_path: str | Path) -> Path:
+    """Return where the model card of a weights file lies: the same name with .md."""
+    return Path(weights_path).with_suffix(".md")
+
+
+def write_model_card(weights_path: str | Path, manifest: Manifest, metrics_files: Sequence[str | Path] = ()) -> Path:
+    """Write the model card beside `weights_path`; the same manifest and results give the same text.
+
+    Args:
+        weights_path: the exported file.
+        manifest: of the conversion.
+        metrics_files: metrics.json files of runs that started from these weights.
+
+    Returns:
+        The card's path.
+
+    """
+    results = [read_result(path) for path in metrics_files]
+    path = card_path(weights_path)
+    write_text(path, render_model_card(Path(weights_path).name, manifest, results))
+    return path
+
+
+def render_model_card(name: str, manifest: Manifest, results: Sequence[RunResult] = ()) -> str:
+    """Return the card as Markdown with the YAML header that model hubs read."""
+    arch = f"resnet{manifest.depth}"
+    config, source = manifest.config, manifest.source
+    rows = {
+        "Architecture": f"ResNet-{manifest.depth} (torchvision's names), without classifier",
+        "Method": _describe_method(config, source),
+        "Data": config.get("data", {}).get("root") or _UNKNOWN,
+        "Epochs": _UNKNOWN if source["epoch"] is None else source["epoch"],
+        "Batch size": config.get("run", {}).get("batch_size", _UNKNOWN),
+        "Input": f"{manifest.pixel_format}, 0…255, mean {list(manifest.pixel_mean)}, std {list(manifest.pixel_std)}",
+        "Stride": "in the 3×3 convolution" if not manifest.stride_in_1x1 else "in the 1×1 convolution",
+    }
+    proofs = {
+        "Source": f"{Path(source['path']).name}, SHA-256 `{source['sha256']}`",
+        "Family and branch": f"{source['family']}, {source['branch']}",
+        "This file": f"SHA-256 `{manifest.output['sha256']}`",
+        "Tensors equal to the source": f"{manifest.matched} of {manifest.expected}",
+        "Largest relative difference, C2 … C5": f"{max(manifest.parity.values()):.1e} against {manifest.parity_by}",
+        "Converter": manifest.commit,
+    }
+    header = f"---\nlibrary_name: timm\ntags: [self-supervised, {arch}]\n---\n"
+    parts = [header, f"# {name}\n", _table(("", ""), rows.items()), "## Load\n", _EXAMPLE.format(name=name, arch=arch)]
+    parts += ["## Proof\n", _table(("", ""), proofs.items()), "## Results\n", _describe_results(results)]
+    return "\n".join(parts)
+
+
+_EXAMPLE = """```python
+import timm, torch, torchvision
+from safetensors.torch import load_file
+
+model = timm.create_model("{arch}", num_classes=0, checkpoint_path="{name}")
+
+model = torchvision.models.{arch}()
+model.fc = torch.nn.Identity()
+model.load_state_dict(load_file("{name}"))
+```
+"""
+
+
+def _describe_method(config: Mapping[str, Any], source: Mapping[str, Any]) -> str:
+    model, mixing = config.get("model", {}), config.get("mixing", {})
+    if not model:
+        return f"{source['family']} ({_UNKNOWN} further)"
+    mixed = f" with MoCHi({mixing['n']}, {mixing['s']}, {mixing['s_prime']})" if mixing.get("n") else ""
+    return f"{model.get('method', source['family'])}{mixed}"
+
+
+def _describe_results(results: Sequence[RunResult]) -> str:
+    rows = [
+        (
+            result.protocol,
+            result.seed,
+            ", ".join(f"{name} {value:g}" for name, value in result.metrics.items() if value is not None),
+        )
+        for result in results
+    ]
+    return _table(("protocol", "seed", "result"), rows) if rows else "None measured yet.\n"
+
+
+def _table(head: Sequence[str], rows: Any) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(str(cell) for cell in line) + " |\n" for line in lines)
