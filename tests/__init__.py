@@ -1,1 +1,1 @@
-"""One test_<file>.py per source file; the names of the tests state the truth they check."""
+"""The tests mirror the source tree; tests/making holds what makes their inputs, tests/repo the rules of the house."""

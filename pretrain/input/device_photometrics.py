@@ -1,6 +1,6 @@
 """Change the colours of a whole batch on a device: the crops-only pipeline's second half.
 
-Shapes: B images of H x W px; `steps` (B, STEPS, 2) holds (operation, amount) rows of pretrain.input.view_parameters in order,
+Shapes: B images of H x W px; `steps` (B, STEPS, 2) holds (operation, amount) rows of view_parameters.py in order,
 NONE where a view has fewer. Levels are floats in 0…255, truncated or rounded after each step as PIL does. On CUDA the
 function is compiled into a few fused kernels; on a CPU pretrain/input/photometrics.py is faster.
 """

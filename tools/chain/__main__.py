@@ -20,6 +20,8 @@ All are safe to repeat. Every key of the chain file may be given: backend=slurm 
 """
 
 import json
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -154,9 +156,9 @@ def logs(chain: Chain, options: dict[str, str]) -> int:
 
 def report(chain: Chain, _options: dict[str, str]) -> int:
     """Write the report from what is there."""
-    from tools.write_report import main as write_report  # heavy: drawing
-
-    return write_report([str(chain.folder), f"out={chain.folder / 'report'}"]) or 0
+    words = [sys.executable, "-m", "tools.write_report", str(chain.folder), f"out={chain.folder / 'report'}"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.run(words, check=False, env=environment).returncode
 
 
 def _ask_queue(chain: Chain) -> dict[str, dict[str, str]] | None:

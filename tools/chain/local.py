@@ -22,6 +22,7 @@ from pretrain.runtime.storage import read_json
 from tools.chain.logs import RUNNER_LOG
 from tools.chain.plan.make_plan import Stage
 from tools.chain.record.state import ENDED, find_states, is_ready, stage_folder
+from tools.chain.run.launch import stage_environment
 from tools.chain.status import read_progress, say_duration, say_progress
 from tools.chain.submit import Chain
 
@@ -199,17 +200,6 @@ class LocalDriver:
         if self.stops == 1:
             text = "stopping: the running stages save their work (again to end them at once)"
             os.write(1, f"\n{text}\n".encode())
-
-
-def stage_environment(code: Path, commit: str) -> dict[str, str]:
-    """Return the variables by which a stage runs the exported code and nothing of the current folder."""
-    return {
-        "PYTHONPATH": str(code),
-        "PYTHONSAFEPATH": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONUNBUFFERED": "1",
-        "MOCHI_COMMIT": commit,
-    }
 
 
 def list_gpus() -> list[str]:

@@ -1,6 +1,6 @@
 """Convert a checkpoint into a backbone file that is proved: both key sets, every tensor, the forward pass.
 
-1. read the source strictly (`transfer.weights.backbone`); 2. write the output beside its place; 3. read it back as a stranger
+1. read the source strictly (backbone.py); 2. write the output beside its place; 3. read it back as a stranger
 would and compare every tensor bit by bit; 4. measure the parity of C2 … C5; 5. only then give it its name, with the
 manifest beside it. The same source gives the same bytes.
 """

@@ -44,7 +44,8 @@ def test_second_interrupt_interrupts() -> None:
 
 def test_worker_outlives_the_stop_signals() -> None:
     script = (
-        "import os, signal; from pretrain.runtime.stopping import ignore_stop_signals, STOP_SIGNALS; ignore_stop_signals(); "
+        "import os, signal; from pretrain.runtime.stopping import ignore_stop_signals, STOP_SIGNALS; "
+        "ignore_stop_signals(); "
         "[os.kill(os.getpid(), number) for number in STOP_SIGNALS]; print('alive')"
     )
     assert (
@@ -54,7 +55,8 @@ def test_worker_outlives_the_stop_signals() -> None:
 
 def test_process_with_such_workers_ends() -> None:
     script = (
-        "import torch.utils.data as data; from pretrain.runtime.stopping import end_workers_at_exit, ignore_stop_signals; "
+        "import torch.utils.data as data; "
+        "from pretrain.runtime.stopping import end_workers_at_exit, ignore_stop_signals; "
         "end_workers_at_exit(); loader = data.DataLoader(range(8), num_workers=1, persistent_workers=True, "
         "worker_init_fn=ignore_stop_signals); batches = iter(loader); print(next(batches))"
     )

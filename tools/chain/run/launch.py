@@ -27,6 +27,17 @@ def die_with_parent(number: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
+def stage_environment(code: Path, commit: str) -> dict[str, str]:
+    """Return the variables by which a stage runs the exported code and nothing of the current folder."""
+    return {
+        "PYTHONPATH": str(code),
+        "PYTHONSAFEPATH": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "MOCHI_COMMIT": commit,
+    }
+
+
 def _die_by_kill() -> None:
     die_with_parent(signal.SIGKILL)
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from submitit.slurm.slurm import _make_sbatch_string
 
-from tools.chain.local import stage_environment
 from tools.chain.plan.config import SlurmBackend
 from tools.chain.plan.make_plan import Stage
+from tools.chain.run.launch import stage_environment
 from tools.chain.slurm.hosts import BAD_HOSTS
 
 SHORT_MIN = 12
