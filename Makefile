@@ -5,7 +5,7 @@ PYTHON := .venv/bin/python
 export PYTHONDONTWRITEBYTECODE := 1
 TEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadgroup
 
-.PHONY: help setup system demo study check test format clean
+.PHONY: help setup system demo study check test docs format clean
 
 help: ## say what the targets do
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -31,6 +31,9 @@ check: setup ## lint, types, import contracts, fast tests: 3 minutes
 
 test: system ## every test, those on a real Slurm included: 25 minutes
 	@$(TEST)
+
+docs: setup ## build the documentation into build/docs
+	@.venv/bin/mkdocs build --strict --quiet
 
 format: setup ## format the code and mend what ruff can
 	@.venv/bin/ruff format .

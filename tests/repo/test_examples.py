@@ -1,0 +1,68 @@
+"""The examples run as they stand."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+import torchvision
+
+from pretrain.runtime.machine import PROJECT_ROOT
+from transfer.weights.convert import convert
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, PROJECT_ROOT / "examples" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_example_is_tested() -> None:
+    source = Path(__file__).read_text()
+    for path in (PROJECT_ROOT / "examples").glob("*.py"):
+        assert f'load("{path.stem}")' in source, f"{path.name} has no test"
+
+
+def test_mixing_example_returns_a_finite_loss() -> None:
+    assert load("mixing_in_your_loop").main().isfinite()
+
+
+def test_backbone_example_loads_the_converted_weights(tmp_path: Path) -> None:
+    state = torchvision.models.resnet18().state_dict()
+    encoder = {f"module.encoder_q.{name}": tensor for name, tensor in state.items() if not name.startswith("fc.")}
+    torch.save({"state_dict": encoder, "arch": "resnet18", "epoch": 1}, tmp_path / "encoder.pt")
+    convert(tmp_path / "encoder.pt", tmp_path / "backbone.pkl")
+    model = load("load_converted_backbone").main(tmp_path / "backbone.pkl")
+    assert torch.equal(model.conv1.weight, state["conv1.weight"])
+
+
+def write_one_cat(root: Path) -> None:
+    """Write one image with one cat in VOC's and in COCO's form, and its perfect detection under runs/mine."""
+    for folder in ("data/VOC2007/Annotations", "data/VOC2007/ImageSets/Main", "data/coco/annotations"):
+        (root / folder).mkdir(parents=True)
+    box = "<xmin>10</xmin><ymin>20</ymin><xmax>40</xmax><ymax>60</ymax>"
+    cat = f"<object><name>cat</name><difficult>0</difficult><bndbox>{box}</bndbox></object>"
+    (root / "data/VOC2007/Annotations/000001.xml").write_text(f"<annotation>{cat}</annotation>")
+    (root / "data/VOC2007/ImageSets/Main/test.txt").write_text("000001\n")
+    (root / "runs/mine/voc_det").mkdir(parents=True)
+    (root / "runs/mine/voc_det/cat.txt").write_text("000001 0.900 10.0 20.0 40.0 60.0\n")
+    (root / "runs/mine/voc_det/dog.txt").write_text("")
+    truth = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 20, 30, 40], "area": 1200, "iscrowd": 0}
+    annotations = {
+        "images": [{"id": 1, "width": 80, "height": 80, "file_name": "1.jpg"}],
+        "annotations": [truth],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    (root / "data/coco/annotations/instances_val2017.json").write_text(json.dumps(annotations))
+    found = {"image_id": 1, "category_id": 1, "bbox": [10, 20, 30, 40], "score": 0.9}
+    (root / "runs/mine/coco_instances_results.json").write_text(json.dumps([found]))
+
+
+def test_scoring_example_scores_a_perfect_detection(tmp_path: Path) -> None:
+    write_one_cat(tmp_path)
+    scores = load("score_saved_detections").main(tmp_path / "data", tmp_path / "runs/mine", ["cat", "dog"])
+    assert scores == pytest.approx({"voc": 100, "coco": 100})
