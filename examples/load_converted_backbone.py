@@ -1,4 +1,4 @@
-"""Load a converted backbone into plain torchvision: `python examples/load_converted_backbone.py runs/mochi/backbone.pkl`."""
+"""Load a converted backbone into torchvision: `python examples/load_converted_backbone.py runs/mochi/backbone.pkl`."""
 
 import sys
 from pathlib import Path

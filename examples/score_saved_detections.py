@@ -1,6 +1,7 @@
-"""Score saved detections in a second, without Detectron2: `python examples/score_saved_detections.py data runs/mine cat dog`.
+"""Score saved detections without Detectron2: `python examples/score_saved_detections.py data runs/mine cat dog`.
 
-RUN/voc_det/<class>.txt holds VOC's lines "image score xmin ymin xmax ymax", RUN/coco_instances_results.json COCO's results.
+RUN/voc_det/<class>.txt holds VOC's lines "image score xmin ymin xmax ymax"; RUN/coco_instances_results.json holds
+COCO's results.
 """
 
 import sys
