@@ -1,6 +1,7 @@
 """The house rules that tools can check: sizes, docstrings, config headers, README links and commands."""
 
 import ast
+import importlib.util
 import re
 import subprocess
 from pathlib import Path
@@ -70,8 +71,9 @@ def test_readme_links_lead_somewhere() -> None:
 
 def test_readme_commands_exist() -> None:
     for module in re.findall(r"python -m (tools\.[\w.]+)", README):
-        path = PROJECT_ROOT / Path(*module.split("."))
-        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), f"README runs {module}"
+        found = importlib.util.find_spec(module)
+        assert found is not None, f"README runs {module}"
+        assert not found.submodule_search_locations or importlib.util.find_spec(f"{module}.__main__")
     targets = set(re.findall(r"^([a-z]+):", (PROJECT_ROOT / "Makefile").read_text(), re.MULTILINE))
     for target in re.findall(r"`?make ([a-z]+)`?", README):
         if target in targets or f"`make {target}`" in README:

@@ -110,7 +110,7 @@ def test_key_covers_only_the_code_that_a_stage_imports(tmp_path: Path) -> None:
         stream.write("\nMORE = 1\n")
     after = digests()
     assert (before[:2], before[2] != after[2]) == (after[:2], True), "mending the report retrains nothing"
-    storage = tmp_path / "pretrain" / "storage.py"
+    storage = tmp_path / "pretrain" / "runtime" / "storage.py"
     storage.write_text(storage.read_text().replace('"""Write a UTF-8 text file whole."""', '"""Anything else."""'))
     assert digests() == after, "docstrings do not count"
     storage.write_text(storage.read_text() + "\nMORE = 1\n")
