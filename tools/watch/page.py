@@ -1,0 +1,45 @@
+"""Write the page's HTML: the live one loads its data by itself, the static one holds them."""
+
+import json
+from html import escape
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent / "page"
+PLOTLY_PATH = "plotly.min.js"
+
+
+def read_plotly() -> str:
+    """Return the text of plotly.js as the plotly package brings it."""
+    from plotly.offline import get_plotlyjs  # heavy
+
+    return str(get_plotlyjs())
+
+
+def write_page(*, live: bool) -> str:
+    """Return the HTML that loads its scripts and data from this server."""
+    scripts = f'<script src="assets/{PLOTLY_PATH}" defer></script><script src="assets/watch.js" defer></script>'
+    return _fill("watching" if live else "", '<link rel="stylesheet" href="assets/watch.css">', scripts)
+
+
+def write_static_page(snapshot: dict[str, Any], details: dict[int, dict[str, Any]]) -> str:
+    """Return one HTML file that holds everything: style, scripts, snapshot and the stages in `details`."""
+    data = json.dumps({"snapshot": snapshot, "details": details}, allow_nan=False)
+    for character, code in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):
+        data = data.replace(character, code)  # nothing in it can end the script element or open a comment
+    style = f"<style>{(FOLDER / 'watch.css').read_text()}</style>"
+    scripts = "".join(
+        [
+            f'<script type="application/json" id="held">{data}</script>',
+            f"<script>{read_plotly()}</script>",
+            f"<script>{(FOLDER / 'watch.js').read_text()}</script>",
+        ]
+    )
+    return _fill(f"{snapshot['name']} (static)", style, scripts)
+
+
+def _fill(title: str, style: str, scripts: str) -> str:
+    text = (FOLDER / "watch.html").read_text()
+    text = text.replace("{{title}}", escape(title or "chain")).replace("{{style}}", style)
+    head, _, tail = text.partition("{{scripts}}")
+    return head + scripts + tail

@@ -1,0 +1,221 @@
+"""What the page shows of a whole chain at one moment, from its files alone.
+
+A stage that is done is read once; the others are read at every refresh. So a chain of 10,000 stages costs little more
+than its running part.
+"""
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tools.chain.plan.make_plan import Stage
+from tools.chain.record.state import find_states, read_plan, stage_folder
+from tools.watch.stage_files import CurveFile, describe_attempts, finite_values, read_log_end, read_values
+
+COLUMNS = ("data", "pretrain", "convert")
+"""Kinds of stage with a column of their own; a measurement's column is its protocol."""
+NOW = ("data_wait", "images_per_s", "loss", "total_loss", "accuracy", "knn_top1")
+"""Latest values shown beside a running stage."""
+
+
+class ChainWatcher:
+    """Read a chain's folder again and again, at little cost."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._plan: tuple[float, dict[str, Any], list[Stage]] = (-1.0, {}, [])
+        self._ended: dict[str, tuple[tuple[float, ...], dict[str, Any]]] = {}
+        self._curves: dict[str, CurveFile] = {}
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The stages of the newest plan."""
+        return self._plan[2]
+
+    def refresh(self) -> dict[str, Any]:
+        """Return the snapshot: stages, sums, verdict; JSON values only.
+
+        Raises:
+            ValueError: nothing was submitted in this folder.
+
+        """
+        chain = self._read_plan()
+        states = find_states(self.folder, self.stages)
+        rows = [self._describe(stage, states[stage.name], chain) for stage in self.stages]
+        return finite_values(
+            {
+                "name": str(chain.get("name", self.folder.name)),
+                "file": Path(str(chain.get("file", ""))).name,
+                "backend": str((chain.get("config") or {}).get("backend", "")),
+                "time": time.time(),
+                "stages": rows,
+                "sums": sum_up(rows),
+                "verdict": read_verdict(self.folder),
+            }
+        )
+
+    def describe_stage(self, index: int, search: str = "") -> dict[str, Any]:
+        """Return attempts, curves and the end of the log of the stage at `index` of the plan.
+
+        Raises:
+            IndexError: there is no such stage.
+
+        """
+        if not 0 <= index < len(self.stages):
+            raise IndexError(index)
+        stage = self.stages[index]
+        folder = stage_folder(self.folder, stage.folder)
+        curves = self._curve_file(stage)
+        curves.update()
+        failed = read_values(folder / "FAILED.json")
+        return finite_values(
+            {
+                "name": stage.name,
+                "command": " ".join(stage.command),
+                "after": list(stage.upstream),
+                "attempts": describe_attempts(folder),
+                "curves": curves.thinned(),
+                "log": read_log_end(folder, search),
+                "failed": f"{failed.get('kind', '')}: {failed.get('message', '')}" if failed else "",
+                "metrics": read_values(folder / "DONE.json").get("metrics") or {},
+            }
+        )
+
+    def _read_plan(self) -> dict[str, Any]:
+        path = self.folder / "chain.json"
+        changed = path.stat().st_mtime if path.is_file() else -2.0
+        if changed != self._plan[0] or not self._plan[2]:
+            values, stages = read_plan(self.folder)
+            self._plan = (changed, values, stages)
+        return self._plan[1]
+
+    def _describe(self, stage: Stage, state: str, chain: Mapping[str, Any]) -> dict[str, Any]:
+        folder = stage_folder(self.folder, stage.folder)
+        if state in ("done", "failed"):
+            mark = tuple(_changed(folder / name) for name in ("DONE.json", "FAILED.json"))
+            kept = self._ended.get(stage.folder)
+            if kept and kept[0] == mark and kept[1]["state"] == state:
+                return kept[1]
+        row = self._read_row(stage, state, folder, chain)
+        if state in ("done", "failed"):
+            self._ended[stage.folder] = (mark, row)
+            self._curves.pop(stage.folder, None)
+        return row
+
+    def _read_row(self, stage: Stage, state: str, folder: Path, chain: Mapping[str, Any]) -> dict[str, Any]:
+        attempts = describe_attempts(folder) if state != "blocked" else []
+        progress = read_values(folder / "progress.json")
+        last = attempts[-1] if attempts else {}
+        place = find_place(stage, chain)
+        row = {
+            "name": stage.name,
+            "kind": stage.kind,
+            "column": place[0],
+            "row": place[1],
+            "state": state,
+            "attempts": len(attempts),
+            "lost": sum(attempt["outcome"] not in ("done", "running") for attempt in attempts),
+            "host": last.get("host"),
+            "reason": next((attempt["reason"] for attempt in reversed(attempts) if attempt.get("reason")), None),
+            "seconds": _sum_seconds(attempts),
+            "gpu_seconds": sum(_seconds(attempt) * _count_gpus(attempt) for attempt in attempts),
+            "step": progress.get("step"),
+            "total": progress.get("total"),
+            "unit": progress.get("unit"),
+            "phase": progress.get("phase"),
+        }
+        if state == "running":
+            row |= self._read_running(stage, progress, last)
+        return row
+
+    def _read_running(self, stage: Stage, progress: Mapping[str, Any], last: Mapping[str, Any]) -> dict[str, Any]:
+        curves = self._curve_file(stage)
+        curves.update()
+        fresh = _as_number(progress.get("time")) >= _as_number(last.get("began"))
+        return {
+            "eta_s": progress.get("eta_s") if fresh else None,
+            "rate_per_s": progress.get("rate_per_s") if fresh else None,
+            "silent_s": round(time.time() - _as_number(progress.get("time"))) if fresh else None,
+            "now": {key: value for key in NOW if (value := curves.latest(key)) is not None},
+        }
+
+    def _curve_file(self, stage: Stage) -> CurveFile:
+        path = stage_folder(self.folder, stage.folder) / "metrics.jsonl"
+        return self._curves.setdefault(stage.folder, CurveFile(path))
+
+
+def find_place(stage: Stage, chain: Mapping[str, Any]) -> tuple[str, str]:
+    """Return (column, row) of a stage in the picture: its kind or protocol, and its backbone ("" without one)."""
+    config = chain.get("config") or {}
+    if stage.kind in COLUMNS:
+        return stage.kind, stage.name.partition("-")[2]
+    name = re.sub(r"-seed-?\d+$", "", stage.name)
+    protocols = sorted(map(str, config.get("protocols") or {}), key=len, reverse=True)
+    for protocol in protocols:
+        if name.startswith(f"{protocol}-") and stage.kind not in ("report", "analyse"):
+            return protocol, name.removeprefix(f"{protocol}-")
+    return name, ""
+
+
+def sum_up(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return counts by state, the hours spent, and what is left, as far as finished stages of the same column tell."""
+    counts: dict[str, int] = {}
+    known: dict[str, list[float]] = {}
+    for row in rows:
+        counts[row["state"]] = counts.get(row["state"], 0) + 1
+        if row["state"] == "done" and row["seconds"]:
+            known.setdefault(row["column"], []).append(row["seconds"])
+    means = {column: sum(values) / len(values) for column, values in known.items()}
+    left, unknown = 0.0, 0
+    for row in rows:
+        if row["state"] in ("running", "pending", "lost"):
+            estimate = row.get("eta_s") if row["state"] == "running" else None
+            estimate = means.get(row["column"]) if estimate is None else estimate
+            left, unknown = left + (estimate or 0.0), unknown + (estimate is None)
+    side_by_side = max(1, counts.get("running", 0))
+    return {
+        "states": counts,
+        "stage_hours": sum(row["seconds"] for row in rows) / 3600,
+        "gpu_hours": sum(row["gpu_seconds"] for row in rows) / 3600,
+        "left_s": left / side_by_side,
+        "left_unknown": unknown,
+    }
+
+
+def read_verdict(folder: Path) -> dict[str, Any]:
+    """Return the comparisons of the newest report: {"control", "comparisons", "time"}; {} without a report."""
+    path = folder / "report" / "summary.json"
+    summary = read_values(path)
+    comparisons = summary.get("comparisons")
+    if not isinstance(comparisons, list):
+        return {}
+    kept = [entry for entry in comparisons if isinstance(entry, dict)]
+    return {"control": summary.get("control") or {}, "comparisons": kept[:200], "time": _changed(path)}
+
+
+def _seconds(attempt: Mapping[str, Any]) -> float:
+    if attempt["outcome"] == "running":
+        return max(0.0, time.time() - _as_number(attempt.get("began")))
+    return _as_number(attempt.get("seconds"))
+
+
+def _sum_seconds(attempts: Sequence[Mapping[str, Any]]) -> float:
+    return sum(map(_seconds, attempts))
+
+
+def _count_gpus(attempt: Mapping[str, Any]) -> int:
+    gpus = attempt.get("gpu")
+    return len(gpus) if isinstance(gpus, list) else int(bool(gpus))
+
+
+def _as_number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
