@@ -14,7 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pretrain.runtime.storage import digest_file, open_whole, sweep_temporary_files, write_text
+from pretrain.runtime.storage import (
+    digest_path,
+    has_digest,
+    open_whole,
+    sweep_temporary_files,
+    write_digest,
+    write_text,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +80,7 @@ class CheckpointFolder:
             ValueError: there are finished checkpoints, but none of them is whole any more.
 
         """
-        unfinished = [path for path in self.list_files() if not _digest_path(path).is_file()]
+        unfinished = [path for path in self.list_files() if not digest_path(path).is_file()]
         paths = [path for path in self.list_files() if path not in unfinished]
         for path in unfinished:
             logger.warning("%s: has no digest beside it, so its writing was cut short; it is left out", path)
@@ -98,7 +105,7 @@ class CheckpointFolder:
         try:
             with open_whole(path) as stream:
                 torch.save(content, stream)
-            write_text(_digest_path(path), f"{digest_file(path)}  {path.name}\n")
+            write_digest(path)
             if milestone:
                 write_text(_milestone_path(path), "kept for ever\n")
             self._forget_old()
@@ -115,7 +122,7 @@ class CheckpointFolder:
         passing = [path for path in self.list_files() if not _milestone_path(path).exists()]
         for path in passing[self.keep :]:
             path.unlink(missing_ok=True)
-            _digest_path(path).unlink(missing_ok=True)
+            digest_path(path).unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -125,7 +132,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ValueError: another digest, or no content; the text names the file.
 
     """
-    if digest_file(path) != _digest_path(path).read_text().split()[0]:
+    if not has_digest(path):
         raise ValueError(f"{path}: its bytes have changed since it was written (the digest differs)")
     return read_content(path)
 
@@ -172,10 +179,6 @@ def _copy(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_copy(entry) for entry in value]
     return value
-
-
-def _digest_path(path: Path) -> Path:
-    return path.with_name(path.name + ".sha256")
 
 
 def _milestone_path(path: Path) -> Path:

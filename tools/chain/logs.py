@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from pretrain.runtime.storage import read_json_lines
+from tools.chain.record.attempts import read_ledger
 from tools.chain.record.state import stage_folder
-from tools.chain.run.run_stage import LOG
+from tools.chain.run.verdict import LOG
 
 RUNNER_LOG = "log.runner.txt"
 
@@ -26,7 +26,7 @@ def find_logs(chain: Path, folder_name: str, state: str) -> list[Path]:
 
 def _list_job_logs(chain: Path, folder: Path) -> list[Path]:
     """Return the logs of the stage's newest job; those of an array lie with its first stage."""
-    ids = [line["job_id"] for line in read_json_lines(folder / "ledger.jsonl") if "job_id" in line]
+    ids = [line["job_id"] for line in read_ledger(folder) if "job_id" in line]
     return list((chain / "stages").glob(f"*/slurm/{ids[-1]}_*_log.out")) if ids else []
 
 

@@ -3,13 +3,21 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
-from pretrain.runtime.storage import read_json
+from pretrain.runtime.storage import read_json_object
 from tools.chain.plan.make_plan import Stage
 from tools.chain.record.attempts import read_attempts
-from tools.chain.record.state import find_states, stage_folder
+from tools.chain.record.state import find_states, read_failed, stage_folder
 
+NUMBER = (int, float)
+PROGRESS_KINDS: dict[str, tuple[type, ...]] = {
+    "rate_per_s": (*NUMBER, NoneType),
+    "eta_s": (*NUMBER, NoneType),
+    "time": NUMBER,
+    "phase": (str, NoneType),
+}
 COLUMNS = ("stage", "state", "attempt", "step", "rate", "eta", "host", "gpu", "note")
 
 
@@ -29,12 +37,12 @@ def describe_stages(
 
 
 def read_progress(folder: Path) -> dict[str, Any]:
-    """Return progress.json, {} when there is none yet."""
+    """Return progress.json, {} when there is none yet or it is damaged."""
     try:
-        values = read_json(folder / "progress.json")
+        values = read_json_object(folder / "progress.json", {"step": NUMBER, "total": NUMBER})
     except (OSError, ValueError):
         return {}
-    return values if isinstance(values, dict) else {}
+    return values if all(isinstance(values[key], kind) for key, kind in PROGRESS_KINDS.items() if key in values) else {}
 
 
 def say_progress(progress: Mapping[str, Any]) -> str:
@@ -100,9 +108,9 @@ def _describe(chain: Path, stage: Stage, state: str, job: Mapping[str, str] | No
 
 def _note(folder: Path, stage: Stage, state: str, last: Mapping[str, Any], job: Mapping[str, str] | None) -> str | None:
     if state == "failed":
-        failed = read_json(folder / "FAILED.json")
+        failed = read_failed(folder) or {}
         lines = [line for line in str(failed.get("tail", "")).splitlines() if line.strip()]
-        return f"{failed['kind']}: {lines[-1].strip() if lines else failed['message']}"[:160]
+        return f"{failed.get('kind')}: {lines[-1].strip() if lines else failed.get('message')}"[:160]
     if state in ("pending", "lost") and (folder / "STOP").exists():
         return "stopped by cancel"
     if state in ("pending", "lost") and job:

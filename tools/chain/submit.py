@@ -18,7 +18,7 @@ from tools.chain.plan.export import digest_environment, export_code
 from tools.chain.plan.make_plan import Stage, folder_name, make_plan
 from tools.chain.plan.source import forget_digests
 from tools.chain.record.attempts import read_attempts
-from tools.chain.record.state import read_plan, stage_as_dict, stage_folder
+from tools.chain.record.state import read_plan, read_spec, stage_as_dict, stage_folder
 
 LOCK_WAIT_S = 120
 
@@ -94,7 +94,7 @@ def freeze(chain: Chain) -> dict[str, Any]:
     entries = [{**stage_as_dict(stage), "folder": stage.folder} for stage in chain.stages]
     new = {**values, "stages": entries}
     path = chain.folder / "chain.json"
-    if not path.is_file() or read_json(path) != json.loads(json.dumps(new)):
+    if _read_if_sound(path) != json.loads(json.dumps(new)):
         write_json(path, new)
     return new
 
@@ -121,10 +121,9 @@ def _write_spec(chain: Chain, stage: Stage, values: dict[str, Any]) -> None:
     """Write spec.json; a stage that has begun keeps its code and commit, and takes new resources and budgets."""
     folder = stage_folder(chain.folder, stage.folder)
     path = folder / "spec.json"
-    old = read_json(path) if path.is_file() else {}
+    old = read_spec(folder)
     begun = old and (read_attempts(folder) or (folder / "DONE.json").exists())
-    kept = begun and (chain.folder / "code" / old["code"]).is_dir()
-    source = old if kept else values
+    source = old if begun and (chain.folder / "code" / old["code"]).is_dir() else values
     spec = {
         **stage_as_dict(stage),
         "code": source["code"],
@@ -135,6 +134,14 @@ def _write_spec(chain: Chain, stage: Stage, values: dict[str, Any]) -> None:
     }
     if json.loads(json.dumps(spec)) != old:
         write_json(path, spec)
+
+
+def _read_if_sound(path: Path) -> Any:
+    """Return the JSON in a file; None where there is none or it is damaged: then it is written again."""
+    try:
+        return read_json(path) if path.is_file() else None
+    except ValueError:
+        return None
 
 
 def _short_digest(text: str) -> str:

@@ -10,7 +10,15 @@ from typing import Any
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
-from pretrain.runtime.storage import digest_file, open_whole, sweep_temporary_files, write_text
+from pretrain.runtime.storage import (
+    digest_file,
+    digest_path,
+    has_digest,
+    open_whole,
+    sweep_temporary_files,
+    write_digest,
+    write_text,
+)
 from transfer.weights.containers import read_tree
 
 logger = logging.getLogger(__name__)
@@ -39,10 +47,10 @@ class DetectorCheckpointer(DetectionCheckpointer):
         path = Path(self.save_dir) / f"{name}.pth"
         with open_whole(path) as stream:
             torch.save(content, stream)
-        write_text(_digest_path(path), f"{digest_file(path)}  {path.name}\n")
+        write_digest(path)
         self.tag_last_checkpoint(path.name)
         for old in self._steps()[self.keep :]:
-            _digest_path(old).unlink(missing_ok=True)
+            digest_path(old).unlink(missing_ok=True)
             old.unlink(missing_ok=True)
 
     def save_weights(self, path: str | Path) -> str:
@@ -68,7 +76,7 @@ class DetectorCheckpointer(DetectionCheckpointer):
     def get_checkpoint_file(self) -> str:
         """Return the newest checkpoint whose digest is right, or an empty string; say which were passed over."""
         for path in self._steps():
-            if is_intact(path):
+            if has_digest(path):
                 return str(path)
             logger.warning("%s: its digest is missing or wrong, so it is passed over for an older one", path)
         return ""
@@ -82,16 +90,3 @@ class DetectorCheckpointer(DetectionCheckpointer):
             return dict(content) if "model" in content else {"model": content}
         content = torch.load(f, map_location="cpu", weights_only=True)
         return content if "model" in content else {"model": content}
-
-
-def is_intact(path: Path) -> bool:
-    """Return whether `path` has the digest that lies beside it."""
-    try:
-        noted = _digest_path(path).read_text().split()
-        return bool(noted) and digest_file(path) == noted[0]
-    except OSError:
-        return False
-
-
-def _digest_path(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")

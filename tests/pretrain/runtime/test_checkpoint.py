@@ -41,6 +41,17 @@ def test_damaged_newest_is_named_and_the_one_before_taken(tmp_path: Path, caplog
     assert "checkpoint_00000002.pt: its bytes have changed" in caplog.text
 
 
+@pytest.mark.parametrize("note", [b"", b"\n", b"\xff\xfe\0"])
+def test_damaged_digest_makes_the_one_before_be_taken(tmp_path: Path, note: bytes) -> None:
+    folder = CheckpointFolder(tmp_path)
+    save(folder, 1)
+    save(folder, 2)
+    (tmp_path / "checkpoint_00000002.pt.sha256").write_bytes(note)
+    content = folder.load_newest()
+    assert content is not None
+    assert content["step"] == 1
+
+
 def test_checkpoint_whose_writing_was_cut_short_does_not_count(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

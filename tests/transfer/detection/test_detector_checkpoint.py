@@ -23,14 +23,16 @@ def test_newest_checkpoints_are_kept_with_their_digests(tmp_path: Path) -> None:
     assert (content["step"], content["seconds"]) == (4, 1.5)
 
 
-@pytest.mark.parametrize("damage", ["cut", "no digest"])
+@pytest.mark.parametrize("damage", ["cut", "no digest", "empty digest", "binary digest"])
 def test_damaged_newest_checkpoint_falls_back_to_the_one_before(damage: str, tmp_path: Path) -> None:
     checkpointer = make_checkpoints(tmp_path, 3)
     newest = tmp_path / "checkpoint_00000003.pth"
     if damage == "cut":
         newest.write_bytes(newest.read_bytes()[:-50])
-    else:
+    elif damage == "no digest":
         newest.with_name(f"{newest.name}.sha256").unlink()
+    else:
+        newest.with_name(f"{newest.name}.sha256").write_bytes(b"" if damage == "empty digest" else b"\xff\xfe\0")
     assert Path(checkpointer.get_checkpoint_file()).name == "checkpoint_00000002.pth"
 
 

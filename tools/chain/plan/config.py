@@ -85,6 +85,8 @@ class Budgets:
     """Starts in a row from the same step."""
     min_free_gb: float = 1.0
     """Least free space to start with; or twice the newest checkpoint, if that is more."""
+    retry_oom: bool = False
+    """Try a stage that ran out of a GPU's memory once more with fewer images at a time (tools/chain/run/exhaustion.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,8 @@ A number is taken by an exclusive link, so of two that start at once one wins. W
 is the heartbeat by which another machine sees that it lives.
 """
 
+import contextlib
+import errno
 import os
 import platform
 import re
@@ -12,25 +14,36 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
-from pretrain.runtime.storage import TEMPORARY_PREFIX, read_json, read_json_lines, write_json
+from pretrain.runtime.storage import TEMPORARY_PREFIX, read_json_lines, read_json_object, write_json
 
 HEARTBEAT_S = 5.0
 QUIET_BEATS = 3
 DEAD_AFTER_S = 60.0
 """A heartbeat older than this, seen from another machine, means that the attempt is dead."""
+NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EMLINK, errno.EXDEV)
+"""What file systems answer that have no hard links (SMB, some FUSE and object stores)."""
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "outcome": (str, NoneType), "host": str, "node": str, "pid": int, "born": int, "job_id": str, "restart": int,
+    "from_step": int, "to_step": int, "seconds": (int, float), "began": (int, float), "gpu": (list, str),
+}  # fmt: skip
+"""Types of what an attempt's file holds, where it holds it."""
 
 
 def read_attempts(folder: Path) -> list[dict[str, Any]]:
-    """Return all attempts of the stage in `folder`, oldest first, each with its "path"."""
-    found = []
-    for path in sorted((folder / "attempts").glob("[0-9]*.json")):
-        try:
-            found.append({**read_json(path), "path": path})
-        except (OSError, ValueError):
-            continue  # being replaced, or cut by a full disk: the next read has it
-    return found
+    """Return all attempts of the stage in `folder`, oldest first, each with its "number" and "path".
+
+    A damaged file is an attempt too, with "damaged": its number is taken, and it lives while it is touched.
+    """
+    place = folder / "attempts"
+    try:
+        names = os.listdir(place)  # noqa: PTH208 (a chain of 10,000 stages asks as often)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    numbers = sorted((int(match[1]), name) for name in names if (match := re.fullmatch(r"(\d+)\.json", name)))
+    return [_read_attempt(place / name) for _, name in numbers]
 
 
 def claim_attempt(folder: Path, values: Mapping[str, Any]) -> Path | None:
@@ -49,23 +62,22 @@ def claim_attempt(folder: Path, values: Mapping[str, Any]) -> Path | None:
         "pid": os.getpid(),
         "born": _born(os.getpid()),
     }
-    handle, beside = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
     os.close(handle)
+    beside = Path(name)
     try:
         write_json(beside, {**own, "began": time.time(), "outcome": None})
-        os.link(beside, path)
-    except FileExistsError:
-        return None
+        return path if _take_name(beside, path) else None
     finally:
-        Path(beside).unlink(missing_ok=True)
-    return path
+        beside.unlink(missing_ok=True)
 
 
 def wait_for_predecessor(path: Path, own: Mapping[str, Any]) -> None:
     """Wait until the attempt before `path` has surely ended.
 
     A scheduler restarts a job whose node it lost, though its processes may still run there: they see the new attempt
-    within a heartbeat and end. That one is over when it says so, its process is gone, or its heartbeat stands still.
+    within a heartbeat and end. That one is over when it says so, its process is gone, its heartbeat stands still, or
+    its file is gone.
     """
     before = [entry for entry in read_attempts(path.parent.parent) if entry["number"] < int(path.stem)]
     if not before or before[-1].get("outcome") or before[-1].get("restart") == own["restart"]:
@@ -73,7 +85,7 @@ def wait_for_predecessor(path: Path, own: Mapping[str, Any]) -> None:
     still = 0.0
     last = _touched(before[-1]["path"])
     while still < QUIET_BEATS * HEARTBEAT_S:
-        entry = next(entry for entry in read_attempts(path.parent.parent) if entry["number"] == before[-1]["number"])
+        entry = _read_attempt(before[-1]["path"])
         if entry.get("outcome") or (entry["host"] == platform.node() and _born(entry["pid"]) != entry["born"]):
             return
         time.sleep(0.5)
@@ -82,8 +94,10 @@ def wait_for_predecessor(path: Path, own: Mapping[str, Any]) -> None:
 
 
 def end_attempt(path: Path, **values: Any) -> None:
-    """Add the outcome and more to an attempt's file."""
-    write_json(path, {**read_json(path), **values, "ended": time.time()})
+    """Add the outcome and more to an attempt's file; a damaged one is written anew."""
+    entry = _read_attempt(path)
+    known = {key: value for key, value in entry.items() if key not in ("path", "damaged")}
+    write_json(path, {**known, **values, "ended": time.time()})
 
 
 def is_alive(attempt: Mapping[str, Any], own: Mapping[str, Any] | None = None) -> bool:
@@ -110,10 +124,14 @@ def is_known_dead(attempt: Mapping[str, Any]) -> bool:
 
 def count_against_budget(folder: Path) -> list[dict[str, Any]]:
     """Return the attempts since the last retry that count: not those that a person stopped."""
-    base = max(
-        (entry["attempts"] for entry in read_json_lines(folder / "ledger.jsonl") if "attempts" in entry), default=0
-    )
+    counts = [entry.get("attempts") for entry in read_ledger(folder)]
+    base = max((count for count in counts if isinstance(count, int)), default=0)
     return [entry for entry in read_attempts(folder) if entry["number"] > base and entry.get("outcome") != "stopped"]
+
+
+def read_ledger(folder: Path) -> list[dict[str, Any]]:
+    """Return the entries of a stage's ledger.jsonl; whatever is no entry is left out."""
+    return [entry for entry in read_json_lines(folder / "ledger.jsonl") if isinstance(entry, dict)]
 
 
 def find_checkpoint_step(folder: Path) -> int:
@@ -136,26 +154,53 @@ class Heartbeat(threading.Thread):
         self._stop_file = path.parent.parent / "STOP"
 
     def run(self) -> None:
-        """Touch, wait, again; a full disk or a hanging file server is no reason to die.
+        """Touch, wait, again; a full disk or a hanging or stale file server is no reason to end.
 
         A newer attempt means that the scheduler took this one for dead (a lost node): it calls `supersede` and ends.
         STOP, written by `cancel` on whatever machine, is handed on by `cancel`.
         """
         while not self._ended.wait(HEARTBEAT_S):
-            if self._newer.exists():
+            if os.path.exists(self._newer):  # noqa: PTH110 (Path.exists raises on a stale handle)
                 self._supersede()
                 return
-            if self._stop_file.exists():
+            if os.path.exists(self._stop_file):  # noqa: PTH110 (as above)
                 self._cancel()
-            try:
+            with contextlib.suppress(OSError):
                 os.utime(self._path)
-            except OSError:
-                continue
 
     def stop(self) -> None:
         """End the thread."""
         self._ended.set()
         self.join()
+
+
+def _read_attempt(path: Path) -> dict[str, Any]:
+    try:
+        values = read_json_object(path)
+        sound = all(isinstance(values.get(key), kind) for key, kind in KINDS.items() if key in values)
+        if sound and (values.get("outcome") or {"host", "pid", "born"} <= values.keys()):
+            return {"from_step": 0, "host": "", **values, "number": int(path.stem), "path": path}
+    except (OSError, ValueError):
+        pass
+    known = {"outcome": None, "host": "", "pid": 0, "born": 0, "from_step": 0, "damaged": True}
+    return {**known, "number": int(path.stem), "path": path}
+
+
+def _take_name(beside: Path, path: Path) -> bool:
+    """Give the file `beside` the name `path` unless that is taken; return whether it was free."""
+    try:
+        os.link(beside, path)
+    except FileExistsError:
+        return os.path.exists(path) and beside.samefile(path)  # noqa: PTH110 (NFS may repeat a call that was answered)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        except FileExistsError:
+            return False
+        beside.replace(path)  # until here the file is empty, and others take it for a live attempt
+    return True
 
 
 def _born(pid: int) -> int:

@@ -1,17 +1,23 @@
 """A stage's state is a function of its files: done, failed, blocked, running, pending or lost."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pretrain.runtime.storage import append_json_line, read_json
+from pretrain.runtime.storage import append_json_line, is_file, read_json_object
 from tools.chain.plan.make_plan import Stage
 from tools.chain.plan.resources import Resources
 from tools.chain.record.attempts import is_alive, is_known_dead, read_attempts
 
+logger = logging.getLogger(__name__)
+
 STATES = ("done", "failed", "blocked", "running", "pending", "lost")
 ENDED = ("done", "failed", "blocked")
+BLOCKING = ("failed", "blocked")
+FAILED_KINDS = {"kind": str, "message": str, "tail": str}
 
 
 def stage_folder(chain: Path, folder: str) -> Path:
@@ -20,14 +26,52 @@ def stage_folder(chain: Path, folder: str) -> Path:
 
 
 def read_plan(chain: Path) -> tuple[dict[str, Any], list[Stage]]:
-    """Return chain.json and its stages; ValueError when nothing was submitted yet."""
+    """Return chain.json and its stages; ValueError when nothing was submitted yet, or the file is damaged."""
     path = chain / "chain.json"
-    if not path.is_file():
+    if not is_file(path):
         raise ValueError(
             f"{chain}: no chain.json, so nothing was submitted here; run `python -m tools.chain submit` first"
         )
-    values = read_json(path)
-    return values, [stage_from_dict(entry) for entry in values["stages"]]
+    try:
+        values = read_json_object(path, {"stages": list})
+        return values, [stage_from_dict(entry) for entry in values["stages"]]
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: damaged ({error}); `python -m tools.chain submit` writes it again and loses nothing"
+        ) from error
+
+
+def read_spec(folder: Path) -> dict[str, Any]:
+    """Return spec.json of a stage; {} when there is none or it is damaged: the next submit writes it again."""
+    try:
+        return read_json_object(folder / "spec.json", {"code": str, "commit": str}) if folder.is_dir() else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def read_done(folder: Path) -> dict[str, Any] | None:
+    """Return DONE.json of a stage; None when there is none, or when it is damaged and so proves nothing."""
+    path = folder / "DONE.json"
+    try:
+        about = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return _read_done(path, (about.st_mtime_ns, about.st_size, about.st_ino))
+
+
+def read_failed(folder: Path) -> dict[str, Any] | None:
+    """Return FAILED.json of a stage ("kind", "message", "tail"); None when there is none. A damaged one counts too."""
+    path = folder / "FAILED.json"
+    if not is_file(path):
+        return None
+    try:
+        return read_json_object(path, FAILED_KINDS)
+    except (OSError, ValueError):
+        return {
+            "kind": "error",
+            "message": "FAILED.json is damaged, so the reason is lost; `resume` runs the stage again",
+            "tail": "",
+        }
 
 
 def stage_as_dict(stage: Stage) -> dict[str, Any]:
@@ -36,19 +80,29 @@ def stage_as_dict(stage: Stage) -> dict[str, Any]:
 
 
 def stage_from_dict(values: Mapping[str, Any]) -> Stage:
-    """Return the stage that `stage_as_dict` took apart; further keys are left out."""
-    known = {entry.name: values[entry.name] for entry in fields(Stage)}
-    resources = {**known["resources"]}
-    resources |= {key: tuple(resources[key]) for key in ("setup", "srun")}
-    known |= {key: tuple(known[key]) for key in ("command", "outputs")}
-    return Stage(**{**known, "resources": Resources(**resources)})
+    """Return the stage that `stage_as_dict` took apart; further keys are left out, missing ones have their default.
+
+    Raises:
+        ValueError: a key without a default is missing, or one has another type.
+
+    """
+    try:
+        known = {entry.name: values[entry.name] for entry in fields(Stage) if entry.name in values}
+        names = {entry.name for entry in fields(Resources)}
+        resources = {key: value for key, value in known["resources"].items() if key in names}
+        resources |= {key: tuple(resources[key]) for key in ("setup", "srun") if key in resources}
+        known |= {key: tuple(known[key]) for key in ("command", "outputs")}
+        known |= {key: dict(known[key]) for key in ("upstream", "configs", "why")}
+        return Stage(**{**known, "resources": Resources(**resources)})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"a stage's description is not whole: {error}; submit the chain again") from error
 
 
 def find_states(chain: Path, stages: Sequence[Stage]) -> dict[str, str]:
     """Return {stage name: state}; the stages must be in order, as the plan gives them."""
     states: dict[str, str] = {}
     for stage in stages:
-        states[stage.name] = _find_state(chain, stage, {name: states[name] for name in stage.upstream})
+        states[stage.name] = find_state(chain, stage, {name: states[name] for name in stage.upstream})
     return states
 
 
@@ -72,29 +126,48 @@ def clear_for_run(chain: Path, stage: Stage, retry: bool) -> None:
     folder = stage_folder(chain, stage.folder)
     (folder / "STOP").unlink(missing_ok=True)
     failed = folder / "FAILED.json"
-    if retry and failed.exists():
-        attempts = len(read_attempts(folder))
-        append_json_line(folder / "ledger.jsonl", {"event": "retry", "attempts": attempts})
-        failed.rename(folder / f"failed-{attempts:04d}.json")
+    if retry and is_file(failed):
+        newest = max((attempt["number"] for attempt in read_attempts(folder)), default=0)
+        append_json_line(folder / "ledger.jsonl", {"event": "retry", "attempts": newest})
+        failed.rename(folder / f"failed-{newest:04d}.json")
 
 
-def _find_state(chain: Path, stage: Stage, before: Mapping[str, str]) -> str:
+def find_state_alone(folder: Path) -> str:
+    """Return the state that the files of one stage tell by themselves: done, failed, running, lost or pending."""
+    return "done" if read_done(folder) is not None else _find_unfinished(folder)
+
+
+def find_state(chain: Path, stage: Stage, before: Mapping[str, str]) -> str:
+    """Return the state of one stage, given those of the stages before it."""
     folder = stage_folder(chain, stage.folder)
-    if (folder / "DONE.json").is_file() and (not stage.always or _still_holds(folder, stage, before)):
+    if read_done(folder) is not None and (not stage.always or _still_holds(folder, stage, before)):
         return "done"
-    if (folder / "FAILED.json").is_file():
+    state = _find_unfinished(folder)
+    if state in ("lost", "pending") and not stage.always and any(name in BLOCKING for name in before.values()):
+        return "blocked"
+    return state
+
+
+def _find_unfinished(folder: Path) -> str:
+    if is_file(folder / "FAILED.json"):
         return "failed"
     attempts = read_attempts(folder)
     if any(is_alive(attempt) for attempt in attempts):
         return "running"
-    if not stage.always and any(state in ("failed", "blocked") for state in before.values()):
-        return "blocked"
     return "lost" if attempts and is_known_dead(attempts[-1]) else "pending"
+
+
+@lru_cache(maxsize=65536)
+def _read_done(path: Path, _about: tuple[int, int, int]) -> dict[str, Any] | None:
+    try:
+        return read_json_object(path, {"outputs": dict})
+    except (OSError, ValueError) as error:
+        logger.warning("%s; until then the stage counts as not done", error)
+        return None
 
 
 def _still_holds(folder: Path, stage: Stage, before: Mapping[str, str]) -> bool:
     """Return whether a stage that runs always saw the present states, and its outputs are still there."""
     if any(not (folder / name).exists() for name in stage.outputs):
         return False
-    recorded: Mapping[str, str] = read_json(folder / "DONE.json").get("upstream_states", {})
-    return dict(recorded) == dict(before)
+    return (read_done(folder) or {}).get("upstream_states", {}) == dict(before)

@@ -5,10 +5,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pretrain.runtime.storage import digest_file, read_json
+from pretrain.runtime.storage import TEMPORARY_PREFIX, digest_file
 from tools.chain.plan.export import digest_tree
 from tools.chain.plan.make_plan import Stage
 from tools.chain.plan.source import digest_config
+from tools.chain.record.state import read_done
 
 OWN_FILES = {"spec.json", "ledger.jsonl", "progress.json", "DONE.json", "FAILED.json", "STOP"}
 OWN_FOLDERS = {"attempts", "checkpoints", "tensorboard", "slurm"}
@@ -37,7 +38,8 @@ def list_outputs(folder: Path) -> dict[str, dict[str, Any]]:
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
         own = relative.parts[0] in OWN_FOLDERS or relative.as_posix() in OWN_FILES
-        if own or not path.is_file() or path.name.startswith((".", "log.", "failed-")):
+        unfinished = any(part.startswith(TEMPORARY_PREFIX) for part in relative.parts)
+        if own or unfinished or not path.is_file() or path.name.startswith((".", "log.", "failed-")):
             continue
         found[relative.as_posix()] = {"size": path.stat().st_size, "sha256": digest_file(path)}
     return found
@@ -47,10 +49,8 @@ def digest_inputs(chain: Path, stage: Stage) -> dict[str, str]:
     """Return {upstream name: digest over its outputs} for those that are done."""
     found = {}
     for name, folder in stage.upstream.items():
-        path = chain / "stages" / folder / "DONE.json"
-        if path.is_file():
-            outputs = read_json(path)["outputs"]
-            lines = [f"{key} {value['sha256']}" for key, value in sorted(outputs.items())]
+        if done := read_done(chain / "stages" / folder):
+            lines = [f"{key} {_digest_of(value)}" for key, value in sorted(done["outputs"].items())]
             found[name] = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     return found
 
@@ -68,14 +68,20 @@ def lack_of_space(folder: Path, min_free_gb: float) -> str:
 
 
 def _check_upstream(name: str, folder: Path) -> list[str]:
-    done = folder / "DONE.json"
-    if not done.is_file():
-        return [f"stage {name} is not done ({done} is missing)"]
-    problems = []
-    for relative, expected in read_json(done)["outputs"].items():
-        path = folder / relative
-        if not path.is_file() or path.stat().st_size != expected["size"] or digest_file(path) != expected["sha256"]:
-            problems.append(
-                f"{path}: not as stage {name} left it; delete {done} and submit again, which makes it once more"
-            )
-    return problems
+    path, done = folder / "DONE.json", read_done(folder)
+    if done is None:
+        return [f"stage {name} is not done ({path} is {'damaged' if path.exists() else 'missing'})"]
+    return [
+        f"{folder / relative}: not as stage {name} left it; delete {path} and submit again, which makes it once more"
+        for relative, expected in done["outputs"].items()
+        if not _is_as_left(folder / relative, expected)
+    ]
+
+
+def _is_as_left(path: Path, expected: Any) -> bool:
+    size = expected.get("size") if isinstance(expected, dict) else None
+    return path.is_file() and path.stat().st_size == size and digest_file(path) == _digest_of(expected)
+
+
+def _digest_of(expected: Any) -> str:
+    return str(expected.get("sha256", "")) if isinstance(expected, dict) else ""

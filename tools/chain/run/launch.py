@@ -2,23 +2,44 @@
 
 import contextlib
 import ctypes
+import multiprocessing.connection
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pretrain.runtime.stopping import EXIT_YIELD
+from tools.chain.record.stop_request import SUPERSEDED
 
 PR_SET_PDEATHSIG = 1
 """prctl(2): the signal a process gets when its parent dies."""
 GRACE_S = 300.0
 """How long a command may take to save its work after a stop request."""
 POLL_S = 0.1
-SUPERSEDED = "superseded"
-"""The stop reason upon which nothing may be saved any more."""
+EXIT_NOT_FOUND = 127
+"""What a shell returns for a command that does not exist, and so does `DIE_WITH_PARENT`."""
+DIE_WITH_PARENT = f"""
+import ctypes, os, sys
+try:
+    ctypes.CDLL(None).prctl({PR_SET_PDEATHSIG}, {int(signal.SIGKILL)})
+except (OSError, AttributeError):
+    pass
+if os.getppid() != int(sys.argv[1]):
+    os._exit({EXIT_YIELD})
+try:
+    os.execvp(sys.argv[2], sys.argv[2:])
+except OSError as error:
+    print(f"{{sys.argv[2]}}: cannot be started ({{error.strerror}})", file=sys.stderr)
+    sys.exit({EXIT_NOT_FOUND})
+"""
+"""Asks the kernel for the parent's death signal, then becomes the command: argv is the parent's pid and the words.
+
+A process of its own, because code of ours between fork and exec (preexec_fn) can hang when other threads run.
+"""
 
 
 def die_with_parent(number: int) -> None:
@@ -38,10 +59,6 @@ def stage_environment(code: Path, commit: str) -> dict[str, str]:
     }
 
 
-def _die_by_kill() -> None:
-    die_with_parent(signal.SIGKILL)
-
-
 def start_ranks(
     words: Sequence[str], environments: Sequence[Mapping[str, str]], log: Path
 ) -> list[subprocess.Popen[bytes]]:
@@ -49,6 +66,7 @@ def start_ranks(
 
     A stage runner that is killed takes the command along: two runs of one stage never overlap.
     """
+    launcher = [sys.executable, "-I", "-S", "-c", DIE_WITH_PARENT, str(os.getpid())]
     ranks = []
     for rank, environment in enumerate(environments):
         number = int(environment.get("RANK", rank))
@@ -56,19 +74,21 @@ def start_ranks(
         with path.open("ab") as stream:
             ranks.append(
                 subprocess.Popen(
-                    words,
+                    [*launcher, *words],
                     stdin=subprocess.DEVNULL,
                     stdout=stream,
                     stderr=subprocess.STDOUT,
                     env={**os.environ, **environment},
-                    preexec_fn=_die_by_kill,  # noqa: PLW1509 (this process has no lock that a fork could copy)
                 )
             )
     return ranks
 
 
 def wait_for_ranks(ranks: Sequence[subprocess.Popen[bytes]], stop_reason: Callable[[], str]) -> int:
-    """Wait until all ranks have ended; return 0, EXIT_YIELD or the first bad exit code (negative: a signal).
+    """Wait until all ranks have ended; return 0, EXIT_YIELD or the exit code of the rank that failed first.
+
+    Negative codes are signals. When one rank is killed the others fail soon after, for its sake: so among those that
+    failed first a signal counts before an exit code, and nothing counts that came after our own signals.
 
     Args:
         ranks: the running processes.
@@ -77,11 +97,13 @@ def wait_for_ranks(ranks: Sequence[subprocess.Popen[bytes]], stop_reason: Callab
 
     """
     asked: float | None = None
+    first_bad: int | None = None
     while True:
         codes = [rank.poll() for rank in ranks]
         bad = [code for code in codes if code not in (None, 0, EXIT_YIELD)]
+        first_bad = min((code or 0 for code in bad), default=None) if first_bad is None else first_bad
         if None not in codes:
-            return bad[0] or 0 if bad else max(code or 0 for code in codes)
+            return max(code or 0 for code in codes) if first_bad is None else first_bad
         if stop_reason() == SUPERSEDED:
             _send(ranks, signal.SIGKILL)
         elif asked is None and (stop_reason() or bad):
@@ -89,7 +111,23 @@ def wait_for_ranks(ranks: Sequence[subprocess.Popen[bytes]], stop_reason: Callab
             _send(ranks, signal.SIGTERM)
         elif asked is not None and time.monotonic() - asked > (30.0 if bad else GRACE_S):
             _send(ranks, signal.SIGKILL)
-        time.sleep(POLL_S)
+        wait_for_any(ranks, POLL_S)
+
+
+def wait_for_any(processes: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
+    """Wait until one of these processes ends, a signal arrives, or so many seconds are over."""
+    handles: list[int] = []
+    try:
+        handles.extend(os.pidfd_open(process.pid) for process in processes if process.returncode is None)
+        if handles:
+            multiprocessing.connection.wait(handles, seconds)
+        else:
+            time.sleep(seconds)
+    except (OSError, AttributeError):  # no pidfd_open on this kernel (before Linux 5.3), or no handle left
+        time.sleep(min(seconds, POLL_S))
+    finally:
+        for handle in handles:
+            os.close(handle)
 
 
 def _send(ranks: Sequence[subprocess.Popen[bytes]], number: int) -> None:

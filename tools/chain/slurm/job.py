@@ -19,8 +19,10 @@ from pretrain.runtime.command_line import run_command
 from pretrain.runtime.stopping import EXIT_DONE, EXIT_YIELD
 from pretrain.runtime.storage import read_json
 from tools.chain.record.attempts import read_attempts
+from tools.chain.record.stop_request import StopRequest
 from tools.chain.run.launch import list_gpu_names, start_ranks, wait_for_ranks
-from tools.chain.run.run_stage import LOG, StopRequest, fill_command, run_stage
+from tools.chain.run.run_stage import fill_command, run_stage
+from tools.chain.run.verdict import LOG
 from tools.chain.slurm.hosts import must_leave_host
 
 LEADER_WAIT_S = 120.0

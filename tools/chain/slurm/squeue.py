@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pretrain.runtime.storage import append_json_line, read_json_lines
+from pretrain.runtime.storage import append_json_line
+from tools.chain.record.attempts import read_ledger
 
 ATTEMPTS = 4
 PAUSE_S = 2.0
@@ -35,7 +36,9 @@ def list_queue() -> list[dict[str, Any]]:
     words = ["squeue", "--noheader", "--array", "--me", "--states=all", "--format=%i|%K|%T|%r|%j"]
     text = run_slurm(words)
     jobs = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
+        if line.count("|") < 4:
+            continue  # the last one, or "CLUSTER: name", which squeue says where SLURM_CLUSTERS is set
         job_id, index, state, reason, name = line.split("|", 4)
         if state in LIVE:
             jobs.append({"job_id": job_id, "index": _int(index), "state": state, "reason": reason, "name": name})
@@ -85,10 +88,10 @@ def match_jobs(chain: Path, queue: Sequence[dict[str, Any]]) -> dict[str, dict[s
     by_name = {(job["name"], job["index"]): job for job in queue}
     found = {}
     for path in (chain / "stages").glob("*/ledger.jsonl"):
-        lines = read_json_lines(path)
+        lines = read_ledger(path.parent)
         noted = {line.get("job_id") for line in lines}
         for line in lines:
-            job = by_name.get((line.get("job_name"), line.get("index"))) if line["event"] == "intent" else None
+            job = by_name.get((line.get("job_name"), line.get("index"))) if line.get("event") == "intent" else None
             if job is None:
                 continue
             found[path.parent.name] = job

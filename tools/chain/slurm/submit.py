@@ -12,9 +12,9 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.helpers import clean_env
 from submitit.slurm.slurm import SlurmExecutor
 
-from pretrain.runtime.storage import append_json_line, read_json
+from pretrain.runtime.storage import append_json_line
 from tools.chain.plan.make_plan import Stage
-from tools.chain.record.state import ENDED, find_states, stage_folder
+from tools.chain.record.state import ENDED, find_states, read_spec, stage_folder
 from tools.chain.slurm import sbatch, squeue
 from tools.chain.slurm.hosts import find_bad_hosts
 from tools.chain.submit import Chain, shorten
@@ -91,9 +91,7 @@ def describe(chain: Chain, group: Sequence[Stage], excluded: Sequence[str] = ())
         hosts = [name for name in (stage.resources.exclude, *excluded) if name]
         stage = replace(stage, resources=replace(stage.resources, exclude=",".join(hosts)))
     folders = [stage_folder(chain.folder, entry.folder) for entry in group]
-    spec = (
-        read_json(folders[0] / "spec.json") if (folders[0] / "spec.json").is_file() else {"code": "CODE", "commit": ""}
-    )
+    spec = read_spec(folders[0]) or {"code": "CODE", "commit": ""}
     code = chain.folder / "code" / spec["code"]
     parameters, command = sbatch.describe_job(folders, stage, code, spec["commit"], chain.config.slurm)
     label = stage.folder if len(group) == 1 else f"{stage.folder}-and-{len(group) - 1}"

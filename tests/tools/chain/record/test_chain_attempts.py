@@ -1,6 +1,6 @@
 """One run of a stage at a time: the attempt's file is the lease, its touch the heartbeat."""
 
-import json
+import errno
 import os
 import subprocess
 import sys
@@ -14,7 +14,7 @@ import pytest
 from pretrain.runtime.storage import append_json_line, read_json, write_json
 from tools.chain.record import attempts
 from tools.chain.record.attempts import claim_attempt, count_against_budget, end_attempt, is_alive, read_attempts
-from tools.chain.run.run_stage import StopRequest
+from tools.chain.record.stop_request import StopRequest
 
 JOB: dict[str, Any] = {"backend": "local", "job_id": "", "restart": 0, "gpu": [], "from_step": 0}
 
@@ -136,10 +136,111 @@ def test_budget_counts_no_stops_by_a_person_and_begins_anew_at_a_retry(tmp_path:
     assert count_against_budget(tmp_path) == []
 
 
-def test_unreadable_attempt_is_left_out(tmp_path: Path) -> None:
+DAMAGED = [
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b"\0\0\0",
+    b"\xff\xfe",
+    b"{}",
+    b'{"outcome": 3}',
+    b'{"host": 1, "pid": "x"}',
+    b"3",
+]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_damaged_attempt_lives_while_it_is_touched_and_then_the_next_number_is_taken(
+    tmp_path: Path, content: bytes
+) -> None:
+    first = claim_as(tmp_path)
+    assert first is not None
+    end_attempt(first, outcome="yield")
+    damaged = tmp_path / "attempts" / "0002.json"
+    damaged.write_bytes(content)
+    assert claim_as(tmp_path) is None, "it may be a live run whose file was damaged"
+    os.utime(damaged, (time.time() - 100, time.time() - 100))
+    entries = read_attempts(tmp_path)
+    assert [entry["number"] for entry in entries] == [1, 2]
+    assert attempts.is_known_dead(entries[1])
+    third = claim_as(tmp_path)
+    assert third is not None
+    assert third.name == "0003.json"
+
+
+def test_damaged_attempt_can_be_ended(tmp_path: Path) -> None:
+    path = claim_as(tmp_path)
+    assert path is not None
+    path.write_bytes(b"\xff")
+    end_attempt(path, outcome="done", to_step=3)
+    assert [(entry["outcome"], entry["to_step"]) for entry in read_attempts(tmp_path)] == [("done", 3)]
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP, errno.ENOSYS])
+def test_of_many_that_start_at_once_one_wins_without_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refuse)
+    test_of_many_that_start_at_once_one_wins(tmp_path)
+    assert read_attempts(tmp_path)[0]["pid"] == os.getpid()
+
+
+def test_link_that_the_file_server_made_twice_counts_as_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.link
+
+    def link(source: Path, target: Path) -> None:
+        real(source, target)
+        raise FileExistsError(errno.EEXIST, "File exists")
+
+    monkeypatch.setattr(os, "link", link)
     assert claim_as(tmp_path)
-    (tmp_path / "attempts" / "0002.json").write_text(json.dumps({})[:1])
-    assert len(read_attempts(tmp_path)) == 1
+
+
+def test_heartbeat_outlives_a_stale_file_handle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts, "HEARTBEAT_S", 0.02)
+    path = claim_as(tmp_path)
+    assert path is not None
+    real, left = os.stat, [errno.ESTALE, errno.EIO, errno.EACCES]
+
+    def stat(*words: Any, **more: Any) -> os.stat_result:
+        if left and threading.current_thread() is heartbeat:
+            raise OSError(left.pop(), "Stale file handle")
+        return real(*words, **more)
+
+    stop = StopRequest()
+    heartbeat = attempts.Heartbeat(path, stop.supersede, stop.cancel)
+    monkeypatch.setattr(os, "stat", stat)
+    heartbeat.start()
+    until = time.monotonic() + 20
+    while left and time.monotonic() < until:
+        time.sleep(0.02)
+    (tmp_path / "STOP").touch()
+    while not stop.ask() and time.monotonic() < until:
+        time.sleep(0.02)
+    heartbeat.stop()
+    assert (left, stop.ask()) == ([], "cancelled")
+
+
+@pytest.mark.parametrize("left_behind", [None, b"", b"{}"])
+def test_wait_for_a_predecessor_whose_file_is_gone_or_damaged_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left_behind: bytes | None
+) -> None:
+    monkeypatch.setattr(attempts, "HEARTBEAT_S", 0.2)
+    old = claim_as(tmp_path, job_id="7")
+    assert old is not None
+    rewrite(old, host="elsewhere")
+    new = claim_as(tmp_path, job_id="7", restart=1)
+    assert new is not None
+    waiting = threading.Thread(target=attempts.wait_for_predecessor, args=(new, {"restart": 1}))
+    waiting.start()
+    time.sleep(0.1)
+    old.unlink() if left_behind is None else old.write_bytes(left_behind)
+    waiting.join(20)
+    assert not waiting.is_alive()
 
 
 def test_checkpoint_step_is_read_from_the_newest_name(tmp_path: Path) -> None:
