@@ -18,6 +18,7 @@ from transfer.detection.evaluators import build_evaluator
 from transfer.detection.precise_bn import share_statistics, update_statistics
 from transfer.detection.rle_inference import RleInference
 from transfer.detection.training_stream import PRECISE_BN_STREAM, build_train_loader
+from transfer.metrics.bootstrap import MetricDraws, write_draws
 from transfer.process_group import world_size
 
 logger = logging.getLogger(__name__)
@@ -69,11 +70,15 @@ def make_statistics_precise(cfg: Any, model: Any, stop: StopFlag) -> int:
     return count
 
 
-def evaluate(cfg: Any, model: Any, out: Path, stop: StopFlag) -> tuple[dict[str, float], dict[str, Any]]:
+def evaluate(
+    cfg: Any, model: Any, out: Path, stop: StopFlag, *, draws_folder: Path | None = None
+) -> tuple[dict[str, float], dict[str, Any]]:
     """Return (metrics in percent, details per data set) on the main process, empty ones elsewhere; all ranks call it.
 
-    Several test sets prefix their metrics with "<name>/".
+    Several test sets prefix their metrics with "<name>/". With `draws_folder`, the draws of the test sets are written
+    there as bootstrap.json, and the details hold AP by size and kinds of errors.
     """
+    draws: dict[str, MetricDraws] = {}
     metrics: dict[str, float] = {}
     details: dict[str, Any] = {}
     plain = getattr(model, "module", model)
@@ -85,6 +90,12 @@ def evaluate(cfg: Any, model: Any, out: Path, stop: StopFlag) -> tuple[dict[str,
         prefix = f"{name}/" if len(cfg.DATASETS.TEST) > 1 else ""
         metrics |= {f"{prefix}{key}": value for key, value in found.items()}
         details[name] = evaluator.details
+        if draws_folder is not None:
+            findings = evaluator.examine()
+            draws |= {f"{prefix}{key}": value for key, value in findings.draws.items()}
+            details[name] = {**evaluator.details, **findings.details()}
+    if draws_folder is not None and comm.is_main_process():
+        write_draws(draws_folder, draws)
     return metrics, details
 
 

@@ -17,9 +17,11 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from pretrain.runtime.storage import write_text
-from transfer.metrics.coco_ap import Engine, Task, check_annotations, evaluate_coco, read_coco_json
+from transfer.metrics.coco_ap import Engine, Task, evaluate_records, read_coco_json
+from transfer.metrics.coco_records import normalise_results, normalise_truth
+from transfer.metrics.detection_findings import Findings, examine_coco, examine_voc
 from transfer.metrics.mask_encoding import encode_bitmaps
-from transfer.metrics.voc_ap import Ties, VocDetections, compute_voc_ap, round_as_written
+from transfer.metrics.voc_ap import Ties, VocDetections, average_voc_ap, match_voc, round_as_written
 from transfer.metrics.voc_files import read_voc_truth, tabulate_voc_ap, write_det_files
 
 logger = logging.getLogger(__name__)
@@ -84,8 +86,9 @@ class VocEvaluator(DatasetEvaluator):
             return {}
         detections = self._stack(list(chain(*gathered)))
         write_det_files(self.out / VOC_DET_FOLDER, detections, self.truth.images, self.class_names)
-        ap = compute_voc_ap(self.truth, detections, len(self.class_names), year=self.year, ties=self.ties)
-        table = tabulate_voc_ap(ap, self.class_names)
+        matches = match_voc(self.truth, detections, len(self.class_names), ties=self.ties)
+        table = tabulate_voc_ap(average_voc_ap(matches, year=self.year), self.class_names)
+        self._evaluated = detections, matches
         wanted = np.bincount(self.truth.category[~self.truth.difficult], minlength=len(self.class_names))
         empty = [name for name, count in zip(self.class_names, wanted, strict=True) if count == 0]
         if empty:
@@ -105,6 +108,13 @@ class VocEvaluator(DatasetEvaluator):
         }
         metrics: dict[str, float] = table["metrics"]
         return metrics
+
+    def examine(self) -> Findings:
+        """Return draws of the test set, AP by size and kinds of errors after `evaluate`; empty on other processes."""
+        if not comm.is_main_process():
+            return Findings()
+        detections, matches = self._evaluated
+        return examine_voc(self.truth, detections, self.class_names, matches, year=self.year)
 
     def _stack(self, batches: list[tuple[str, Any, Any, Any]]) -> VocDetections:
         index = {name: number for number, name in enumerate(self.truth.images)}
@@ -138,9 +148,8 @@ class CocoEvaluator(DatasetEvaluator):
         contiguous = metadata.get("thing_dataset_id_to_contiguous_id") or {}
         self._category_ids = {number: original for original, number in contiguous.items()}
         if comm.is_main_process():
-            self.truth = read_coco_json(metadata.json_file)
-            for task in self.tasks:
-                check_annotations(self.truth, task)
+            annotations = read_coco_json(metadata.json_file)
+            self.truths = {task: normalise_truth(annotations, masks=task == "segm") for task in self.tasks}
         self.reset()
 
     def reset(self) -> None:
@@ -163,9 +172,12 @@ class CocoEvaluator(DatasetEvaluator):
         results = list(chain(*gathered))
         write_text(self.out / COCO_RESULTS_NAME, json.dumps(results))
         metrics: dict[str, float] = {}
+        self._records: dict[Task, list[dict[str, Any]]] = {}
         self.details = {"per_class": {}, "engine": self.engine, "detections": len(results)}
         for task in self.tasks:
-            result = evaluate_coco(self.truth, results, task, engine=self.engine)
+            truth = self.truths[task]
+            records = self._records[task] = normalise_results(results, truth, masks=task == "segm")
+            result = evaluate_records(truth, records, task, engine=self.engine)
             prefix = METRIC_PREFIX[task]
             measured = result.metrics()
             sizes = {"APs", "APm", "APl"}
@@ -178,6 +190,18 @@ class CocoEvaluator(DatasetEvaluator):
             )
             self.details["per_class"][prefix] = result.per_class()
         return metrics
+
+    def examine(self) -> Findings:
+        """Return draws of the test set, AP by size and kinds of errors after `evaluate`; empty on other processes."""
+        findings = Findings()
+        for task in self.tasks if comm.is_main_process() else ():
+            more = examine_coco(self.truths[task], self._records[task], task, self.engine)
+            findings = Findings(
+                draws=findings.draws | more.draws,
+                errors=findings.errors | more.errors,
+                by_size=findings.by_size | more.by_size,
+            )
+        return findings
 
     def _describe(self, instances: Any, image_id: int) -> list[dict[str, Any]]:
         boxes = instances.pred_boxes.tensor.cpu().numpy().copy()

@@ -30,6 +30,7 @@ from transfer.detection.loaded_weights import check_loaded, check_manifest
 from transfer.detection.protocols import FREE_KEYS, FULL_SIZE, describe_deviations, differ_from_full_size, lint
 from transfer.detection.trainer import EvaluationHook, RunHook, StopTraining, make_hooks, make_trainer
 from transfer.detection.training_stream import build_train_loader
+from transfer.metrics.bootstrap import read_draws, summarise_draws
 from transfer.process_group import process_group, world_size, wrap_model
 from transfer.results.run_result import RunResult, read_finished, write_result
 from transfer.weights.manifest import Manifest, read_manifest
@@ -162,7 +163,7 @@ def _conclude(cfg: Any, run: RunName, stop: StopFlag, model: Any, manifest: Mani
     comm.synchronize()
     tell("evaluate")
     began = time.monotonic()
-    metrics, details = evaluate(cfg, model, out / "evaluation", stop)
+    metrics, details = evaluate(cfg, model, out / "evaluation", stop, draws_folder=out)
     evaluation_s = time.monotonic() - began
     if main:
         draw_detections(cfg, model, out / "detections")
@@ -174,6 +175,7 @@ def _conclude(cfg: Any, run: RunName, stop: StopFlag, model: Any, manifest: Mani
     whole = not lint(cfg)
     facts = {
         "details": details,
+        "bootstrap": summarise_draws(read_draws(out)),
         "reevaluated": again,
         "alarm": find_alarm(cfg.PROTOCOL, metrics, whole=whole),
         "precise_bn_norms": norms,

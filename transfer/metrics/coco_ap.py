@@ -17,6 +17,8 @@ import numpy.typing as npt
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from transfer.metrics.coco_records import CocoTruth, normalise_results, normalise_truth
+
 Engine = Literal["hotcoco", "pycocotools"]
 ENGINES: tuple[Engine, ...] = ("hotcoco", "pycocotools")
 Task = Literal["bbox", "segm"]
@@ -41,10 +43,7 @@ class CocoResult:
 
     def metrics(self) -> dict[str, float]:
         """Return AP, AP50, AP75, APs, APm, APl in percent; NaN where the annotations hold nothing to find."""
-        return {
-            name: float(value) * 100 if value >= 0 else float("nan")
-            for name, value in zip(STATS, self.stats[:6], strict=True)
-        }
+        return summarise_stats(self.stats)
 
     def per_class(self) -> dict[str, float]:
         """Return AP in percent per category; NaN for one without annotations."""
@@ -56,10 +55,20 @@ class CocoResult:
         return table
 
 
+def summarise_stats(stats: Any) -> dict[str, float]:
+    """Return AP, AP50, AP75, APs, APm, APl in percent from COCO's twelve numbers; NaN where nothing is to be found."""
+    return {
+        name: float(value) * 100 if value >= 0 else float("nan")
+        for name, value in zip(STATS, stats[: len(STATS)], strict=True)
+    }
+
+
 def evaluate_coco(
     gt_json: Annotations, results_json: Detections, task: Task = "bbox", *, engine: Engine = "hotcoco"
 ) -> CocoResult:
     """Return COCO's evaluation of `results_json` (boxes xywh, category ids of the annotations) against `gt_json`.
+
+    Equal to Detectron2's COCOEvaluator: mask AP by size goes by the masks' sizes, not by those of the boxes.
 
     Args:
         gt_json: an annotations file, or its content.
@@ -73,17 +82,22 @@ def evaluate_coco(
     """
     if task not in ("bbox", "segm") or engine not in ("hotcoco", "pycocotools"):
         raise ValueError(f"expected the task bbox or segm and the engine hotcoco or pycocotools, got {task}, {engine}")
-    truth = read_coco_json(gt_json) if isinstance(gt_json, str | Path) else gt_json
+    annotations = read_coco_json(gt_json) if isinstance(gt_json, str | Path) else gt_json
     results = read_coco_json(results_json) if isinstance(results_json, str | Path) else results_json
-    check_annotations(truth, task)
-    _check_results(truth, results, task)
-    evaluation = run_evaluation(load_evaluation(truth, results, task, engine))
-    names = {category["id"]: category["name"] for category in truth["categories"]}
+    truth = normalise_truth(annotations, masks=task == "segm")
+    return evaluate_records(truth, normalise_results(results, truth, masks=task == "segm"), task, engine=engine)
+
+
+def evaluate_records(
+    truth: CocoTruth, results: Sequence[Mapping[str, Any]], task: Task, *, engine: Engine = "hotcoco"
+) -> CocoResult:
+    """Return COCO's evaluation of results in the strict form of transfer/metrics/coco_records.py."""
+    evaluation = run_evaluation(load_evaluation(truth.content, results, task, engine))
     return CocoResult(
         stats=np.asarray(evaluation.stats, dtype=np.float64),
         precision=evaluation.eval["precision"],
         recall=evaluation.eval["recall"],
-        categories=tuple(str(names[key]) for key in sorted(names)),
+        categories=truth.class_names,
     )
 
 
@@ -126,37 +140,3 @@ def read_coco_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_bytes())
     except ValueError as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from error
-
-
-def check_annotations(truth: Mapping[str, Any], task: Task) -> None:
-    """Refuse annotations that `task` cannot be evaluated on: a needed list or the masks are missing (ValueError)."""
-    missing = {"images", "annotations", "categories"} - set(truth)
-    if missing:
-        raise ValueError(f"the COCO annotations lack {', '.join(sorted(missing))}: without them nothing can be counted")
-    if task == "segm":
-        bare = sum(1 for record in truth["annotations"] if not record.get("segmentation"))
-        if bare:
-            raise ValueError(
-                f"mask AP needs a segmentation in every annotation, {bare} of {len(truth['annotations'])} have none: "
-                "evaluate boxes only (MODEL.MASK_ON False), or use annotations with masks"
-            )
-
-
-def _check_results(truth: Any, results: Any, task: Task) -> None:
-    images = {image["id"] for image in truth["images"]}
-    categories = {category["id"] for category in truth["categories"]}
-    strays = {result["image_id"] for result in results} - images
-    if strays:
-        raise ValueError(
-            f"{len(strays)} image ids of the results are not in the annotations, e.g. {min(strays)}; "
-            "the results belong to another split"
-        )
-    unknown = {result["category_id"] for result in results} - categories
-    if unknown:
-        raise ValueError(
-            f"the results hold category ids {sorted(unknown)[:5]} that the annotations lack "
-            f"(they have {sorted(categories)[:5]} …); use the annotations' own ids, not contiguous ones"
-        )
-    bare = sum(1 for result in results if "segmentation" not in result) if task == "segm" else 0
-    if bare:
-        raise ValueError(f"mask AP needs masks, {bare} of {len(results)} results have none: was MODEL.MASK_ON False?")

@@ -8,13 +8,17 @@ Shapes: M detections, G ground-truth boxes, T thresholds, C classes, P pairs (de
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from transfer.metrics.weighted_ap import ClassMatches, WeightedCurve, envelope, precision_at, split_draws, weigh_class
+
 IOU_THRESHOLDS = tuple(percent / 100.0 for percent in range(50, 100, 5))
 """The ten thresholds .50:.05:.95 whose mean AP is called AP."""
+RECALLS = np.arange(0.0, 1.1, 0.1)
+"""The eleven points of the 2007 metric, as Detectron2's voc_ap makes them."""
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -78,28 +82,83 @@ def compute_voc_ap(
             instruction set; "stable": in the order of `detections`, the same on every machine.
 
     """
-    if year not in (2007, 2012):
-        raise ValueError(f"year must be 2007 (11-point AP) or 2012 (all-point AP), got {year}")
+    matches = match_voc(truth, detections, class_count, thresholds=thresholds, ties=ties)
+    return average_voc_ap(matches, year=year)
+
+
+def match_voc(
+    truth: VocTruth,
+    detections: VocDetections,
+    class_count: int,
+    *,
+    thresholds: tuple[float, ...] = IOU_THRESHOLDS,
+    ties: Ties = "detectron2",
+) -> list[ClassMatches]:
+    """Return per class the detections in order of score and what they found; arguments as of `compute_voc_ap`."""
     order, starts = _order_by_class_and_score(detections, class_count, ties)
-    category = detections.category[order]
     overlap, best = _match(truth, detections, order, class_count)
     difficult = np.append(truth.difficult, False)[best]  # best is -1 where the image has no box of the class
-    wanted = np.bincount(truth.category[~truth.difficult], minlength=class_count)
-    ap = np.empty((len(thresholds), class_count))
-    for row, threshold in enumerate(thresholds):
-        hits = overlap > threshold
-        found = _first_hits(np.flatnonzero(hits & ~difficult), best)
-        ignored = np.flatnonzero(hits & difficult)
-        # Rank among the detections that count (found or false) of the class: what tp + fp is in the reference.
-        rank = found + 1 - starts[category[found]]
-        before = np.searchsorted(ignored, starts)
-        rank -= np.searchsorted(ignored, found) - before[category[found]]
-        bounds = np.searchsorted(found, starts)
-        for column in range(class_count):
-            ranks = rank[bounds[column] : bounds[column + 1]].astype(np.float64)
-            any_detection = bool(starts[column + 1] > starts[column])
-            ap[row, column] = _average_precision(ranks, float(wanted[column]), year, any_detection)
+    hits = [overlap > threshold for threshold in thresholds]
+    found = [_first_hits(np.flatnonzero(row & ~difficult), best) for row in hits]
+    ignored = [np.flatnonzero(row & difficult) for row in hits]
+    image, wanted = detections.image[order], ~truth.difficult
+    return [
+        ClassMatches(
+            image=image[starts[column] : starts[column + 1]],
+            found=tuple(_part_of(row, starts, column) for row in found),
+            ignored=tuple(_part_of(row, starts, column) for row in ignored),
+            wanted_image=truth.image[wanted & (truth.category == column)],
+        )
+        for column in range(class_count)
+    ]
+
+
+def average_voc_ap(matches: list[ClassMatches], *, year: int) -> FloatArray:
+    """Return AP in [0, 1], (T, C); every image counts once."""
+    if year not in (2007, 2012):
+        raise ValueError(f"year must be 2007 (11-point AP) or 2012 (all-point AP), got {year}")
+    thresholds = len(matches[0].found) if matches else 0
+    ap = np.empty((thresholds, len(matches)))
+    for column, entry in enumerate(matches):
+        for row, (found, ignored) in enumerate(zip(entry.found, entry.ignored, strict=True)):
+            # Rank among the detections that count (found or false): what tp + fp is in the reference.
+            ranks = (found + 1 - np.searchsorted(ignored, found)).astype(np.float64)
+            ap[row, column] = _average_precision(ranks, float(len(entry.wanted_image)), year, len(entry.image) > 0)
     return ap
+
+
+def weigh_voc_ap(matches: list[ClassMatches], counts: npt.NDArray[np.integer[Any]], *, year: int) -> FloatArray:
+    """Return AP in [0, 1], (B, T, C), where image i counts `counts[b, i]` times (B, N)."""
+    thresholds = len(matches[0].found) if matches else 0
+    ap = np.empty((len(counts), thresholds, len(matches)))
+    for block in split_draws(matches, len(counts)):
+        weights = counts[block].astype(np.int32)
+        for column, entry in enumerate(matches):
+            for row, curve in enumerate(weigh_class(entry, weights, RECALLS)):
+                ap[block, row, column] = _weigh_curve(curve, year)
+    return ap
+
+
+def _weigh_curve(curve: WeightedCurve, year: int) -> FloatArray:
+    """Return the AP of each draw, (B,): the operations of `_average_precision`, for all draws at once."""
+    nothing = np.where(curve.any_detection & (year != 2007), np.nan, 0.0)  # where there is no box to find
+    precision = curve.true / np.maximum(curve.rank, 1)  # (B, F)
+    if year == 2007:
+        points = precision_at(curve, precision)
+        ap = np.cumsum(points / 11.0, axis=1)[:, -1]
+    else:
+        recall = curve.true / np.maximum(curve.wanted, 1)[:, None]
+        steps = np.ascontiguousarray(np.diff(recall, prepend=0.0, axis=1) * envelope(precision))
+        complete = recall[:, -1] == 1.0 if recall.shape[1] else np.zeros(len(recall), dtype=np.bool_)
+        longer = np.concatenate([steps, np.zeros((len(steps), 1))], axis=1)
+        ap = np.where(complete, steps.sum(axis=1), longer.sum(axis=1))
+    return np.where(curve.wanted == 0, nothing, ap)
+
+
+def _part_of(indices: IntArray, starts: IntArray, column: int) -> IntArray:
+    """Return those of the ascending `indices` that lie in a class's range, counted from its start."""
+    first, last = np.searchsorted(indices, starts[column : column + 2])
+    return np.asarray(indices[first:last] - starts[column])
 
 
 def group_by_class(category: IntArray, class_count: int) -> tuple[IntArray, IntArray]:
@@ -180,7 +239,7 @@ def _average_precision(ranks: FloatArray, wanted: float, year: int, any_detectio
     recall = true_positives / wanted
     envelope = np.maximum.accumulate((true_positives / ranks)[::-1])[::-1]
     if year == 2007:
-        points = np.searchsorted(recall, np.arange(0.0, 1.1, 0.1))
+        points = np.searchsorted(recall, RECALLS)
         return float(np.cumsum(np.append(envelope, 0.0)[points] / 11.0)[-1])
     steps = np.diff(recall, prepend=0.0) * envelope
     if len(recall) == 0 or recall[-1] != 1.0:  # the reference's sentinel at recall 1: a zero, but it shapes the sum

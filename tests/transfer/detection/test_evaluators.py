@@ -167,6 +167,49 @@ def test_unfit_data_sets_are_sentences(tmp_path: Path) -> None:
         CocoEvaluator("an unregistered set", tmp_path, masks=False)
 
 
+KINDS = {"Cls", "Loc", "Both", "Dupe", "Bkg", "Miss", "FP", "FN"}
+
+
+@pytest.mark.parametrize("year", [2007, 2012])
+def test_voc_findings_hold_draws_of_the_metrics_sizes_and_errors(tmp_path: Path, year: int) -> None:
+    name, batches = register_voc(tmp_path, year)
+    evaluator = build_evaluator(BOXES_ONLY, name, tmp_path / "out")
+    metrics = evaluate(evaluator, batches)
+    findings = evaluator.examine()  # type: ignore[attr-defined]
+    assert {key: draws.value for key, draws in findings.draws.items()} == metrics
+    for draws in findings.draws.values():
+        assert (draws.images, len(draws.values)) == (IMAGES, 1000)
+        assert np.nanquantile(draws.values, 0.001) < draws.value < np.nanquantile(draws.values, 0.999)
+    assert set(findings.errors["box"]["ap50_lost"]) == KINDS
+    assert set(findings.by_size["box"]) == {"APs", "APm", "APl"}
+
+
+def test_voc_findings_take_difficult_objects_as_neither_found_nor_missed(tmp_path: Path) -> None:
+    name, batches = register_voc(tmp_path)
+    evaluator = build_evaluator(BOXES_ONLY, name, tmp_path / "out")
+    evaluate(evaluator, [(inputs, [{"instances": make_instances([], [], [], (9, 9))}]) for inputs, _ in batches])
+    missed = evaluator.examine().errors["box"]["counts"]["Miss"]  # type: ignore[attr-defined]
+    difficult = evaluator.truth.difficult  # type: ignore[attr-defined]
+    assert difficult.any()
+    assert missed == (~difficult).sum()
+
+
+@pytest.mark.parametrize("engine", ["hotcoco", "pycocotools"])
+def test_coco_findings_hold_draws_of_the_metrics_sizes_and_errors(tmp_path: Path, engine: str) -> None:
+    name, _, batches = register_coco(tmp_path)
+    settings = SimpleNamespace(MODEL=SimpleNamespace(MASK_ON=False), RUN=SimpleNamespace(COCO_ENGINE=engine))
+    evaluator = build_evaluator(settings, name, tmp_path / "out")
+    metrics = evaluate(evaluator, batches)
+    findings = evaluator.examine()  # type: ignore[attr-defined]
+    assert {key: draws.value for key, draws in findings.draws.items()} == {
+        key: metrics[key] for key in ("box/AP", "box/AP50", "box/AP75")
+    }
+    assert {f"box/{key}": value for key, value in findings.by_size["box"].items()}.items() <= metrics.items()
+    errors = findings.errors["box"]
+    assert set(errors["ap50_lost"]) == KINDS
+    assert errors["counts"]["Bkg"] > 0
+
+
 RANK_PROGRAM = """
 import json, sys, warnings
 warnings.simplefilter("ignore")

@@ -14,6 +14,7 @@ from tests.making.detector_runs import CONFIGS, SHORT, SMALL_RESNET, command_of,
 from tools.finetune_detector import main as finetune_detector
 from transfer.detection.config import read_detector_config
 from transfer.detection.finetune import RunName, finetune
+from transfer.metrics.bootstrap import read_draws
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("detectors")]
 
@@ -55,6 +56,11 @@ def test_run_resumed_from_a_checkpoint_equals_the_uninterrupted_run(
     result = read_json(whole / "metrics.json")
     assert result["details"]["reevaluated"] == result["metrics"]
     assert list((whole / "detections").glob("*.png"))
+    draws = read_draws(whole)
+    assert draws
+    for name, entry in draws.items():
+        assert entry.value == pytest.approx(result["metrics"][name], abs=1e-4)
+        assert set(result["details"]["bootstrap"][name]) == {"low", "high", "draws", "images", "level"}
     assert [line["step"] for line in read_json_lines(whole / "metrics.jsonl")] == [1, 2, 3, 4]
     assert {entry["key"] for entry in result["deviations"]} >= {"SOLVER.MAX_ITER", "SOLVER.IMS_PER_BATCH"}
     shutil.copytree(whole, resumed)
@@ -64,6 +70,7 @@ def test_run_resumed_from_a_checkpoint_equals_the_uninterrupted_run(
         (resumed / "checkpoints" / f"checkpoint_{step:08d}.pth").unlink()
     assert finetune_detector(words_of(config, backbones, data, resumed, "RUN.KEEP_CHECKPOINTS=9")) == 0
     assert facts_of(resumed) == facts_of(whole)
+    assert (resumed / "bootstrap.json").read_bytes() == (whole / "bootstrap.json").read_bytes()
     assert [line["step"] for line in read_json_lines(resumed / "metrics.jsonl")] == [1, 2, 3, 4]
 
 

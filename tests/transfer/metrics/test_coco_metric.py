@@ -1,14 +1,18 @@
+import contextlib
+import copy
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from detectron2.evaluation.coco_evaluation import _evaluate_predictions_on_coco
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as rle_codec
 
-from transfer.metrics.coco_ap import evaluate_coco
+from transfer.metrics.coco_ap import evaluate_coco, load_pycocotools
 
 TRUTH: dict[str, Any] = {
     "images": [{"id": 1, "width": 60, "height": 50}],
@@ -16,6 +20,15 @@ TRUTH: dict[str, Any] = {
     "annotations": [{"id": 1, "image_id": 1, "category_id": 3, "bbox": [5, 5, 20, 20], "area": 400, "iscrowd": 0}],
 }
 HIT = {"image_id": 1, "category_id": 3, "bbox": [5, 5, 20, 20], "score": 0.9}
+
+
+def ellipse_rle(box: list[float], width: int, height: int) -> dict[str, Any]:
+    """Fill the ellipse in a box: an area of about pi/4 of the box's."""
+    x, y, w, h = box
+    rows, columns = np.mgrid[0:height, 0:width] + 0.5
+    inside = ((columns - x - w / 2) / (w / 2)) ** 2 + ((rows - y - h / 2) / (h / 2)) ** 2 <= 1
+    rle = rle_codec.encode(np.asfortranarray(inside.astype(np.uint8)))
+    return {"size": rle["size"], "counts": rle["counts"].decode()}
 
 
 def rectangle_rle(box: list[float], width: int, height: int) -> dict[str, Any]:
@@ -88,6 +101,80 @@ def test_default_engine_equals_pycocotools_bit_by_bit(task: Any, scene: tuple[An
     assert got.categories == expected.categories
 
 
+@st.composite
+def elliptic_scenes(draw: st.DrawFn) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Ellipses whose boxes often are of another of COCO's sizes (32² and 96² pixels) than the masks."""
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    width, height = 200, 160
+
+    def box() -> list[float]:
+        w, h = random.choice([24, 30, 34, 36, 40, 90, 98, 102, 110, 130], 2)
+        return [float(random.integers(0, width - w)), float(random.integers(0, height - h)), float(w), float(h)]
+
+    annotations, results = [], []
+    for number in range(draw(st.integers(1, 10))):
+        place = box()
+        mask = ellipse_rle(place, width, height)
+        annotation = {"image_id": int(random.integers(3)) + 1, "category_id": int(random.integers(3)) + 1}
+        annotations.append(
+            {
+                **annotation,
+                "id": number + 1,
+                "bbox": place,
+                "segmentation": mask,
+                "iscrowd": int(random.random() < 0.15),
+            }
+            | {"area": float(rle_codec.area(mask))}
+        )
+    for _ in range(draw(st.integers(1, 40))):
+        near = annotations[random.integers(len(annotations))]
+        x, y, w, h = near["bbox"] if random.random() < 0.8 else box()
+        jitter = random.choice([0, 0, 2, 6])
+        place = [max(0.0, x - jitter), y, w, min(h + jitter, height - y)]
+        results.append(
+            {"image_id": near["image_id"], "category_id": near["category_id"], "bbox": place}
+            | {"score": float(random.integers(0, 1000) / 1000), "segmentation": ellipse_rle(place, width, height)}
+        )
+    truth = {
+        "info": {},
+        "images": [{"id": number, "width": width, "height": height} for number in (1, 2, 3)],
+        "categories": [{"id": number, "name": f"c{number}"} for number in (1, 2, 3)],
+        "annotations": annotations,
+    }
+    return truth, results
+
+
+@pytest.mark.parametrize("task", ["bbox", "segm"])
+@settings(max_examples=25, deadline=None)
+@given(scene=elliptic_scenes())
+def test_all_twelve_numbers_equal_detectron2s_own_evaluation(task: Any, scene: tuple[Any, Any]) -> None:
+    truth, results = scene
+    with contextlib.redirect_stdout(io.StringIO()):
+        expected = _evaluate_predictions_on_coco(
+            load_pycocotools(copy.deepcopy(truth)), copy.deepcopy(results), task, use_fast_impl=False
+        )
+    for engine in ("hotcoco", "pycocotools"):
+        got = evaluate_coco(truth, results, task, engine=engine)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(got.stats, expected.stats)
+        np.testing.assert_array_equal(got.precision, expected.eval["precision"])
+
+
+def test_a_round_mask_in_a_large_box_counts_as_medium() -> None:
+    box = [10.0, 10.0, 100.0, 100.0]  # a box of 10,000 pixels is large (over 96²), its ellipse of 7,854 medium
+    mask = ellipse_rle(box, 200, 160)
+    near = ellipse_rle([*box[:3], 98.0], 200, 160)
+    entry = {"image_id": 1, "category_id": 3, "bbox": box}
+    truth = {
+        "images": [{"id": 1, "width": 200, "height": 160}],
+        "categories": [{"id": 3, "name": "cat"}],
+        "annotations": [{**entry, "id": 1, "iscrowd": 0, "area": 7854.0, "segmentation": mask}],
+    }
+    wrong = {**entry, "score": 0.9, "segmentation": ellipse_rle([90.0, 40.0, 100.0, 100.0], 200, 160)}
+    result = evaluate_coco(truth, [wrong, {**entry, "score": 0.8, "segmentation": near}], "segm")
+    assert result.metrics()["APm"] == pytest.approx(50)  # the wrong one counts among the medium ones
+    assert np.isnan(result.metrics()["APl"])
+
+
 @pytest.mark.parametrize("engine", ["hotcoco", "pycocotools"])
 def test_hit_has_ap_100_and_no_detections_have_0(engine: Any) -> None:
     result = evaluate_coco(TRUTH, [HIT], engine=engine)
@@ -115,7 +202,7 @@ def test_files_give_what_their_content_gives(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("truth", "result", "task", "sentence"),
     [
-        (TRUTH, HIT, "segm", "mask AP needs a segmentation in every annotation, 1 of 1"),
+        (TRUTH, HIT, "segm", "1 annotations without a segmentation: mask AP needs a segmentation in every annotation"),
         (TRUTH, {**HIT, "image_id": 2}, "bbox", "1 image ids of the results are not in the annotations, e.g. 2"),
         (TRUTH, {**HIT, "category_id": 0}, "bbox", r"category ids \[0\] that the annotations lack"),
         (TRUTH, HIT, "boxes", "expected the task bbox or segm"),
