@@ -27,6 +27,7 @@ from pretrain.mixing import is_mixing_on
 from pretrain.moco import MoCo
 from pretrain.monitoring.epoch_checks import EpochMonitors
 from pretrain.monitoring.metrics_log import Monitor
+from pretrain.optimization.schedule import build_schedule, find_rate
 from pretrain.runtime import distributed
 from pretrain.runtime.checkpoint import CheckpointFolder, from_moco_state, read_content, to_moco_state, write_encoder
 from pretrain.runtime.device import choose_device, choose_precision
@@ -34,7 +35,6 @@ from pretrain.runtime.profiling import profile_steps
 from pretrain.runtime.randomness import make_generators
 from pretrain.runtime.settings import as_dict
 from pretrain.runtime.stopping import StopFlag, YieldRequested
-from pretrain.schedule import build_schedule, find_rate
 from pretrain.simclr import SimCLR
 
 logger = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from pretrain.config import OptimizerConfig
-from pretrain.schedule import build_schedule, find_rate
+from pretrain.optimization.schedule import build_schedule, find_rate
 
 
 def rate(settings: OptimizerConfig, step: int, steps: int = 100, epochs: int = 10, batch: int = 256) -> float:
