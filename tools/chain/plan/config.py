@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.runtime.settings import SettingsError, read_settings
+from transfer.results.question import Controls, find_question_mistakes
 
 KINDS = ("detector", "linear", "knn", "command")
 
@@ -137,6 +138,14 @@ class ChainConfig:
     stages: dict[str, OwnStage] = field(default_factory=dict)
     report: bool = True
     """End with tools.write_report."""
+    compare: tuple[list[str], ...] = ()
+    """Pairs of backbones, [[mochi, moco_v2], …]: is the first better than the second? Empty: see baseline."""
+    baseline: str = ""
+    """The backbone that all others are compared with; empty: the first. Instead of compare."""
+    controls: Controls = field(default_factory=Controls)
+    """The backbones between which the others must lie: {floor: random, ceiling: supervised}."""
+    delta: float | None = None
+    """Percent points within which two backbones count as equivalent; empty: the published noise, or 0.5."""
     grid: dict[str, list[Any]] = field(default_factory=dict)
     """Axes of a sweep: "BACKBONE:key" or "PROTOCOL:key" to the values; see tools/chain/plan/sweep.py."""
     budgets: Budgets = field(default_factory=Budgets)
@@ -172,6 +181,7 @@ def _find_mistakes(config: ChainConfig) -> list[str]:
         if unknown := set(protocol.backbones) - set(config.backbones):
             mistakes.append(f"protocols.{name}.backbones names {', '.join(sorted(unknown))}, no backbone of the chain")
     mistakes += [f"stages.{name} has no command" for name, stage in config.stages.items() if not stage.command]
+    mistakes += find_question_mistakes(config.compare, config.baseline, config.controls, config.delta, config.backbones)
     if not config.backbones and not config.stages:
         mistakes.append("no backbones and no stages: nothing to do")
     return mistakes
