@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -26,6 +27,9 @@ STALE_PAUSE_S = 0.1
 """A network file system answers ESTALE when another machine has just replaced the file: the next look finds it."""
 LINE_SEPARATORS = {"\u0085": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 """Characters that JSON allows inside a text and many readers take for the end of a line; written as escapes."""
+
+LONGEST_NAME = 200
+"""Bytes of a name that data gives a file: file systems take 255, and a suffix and a temporary prefix come to it."""
 
 
 @contextmanager
@@ -151,6 +155,18 @@ def is_file(path: str | Path) -> bool:
         return stat.S_ISREG(_retry_if_stale(Path(path).stat).st_mode)
     except (FileNotFoundError, NotADirectoryError):
         return False
+
+
+def make_file_name(text: str) -> str:
+    """Return a file name for a name that comes from data: `text` itself where it is one, else its letters and a digest.
+
+    What names a place elsewhere (a slash, a leading dot), holds control characters or is too long is no file name.
+    """
+    plain = text.isprintable() and "/" not in text and not text.startswith(".")
+    if plain and 0 < len(os.fsencode(text)) <= LONGEST_NAME:
+        return text
+    letters = re.sub(r"[^A-Za-z0-9]+", "_", text)[:60].strip("_")
+    return f"{letters}-{hashlib.sha256(text.encode(errors='surrogateescape')).hexdigest()[:12]}"
 
 
 def digest_file(path: str | Path) -> str:
