@@ -28,7 +28,7 @@ class Monitor:
 
     Keys: loss, accuracy and accuracy_with_mixes (proxy task, or training top-1 where it is supervised, %), lr,
     images_per_s, data_wait (share of the time spent waiting for the loader), queue_age_steps, broken_images (replaced
-    since this start of the run, where there are any), those of `pretrain.monitoring.collapse`, and what the loop adds per epoch.
+    since this start of the run, where there are any), those of collapse.py, and what the loop adds per epoch.
     """
 
     def __init__(self, config: PretrainConfig, *, first_step: int, steps: int, steps_per_epoch: int) -> None:
@@ -124,7 +124,7 @@ class Monitor:
             values["queue_age_steps"] = round(
                 filled / batch / 2, 2
             )  # keys leave in order, so the mean is half the span
-        if self._config.data.skip_broken and (broken := distributed.sum_over_ranks(self._broken)):
+        if self._config.data.skip_broken and (broken := distributed.add_counts(self._broken)):
             values["broken_images"] = broken
         self.write(step, values | more)
         if self._main:

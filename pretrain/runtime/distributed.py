@@ -169,7 +169,7 @@ def mean_over_ranks(value: float) -> float:
     return float(total.item()) / world_size()
 
 
-def sum_over_ranks(count: int) -> int:
+def add_counts(count: int) -> int:
     """Return the sum of `count` over the ranks; every rank must ask."""
     if world_size() == 1:
         return count

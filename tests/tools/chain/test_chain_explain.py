@@ -56,7 +56,7 @@ def test_dry_run_prints_the_sbatch_texts_without_a_slurm_and_writes_nothing(
     chain: Chain, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", "")
-    words = ["submit", str(chain.path), "dry_run=true", "backend=slurm", f"runs={chain.folder.parent}"]
+    words = ["submit", str(chain.path), "dry_run=true", "sbatch=true", "backend=slurm", f"runs={chain.folder.parent}"]
     assert main([*words, "resources.other.partition=long"]) == 0
     text = capsys.readouterr().out
     assert "3 to run; about 60.0 GPU-hours" in text

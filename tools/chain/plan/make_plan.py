@@ -15,10 +15,12 @@ from typing import Any
 from pretrain.runtime.machine import PROJECT_ROOT
 from tools.chain.plan import stage_commands
 from tools.chain.plan.config import ChainConfig, Protocol
-from tools.chain.plan.resources import Resources, look_up_resources
+from tools.chain.plan.order import sort_drafts
+from tools.chain.plan.resources import Resources, find_unknown_labels, look_up_resources
+from tools.chain.plan.seeds import expand_seeds
 from tools.chain.plan.source import digest_config, digest_module
 from tools.chain.plan.stage_commands import Draft
-from tools.chain.plan.sweep import expand_grid
+from tools.chain.plan.sweep import expand_grid, list_points
 
 KEY_LENGTH = 12
 
@@ -60,12 +62,18 @@ def make_plan(config: ChainConfig, places: list[Path], code: Path = PROJECT_ROOT
         ValueError: a file that is not there, an unknown stage, a circle; all files that miss are named.
 
     """
-    config = expand_grid(config)
+    owners = {point.name: point.owner for point in list_points(config)}
+    config = expand_seeds(expand_grid(config))
     find = _Finder(places, code)
-    drafts = [replace(draft, command=find.files_in(draft)) for draft in _draft(config, find)]
+    drafts = [
+        replace(draft, command=find.files_in(draft), labels=stage_commands.list_labels(draft, owners))
+        for draft in _draft(config, find)
+    ]
     find.raise_if_missing()
+    if unknown := find_unknown_labels(config.resources, {label for draft in drafts for label in draft.labels}):
+        raise ValueError("\n".join(unknown))
     done: dict[str, Stage] = {}
-    for draft in _sort(drafts):
+    for draft in sort_drafts(drafts):
         done[draft.name] = _freeze(draft, done, config, find)
     return list(done.values())
 
@@ -141,34 +149,6 @@ def _measure_all(config: ChainConfig, name: str, protocol: Protocol, data: str) 
     for seed in seeds:
         for backbone in protocol.backbones or config.backbones:
             yield stage_commands.measure(name, protocol, backbone, seed, data)
-
-
-def _sort(drafts: list[Draft]) -> list[Draft]:
-    """Return the drafts, each after those it names, else in the given order; the report is given all others."""
-    names = [draft.name for draft in drafts]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"two stages have the name {', '.join(sorted(twice))}; rename a backbone, protocol or stage")
-    waiting = [replace(draft, after=_before(draft, names)) for draft in drafts]
-    ordered: dict[str, Draft] = {}
-    while waiting:
-        ready = next((draft for draft in waiting if all(name in ordered for name in draft.after)), None)
-        if ready is None:
-            circle = ", ".join(draft.name for draft in waiting)
-            raise ValueError(f"these stages wait for each other: {circle}; mend `after` or the {{stage:NAME}} words")
-        ordered[ready.name] = ready
-        waiting.remove(ready)
-    return list(ordered.values())
-
-
-def _before(draft: Draft, names: list[str]) -> tuple[str, ...]:
-    if draft.kind == "report":
-        return tuple(name for name in names if name != draft.name)
-    before = tuple(dict.fromkeys((*draft.after, *stage_commands.stages_named_in(draft.command))))
-    if unknown := [name for name in before if name not in names]:
-        raise ValueError(
-            f"stage {draft.name} builds on {', '.join(unknown)}, no stage of this chain; there are: {', '.join(names)}"
-        )
-    return before
 
 
 def _freeze(draft: Draft, done: dict[str, Stage], config: ChainConfig, find: _Finder) -> Stage:
