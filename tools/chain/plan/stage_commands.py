@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.chain.plan.config import Analysis, Backbone, OwnStage, Protocol
-from transfer.analysis.seeds import method_of
+from transfer.results.seeds import method_of
 
 CONVERTED = "backbone.pkl"
 """What a convert stage writes; its manifest lies beside it."""
