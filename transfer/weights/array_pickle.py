@@ -1,4 +1,4 @@
-"""Pickles without trust: look through the opcodes first, read arrays only, write arrays in bytes that never change.
+"""Pickles of arrays without trust: read them by `transfer.weights.pickle_machine`, write them in bytes that never change.
 
 A pickle is a program. Here it never names a function that runs: every name stands for an inert object of ours, and what
 the file declares (sizes, memo indices) is compared with the bytes it has before anything is allocated.
@@ -6,136 +6,61 @@ the file declares (sizes, memo indices) is compared with the bytes it has before
 
 import math
 import pickle
-import pickletools
+import re
 import struct
-import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
 
-MAX_OPCODES = 5_000_000
-"""More than any checkpoint of ours by a factor of 100; a ResNet-152 with optimizer has about 40,000."""
+from transfer.weights.pickle_machine import Build, Instance, PickleMachine, StandIn, UnsafePickleError, check_key
+
+__all__ = ["ARRAY_TABLE", "UnsafePickleError", "finish_values", "name_some", "read_arrays", "write_arrays"]
 
 _RECONSTRUCT = {"numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"}
 _FROM_BUFFER = {"numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer"}
 _SCALAR = {"numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"}
 
 
-class UnsafePickleError(ValueError):
-    """The pickle asks for more than tensors and plain values; the text says for what."""
-
-
-class BoundedReader:
-    """Read `size` bytes of a stream; never ask the stream for more than is left, whatever a file declares."""
-
-    def __init__(self, stream: BinaryIO, size: int) -> None:
-        self._stream, self.left = stream, size
-
-    def read(self, count: int = -1) -> bytes:
-        """Return at most `count` bytes (all that is left when negative)."""
-        data = self._stream.read(min(count, self.left) if count >= 0 else self.left)
-        self.left -= len(data)
-        return data
-
-    def readline(self) -> bytes:
-        """Return one line of at most 64 KiB, newline included."""
-        data = self._stream.readline(min(self.left, 65536))
-        self.left -= len(data)
-        return data
-
-
-def check_pickle(stream: BinaryIO, size: int) -> set[str]:
-    """Walk through one pickle without running it; return the names ("module.name") that it mentions by GLOBAL.
-
-    Leaves the stream behind the pickle's end. STACK_GLOBAL's names come from strings and are judged when read.
-
-    Raises:
-        UnsafePickleError: cut short, a declared size beyond the file's end, a memo index or length out of all reason.
-
-    """
-    names: set[str] = set()
-    reader = BoundedReader(stream, size)
-    try:
-        # A text with a bad escape is no pickle of weights: Python would only warn of it.
-        with warnings.catch_warnings(action="error"):
-            for count, (opcode, argument, _) in enumerate(pickletools.genops(reader)):  # type: ignore[arg-type]
-                names |= _check_opcode(opcode.name, argument, count)
-    except UnsafePickleError:
-        raise
-    except (ValueError, OverflowError, MemoryError, UnicodeError, EOFError, Warning) as error:
-        raise UnsafePickleError(f"it is cut short or no pickle ({error})") from error
-    return names
-
-
-def _check_opcode(name: str, argument: object, count: int) -> set[str]:
-    """Return the class that an opcode names, if it does; UnsafePickleError where no writer of weights would use it."""
-    if name in ("INST", "OBJ", "EXT1", "EXT2", "EXT4", "PERSID"):
-        raise UnsafePickleError(f"it uses the pickle opcode {name}, which no writer of weights needs")
-    if name in ("LONG_BINPUT", "PUT") and int(str(argument or 0)) > MAX_OPCODES:
-        raise UnsafePickleError(f"it declares the memo index {argument}")
-    if count > MAX_OPCODES:
-        raise UnsafePickleError(f"it has more than {MAX_OPCODES} pickle opcodes")
-    return {str(argument).replace(" ", ".")} if name == "GLOBAL" else set()
-
-
-@dataclass
-class _Inert:
-    """Stand for a call whose function is not run; remembers the arguments and the state."""
-
-    arguments: tuple[Any, ...] = ()
-    state: Any = None
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
-class _Type(_Inert):
+class _Type(Instance):
     """numpy.dtype("f4") and its state (version, byte order, …)."""
 
 
-class _Array(_Inert):
+class _Array(Instance):
     """numpy's _reconstruct and its state (version, shape, dtype, Fortran order, bytes)."""
 
 
-class _Buffer(_Inert):
+class _Buffer(Instance):
     """numpy's _frombuffer(bytes, dtype, shape, order), as protocol 5 has it."""
 
 
-class _Scalar(_Inert):
+class _Scalar(Instance):
     """numpy's scalar(dtype, bytes)."""
 
 
-def _make(kind: type[_Inert]) -> Any:
-    return lambda *arguments: kind(arguments)
+def _make(kind: type[Instance]) -> Build:
+    return lambda *arguments: kind(kind.__name__, arguments)
 
 
 def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1" if encoding in ("latin1", "latin-1") else "ascii")
 
 
-class _ArraysUnpickler(pickle.Unpickler):
-    """Know arrays, dtypes, scalars, bytes and OrderedDict; refuse every other name."""
+def _make_dict(items: Any = (), *_: Any) -> dict[Any, Any]:
+    pairs = items.items() if isinstance(items, dict) else items
+    return {check_key(key): value for key, value in pairs}
 
-    def find_class(self, module: str, name: str) -> Any:
-        full = f"{module}.{name}"
-        if full in _RECONSTRUCT:
-            return _make(_Array)
-        if full in _FROM_BUFFER:
-            return _make(_Buffer)
-        if full in _SCALAR:
-            return _make(_Scalar)
-        known = {
-            "numpy.dtype": _make(_Type),
-            "numpy.ndarray": "numpy.ndarray",
-            "_codecs.encode": _encode,
-            "collections.OrderedDict": OrderedDict,
-        }
-        if full not in known:
-            raise UnsafePickleError(f"it names {full}, and a file of arrays needs no such thing")
-        return known[full]
+
+ARRAY_TABLE: Mapping[str, Build] = {
+    **dict.fromkeys(_RECONSTRUCT, _make(_Array)),
+    **dict.fromkeys(_FROM_BUFFER, _make(_Buffer)),
+    **dict.fromkeys(_SCALAR, _make(_Scalar)),
+    "numpy.dtype": _make(_Type),
+    "_codecs.encode": _encode,
+    "collections.OrderedDict": _make_dict,
+}
+"""What a pickle of arrays may call."""
 
 
 def read_arrays(stream: BinaryIO, size: int, finish: Callable[[np.ndarray], Any] = lambda array: array) -> Any:
@@ -150,16 +75,21 @@ def read_arrays(stream: BinaryIO, size: int, finish: Callable[[np.ndarray], Any]
         UnsafePickleError: it needs more than arrays, is cut short, or an array's shape does not fit its bytes.
 
     """
-    start = stream.tell()
-    check_pickle(stream, size)
-    stream.seek(start)
-    try:
-        value = _ArraysUnpickler(stream, encoding="latin1").load()
-    except UnsafePickleError:
-        raise
-    except Exception as error:  # a hostile file may break any of the unpickler's assumptions
-        raise UnsafePickleError(f"it is damaged ({type(error).__name__}: {error})") from error
+    machine = PickleMachine(ARRAY_TABLE)
+    value = machine.load(stream, size)
+    if machine.unknown:
+        raise UnsafePickleError(f"it names {name_some(machine.unknown)}, and a file of arrays needs no such thing")
+    return finish_values(value, finish)
+
+
+def finish_values(value: Any, finish: Callable[[np.ndarray], Any]) -> Any:
+    """Return what a `PickleMachine` with `ARRAY_TABLE` built, with finished arrays and dictionaries for stand-ins."""
     return _Resolver(finish).resolve(value)
+
+
+def name_some(names: set[str], shown: int = 6) -> str:
+    """Return the first few names, sorted."""
+    return ", ".join(sorted(names)[:shown])
 
 
 class _Resolver:
@@ -174,7 +104,7 @@ class _Resolver:
         """Return `value` with arrays in place of inert objects; repeated parts stay the same object."""
         if level > 32:
             raise UnsafePickleError("its values are nested more than 32 deep")
-        if not isinstance(value, Mapping | list | tuple | _Inert):
+        if not isinstance(value, Mapping | list | tuple | Instance):
             return value
         if id(value) not in self.known:
             self.known[id(value)] = self._build(value, level)
@@ -185,28 +115,41 @@ class _Resolver:
             return {key: self.resolve(item, level + 1) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return type(value)(self.resolve(item, level + 1) for item in value)
-        if isinstance(value, _Array):
-            return self.finish(_build_array(value.state))
-        if isinstance(value, _Buffer) and len(value.arguments) == 4:
-            data, kind, shape, order = value.arguments
-            return self.finish(_build_array((1, shape, kind, order == "F", data)))
-        if isinstance(value, _Scalar) and len(value.arguments) == 2:
-            return self.finish(_build_array((1, (), value.arguments[0], False, value.arguments[1])))
-        return None
+        if isinstance(value, StandIn):
+            content = value.content()
+            return self.resolve(content, level + 1) if content else value
+        state = _describe_array(value)
+        return None if state is None else self.finish(_build_array(state))
+
+
+def _describe_array(value: Instance) -> Any:
+    """Return (version, shape, dtype, Fortran order, bytes), as numpy's own state of an array; None: it is no array."""
+    if isinstance(value, _Array):
+        return value.state
+    if isinstance(value, _Buffer) and len(value.arguments) == 4:
+        data, kind, shape, order = value.arguments
+        return (1, shape, kind, order == "F", data)
+    if isinstance(value, _Scalar) and len(value.arguments) == 2:
+        return (1, (), value.arguments[0], False, value.arguments[1])
+    return None
 
 
 def _build_array(state: Any) -> np.ndarray:
     try:
         _, shape, kind, fortran, data = state
+        if not re.fullmatch(r"[<>=|]?[a-zA-Z]\d{0,2}", kind.arguments[0]):
+            raise UnsafePickleError(f"an array in it is of dtype {kind.arguments[0]!r:.40}")
         dtype = np.dtype(kind.arguments[0]).newbyteorder(kind.state[1] if kind.state else "=")
         data = data.encode("latin1") if isinstance(data, str) else data
         fits = all(isinstance(n, int) and n >= 0 for n in shape) and math.prod(shape) * dtype.itemsize == len(data)
-    except (TypeError, ValueError, AttributeError, IndexError, UnicodeError) as error:
+        if dtype.kind not in "biufc" or not fits:
+            raise UnsafePickleError(f"an array in it declares {dtype} {shape!s:.100} but has {len(data)} bytes")
+        native = np.frombuffer(bytearray(data), dtype).astype(dtype.newbyteorder("="), copy=False)
+        return native.reshape(shape, order="F" if fortran else "C")
+    except UnsafePickleError:
+        raise
+    except Exception as error:  # the state of a hostile file may be anything
         raise UnsafePickleError(f"an array in it is damaged ({error})") from error
-    if dtype.kind not in "biufc" or not fits:
-        raise UnsafePickleError(f"an array in it declares {dtype} {shape} but has {len(data)} bytes")
-    native = np.frombuffer(bytearray(data), dtype).astype(dtype.newbyteorder("="), copy=False)
-    return native.reshape(shape, order="F" if fortran else "C")
 
 
 @dataclass

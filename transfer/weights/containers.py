@@ -1,15 +1,14 @@
 """Open a checkpoint of any container format as a tree of dictionaries with tensors; nothing in it is run.
 
-Told by content, not by name: torch's zip archives and the older stream of pickles, safetensors, Detectron2's pickles of
-arrays. Before torch allocates anything, every size that the file declares is compared with the bytes that it has.
+The format is detected from the file's leading bytes, not its suffix: torch's zip archives and the older stream of
+pickles, safetensors, Detectron2's pickles of arrays. Tensors are views of the mapped file; every size that the file
+declares is compared with the bytes that it has.
 """
 
 import io
 import json
-import pickle
-import warnings
 import zipfile
-from collections import OrderedDict
+from collections import Counter
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,7 +16,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from transfer.weights.array_pickle import UnsafePickleError, check_pickle, read_arrays
+from transfer.weights.array_pickle import finish_values, name_some, read_arrays
+from transfer.weights.pickle_machine import PickleMachine, UnsafePickleError
+from transfer.weights.torch_storages import TORCH_TABLE, Place, Storages
 
 MAX_HEADER_BYTES = 100_000_000
 """What the safetensors library allows too; the header of a ResNet-152 has 0.1 MB."""
@@ -25,29 +26,9 @@ MAX_HEADER_BYTES = 100_000_000
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """The first pickle of torch.save before 1.6: torch/serialization.py, MAGIC_NUMBER."""
 
-_SAFE_NAMES = {
-    "collections.OrderedDict",
-    "collections.Counter",
-    "torch._utils._rebuild_tensor_v2",
-    "torch._utils._rebuild_parameter",
-    "torch.nn.parameter.Parameter",
-    "torch.Size",
-    "torch.device",
-    "torch.serialization._get_layout",
-    "torch.storage.UntypedStorage",
-    "_codecs.encode",
-    "__builtin__.set",
-    "builtins.set",
-    "__builtin__.complex",
-    "builtins.complex",
-}
-_SAFE_DTYPES = {
-    f"torch.{name}" for name in ("float16", "float32", "float64", "bfloat16", "int32", "int64", "uint8", "bool")
-}
-
 RESAVE = (
     'Re-save it where it was made: `torch.save({"state_dict": model.state_dict(), "epoch": epoch}, file)`; or, if you '
-    "trust it, add trust_pickle=true: what it names is then replaced by empty stand-ins and still not run"
+    "trust it, add trust_pickle=true: objects of these classes are then read as plain dictionaries, and still not run"
 )
 
 
@@ -56,8 +37,8 @@ def read_tree(path: str | Path, *, trust_pickle: bool = False) -> dict[str, Any]
 
     Args:
         path: the file.
-        trust_pickle: let a torch file name classes beyond tensors and plain values (argparse.Namespace, …). They are
-            replaced by empty stand-ins.
+        trust_pickle: let a torch file name classes beyond tensors and plain values (argparse.Namespace, …). Their
+            objects are read as dictionaries of what they hold.
 
     Raises:
         ValueError: not a checkpoint, damaged, hostile, or it needs `trust_pickle`; the text says which.
@@ -107,28 +88,35 @@ def _reader_of(path: Path, head: bytes) -> Any:
 
 
 def _read_zip(path: Path, trust_pickle: bool) -> Any:
-    size = path.stat().st_size
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
-            if len(pickles) != 1 or any(entry.filename.endswith("/constants.pkl") for entry in entries):
-                raise UnsafePickleError(
-                    "it is a zip archive but not of torch.save's weights (TorchScript, or no data.pkl)"
-                )
-            _check_entries(entries, size)
-            data = archive.read(pickles[0])
-            names = check_pickle(io.BytesIO(data), len(data))
-            unknown = _survey(io.BytesIO(data), names, size, trust_pickle)
+            root = _check_entries(archive, path.stat().st_size)
+            data = archive.read(f"{root}/data.pkl")
+            places = _find_places(archive, path, f"{root}/data/")
+            if f"{root}/byteorder" in archive.namelist() and archive.read(f"{root}/byteorder") != b"little":
+                raise UnsafePickleError("it was written on a big-endian machine; re-save it on a little-endian one")
     except UnsafePickleError:
         raise
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
         raise UnsafePickleError(f"its zip archive is damaged or cut short ({error})") from error
-    return _load(path, unknown, mmap=True)
+    storages = Storages(path, places)
+    return _run_pickle(io.BytesIO(data), len(data), storages, trust_pickle)
 
 
-def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
-    """Refuse compression and sizes beyond the file's own: torch.save stores, so only a bomb compresses."""
+def _check_entries(archive: zipfile.ZipFile, size: int) -> str:
+    """Return the archive's folder, after every entry has been read once and compared with its checksum.
+
+    Refuse what torch and Python may read differently: entries of one name, several archives in one file. Refuse
+    compression and sizes beyond the file's own: torch.save stores, so only a bomb compresses.
+    """
+    entries = archive.infolist()
+    folders = {entry.filename.partition("/")[0] for entry in entries}
+    names = [entry.filename.partition("/")[2] for entry in entries]
+    if len(folders) != 1 or "data.pkl" not in names or "constants.pkl" in names:
+        raise UnsafePickleError("it is a zip archive but not of torch.save's weights (TorchScript, or no data.pkl)")
+    repeated, times = Counter(name.lower() for name in names).most_common(1)[0]  # torch ignores the case of letters
+    if times > 1:
+        raise UnsafePickleError(f"its zip archive holds the entry {repeated} twice, and readers differ in which counts")
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
             raise UnsafePickleError(
@@ -137,100 +125,48 @@ def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
             )
     if (declared := sum(entry.file_size for entry in entries)) > size:
         raise UnsafePickleError(f"its entries declare {declared} bytes, but the file has {size}")
+    if min(entry.header_offset for entry in entries) != 0:
+        raise UnsafePickleError("its zip archive does not begin where the file begins: something was put before it")
+    if damaged := archive.testzip():
+        raise UnsafePickleError(f"its entry {damaged} differs from its checksum: the file is damaged; copy it again")
+    return folders.pop()
+
+
+def _find_places(archive: zipfile.ZipFile, path: Path, folder: str) -> dict[str, Place]:
+    """Return key → where the bytes of that storage lie; a local header has 30 bytes, the name and an extra field."""
+    places = {}
+    with path.open("rb") as stream:
+        for entry in archive.infolist():
+            if entry.filename.startswith(folder):
+                stream.seek(entry.header_offset + 26)
+                name, extra = (int.from_bytes(stream.read(2), "little") for _ in range(2))
+                start = entry.header_offset + 30 + name + extra
+                places[entry.filename.removeprefix(folder)] = Place(start=start, size=entry.file_size)
+    return places
 
 
 def _read_legacy(path: Path, trust_pickle: bool) -> Any:
+    """Read magic number, protocol, machine, value, list of storage keys; then each storage: its count and its bytes."""
     size = path.stat().st_size
+    storages = Storages(path, None)
     with path.open("rb") as stream:
-        for _ in range(3):  # the magic number, the protocol, the machine
-            check_pickle(stream, size - stream.tell())
-        start = stream.tell()
-        names = check_pickle(stream, size - start)
-        stream.seek(start)
-        unknown = _survey(stream, names, size, trust_pickle)
-    return _load(path, unknown, mmap=False)
+        _, _, machine = (PickleMachine({}).load(stream, size - stream.tell()) for _ in range(3))
+        if isinstance(machine, dict) and machine.get("little_endian") is False:
+            raise UnsafePickleError("it was written on a big-endian machine; re-save it on a little-endian one")
+        tree = _run_pickle(stream, size - stream.tell(), storages, trust_pickle)
+        keys = PickleMachine({}).load(stream, size - stream.tell())
+        storages.read_legacy(stream, keys, size)
+    return tree
 
 
-class _StandIn:
-    """Take the place of a class or function of the file; takes any arguments, keeps nothing, does nothing."""
-
-    def __init__(self, *_arguments: Any, **_options: Any) -> None: ...
-
-    def __new__(cls, *_arguments: Any, **_options: Any) -> "_StandIn":
-        return super().__new__(cls)
-
-    def __setstate__(self, _state: Any) -> None: ...
-
-    def __setitem__(self, _key: Any, _value: Any) -> None: ...
-
-    def append(self, _value: Any) -> None:
-        """Accept a list's items."""
-
-    def extend(self, _values: Any) -> None:
-        """Accept a list's items."""
-
-
-class _SurveyUnpickler(pickle.Unpickler):
-    """Build nothing but plain values; collect the storages that the pickle declares: key → bytes."""
-
-    def __init__(self, stream: Any) -> None:
-        super().__init__(stream, encoding="latin1")
-        self.storages: dict[str, int] = {}
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        return type(name, (_StandIn,), {"__module__": module})
-
-    def persistent_load(self, pid: Any) -> Any:
-        kind, key, count = pid[1], pid[2], pid[4]
-        if not isinstance(count, int) or count < 0:
-            raise UnsafePickleError(f"it declares a storage of {count!r} elements")
-        self.storages[str(key)] = count * _bytes_per_element(getattr(kind, "__name__", ""))
-        return _StandIn()
-
-
-def _bytes_per_element(storage: str) -> int:
-    sizes = {"Double": 8, "Long": 8, "Float": 4, "Int": 4, "Half": 2, "BFloat16": 2, "Short": 2}
-    return sizes.get(storage.removesuffix("Storage"), 1)
-
-
-def _survey(stream: BinaryIO, names: set[str], size: int, trust_pickle: bool) -> list[str]:
-    """Return the names to replace by stand-ins (only with `trust_pickle`); refuse declared storages beyond `size`."""
-    unknown = sorted(name for name in names if not _is_safe(name))
-    if unknown and not trust_pickle:
+def _run_pickle(stream: BinaryIO, size: int, storages: Storages, trust_pickle: bool) -> Any:
+    machine = PickleMachine(TORCH_TABLE, storages.declare)
+    value = machine.load(stream, size)
+    if machine.unknown and not trust_pickle:
         raise UnsafePickleError(
-            f"its pickle names {', '.join(unknown[:6])}, and unpickling such things can run any code. {RESAVE}"
+            f"its pickle names {name_some(machine.unknown)}, and unpickling such things can run any code. {RESAVE}"
         )
-    unpickler = _SurveyUnpickler(stream)
-    try:
-        unpickler.load()
-    except UnsafePickleError:
-        raise
-    except Exception as error:  # a hostile file may break any of the unpickler's assumptions
-        raise UnsafePickleError(f"its pickle is damaged ({type(error).__name__}: {error})") from error
-    if (declared := sum(unpickler.storages.values())) > size:
-        raise UnsafePickleError(f"its tensors declare {declared} bytes, but the file has {size}: cut short or hostile")
-    return unknown
-
-
-def _is_safe(name: str) -> bool:
-    storage = name.startswith("torch.") and name.endswith("Storage") and name.count(".") == 1
-    return name in _SAFE_NAMES or name in _SAFE_DTYPES or storage
-
-
-def _load(path: Path, unknown: list[str], *, mmap: bool) -> Any:
-    stand_ins: list[Any] = [(type(name.rpartition(".")[2], (_StandIn,), {}), name) for name in unknown]
-    try:
-        with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's remarks about old formats
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except OSError:
-        raise
-    except Exception as error:  # torch raises RuntimeError, UnpicklingError, KeyError, EOFError… on damaged files
-        # torch puts advice before its reason: to load without weights_only, which runs the file's code.
-        reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0] or type(error).__name__
-        raise UnsafePickleError(f"torch cannot read it safely ({reason}). {RESAVE}") from error
+    return finish_values(value, torch.from_numpy)
 
 
 def _read_safetensors(path: Path, _trust_pickle: bool) -> dict[str, Any]:
@@ -240,10 +176,17 @@ def _read_safetensors(path: Path, _trust_pickle: bool) -> dict[str, Any]:
         if length > min(size - 8, MAX_HEADER_BYTES):
             raise UnsafePickleError(f"its header declares {length} bytes, but the file has {size}")
         try:
-            json.loads(stream.read(length))
+            json.loads(stream.read(length), object_pairs_hook=_refuse_repeated)
             return dict(load_file(path))
         except (SafetensorError, ValueError, RecursionError) as error:
             raise UnsafePickleError(f"its safetensors header and data do not agree ({error})") from error
+
+
+def _refuse_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"the name {max(names, key=names.count)} stands there twice")
+    return dict(pairs)
 
 
 def _read_pickle(path: Path, _trust_pickle: bool) -> Any:

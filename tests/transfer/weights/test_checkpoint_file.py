@@ -81,10 +81,8 @@ def test_a_call_that_only_allocates_is_refused_too(call: Any, tmp_path: Path) ->
         read_tree(save(tmp_path / "x.pt", {"x": Evil(call, 10**11)}))
 
 
-def test_torchs_advice_to_load_without_weights_only_is_not_passed_on(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"cannot read it safely \(Unsupported operand") as caught:
-        read_tree(save(tmp_path / "x.pt", {**TREE, "n": 9**999}))
-    assert "weights_only" not in str(caught.value)
+def test_integers_of_any_length_are_read(tmp_path: Path) -> None:
+    assert read_tree(save(tmp_path / "x.pt", {**TREE, "n": 9**999}))["n"] == 9**999
 
 
 def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:

@@ -1,0 +1,291 @@
+"""Execute a pickle's opcodes on a stack of our own: no name in it is imported and no function of it is called.
+
+Python's unpickler hashes and compares whatever a file nests, in C and without a limit, so a few hundred bytes can hang
+or crash it. This machine builds plain values and hands every named class to a table of the caller's; a name that is not
+in the table becomes a `StandIn`.
+"""
+
+import pickletools
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO
+
+MAX_OPCODES = 1_000_000
+"""More than any checkpoint of ours by a factor of 25; a ResNet-152 with optimizer has about 40,000."""
+_MAX_KEY_LENGTH = 64
+"""Items of a tuple that is a dictionary's key; hashing is then bounded."""
+
+Build = Callable[..., Any]
+"""Takes the arguments that the pickle gives to a name, returns the value."""
+
+
+class UnsafePickleError(ValueError):
+    """The pickle asks for more than tensors and plain values; the text says for what."""
+
+
+class BoundedReader:
+    """Read `size` bytes of a stream; never ask the stream for more than is left, whatever a file declares."""
+
+    def __init__(self, stream: BinaryIO, size: int) -> None:
+        self._stream, self.left = stream, size
+
+    def read(self, count: int = -1) -> bytes:
+        """Return at most `count` bytes (all that is left when negative)."""
+        data = self._stream.read(min(count, self.left) if count >= 0 else self.left)
+        self.left -= len(data)
+        return data
+
+    def readline(self) -> bytes:
+        """Return one line of at most 64 KiB, newline included."""
+        data = self._stream.readline(min(self.left, 65536))
+        self.left -= len(data)
+        return data
+
+
+class Name:
+    """A class or function that the pickle names ("module.name"); never imported."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+class Instance:
+    """An object of a class that the pickle names: what it was made of, and what was put into it."""
+
+    def __init__(self, name: str, arguments: tuple[Any, ...] = ()) -> None:
+        self.name, self.arguments = name, arguments
+        self.state: Any = None
+        self.items: dict[Any, Any] = {}
+        """Of a subclass of dict."""
+
+
+class StandIn(Instance):
+    """An object of a class that the caller's table does not hold."""
+
+    def content(self) -> dict[Any, Any]:
+        """Return the dictionary that it holds: its attributes and its items."""
+        state = self.state[0] if isinstance(self.state, tuple) and self.state else self.state
+        return {**(state if isinstance(state, dict) else {}), **self.items}
+
+
+_PUSHED = {
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+}
+_CONSTANTS: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_LIST": list,
+    "EMPTY_TUPLE": tuple,
+    "EMPTY_DICT": dict,
+    "EMPTY_SET": set,
+}
+_IGNORED = {"PROTO", "FRAME", "STOP"}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+
+
+class PickleMachine:
+    """One run over one pickle; `unknown` holds the names that it called and the table does not hold."""
+
+    def __init__(self, table: Mapping[str, Build], persistent: Callable[[Any], Any] | None = None) -> None:
+        self.table, self.persistent = table, persistent
+        self.unknown: set[str] = set()
+        self.stack: list[Any] = []
+        self.outer: list[list[Any]] = []
+        """The stacks below each mark."""
+        self.memo: dict[int, Any] = {}
+
+    def load(self, stream: BinaryIO, size: int) -> Any:
+        """Return the value of the pickle that begins here; leaves the stream behind its end.
+
+        Raises:
+            UnsafePickleError: cut short, damaged, or an opcode, memo index or key that no writer of weights uses.
+
+        """
+        reader = BoundedReader(stream, size)
+        try:
+            # A text with a bad escape is no pickle of weights: Python would only warn of it.
+            with warnings.catch_warnings(action="error"):
+                for count, (opcode, argument, _) in enumerate(pickletools.genops(reader)):  # type: ignore[arg-type]
+                    if count > MAX_OPCODES:
+                        raise UnsafePickleError(f"it has more than {MAX_OPCODES} pickle opcodes")
+                    self._step(opcode.name, argument)
+        except UnsafePickleError:
+            raise
+        except (ValueError, OverflowError, MemoryError, UnicodeError, EOFError, Warning) as error:
+            raise UnsafePickleError(f"it is cut short or no pickle ({error})") from error
+        except Exception as error:  # a hostile file may break any of the opcodes' assumptions
+            raise UnsafePickleError(f"its pickle is damaged ({type(error).__name__}: {error})") from error
+        if self.outer or len(self.stack) != 1:
+            raise UnsafePickleError("its pickle is damaged (it does not end with one value)")
+        return self.stack.pop()
+
+    def _step(self, name: str, argument: Any) -> None:
+        if name in _PUSHED:
+            self.stack.append(argument)
+        elif name in _CONSTANTS:
+            self.stack.append(_CONSTANTS[name]())
+        elif name in _TUPLES:
+            self.stack[-_TUPLES[name] :] = [tuple(self._take(_TUPLES[name]))]
+        elif name not in _IGNORED:
+            operation = getattr(self, f"_do_{name.lower()}", None)
+            if operation is None:
+                raise UnsafePickleError(f"it uses the pickle opcode {name}, which no writer of weights needs")
+            operation(argument)
+
+    def _take(self, count: int) -> list[Any]:
+        """Return the topmost values, which stay."""
+        if len(self.stack) < count:
+            raise UnsafePickleError("its pickle is damaged (a value is missing on its stack)")
+        return self.stack[-count:]
+
+    def _pop(self) -> Any:
+        (value,) = self._take(1)
+        del self.stack[-1]
+        return value
+
+    def _pop_mark(self) -> list[Any]:
+        if not self.outer:
+            raise UnsafePickleError("its pickle is damaged (a mark is missing on its stack)")
+        values, self.stack = self.stack, self.outer.pop()
+        return values
+
+    def _do_mark(self, _: Any) -> None:
+        self.outer.append(self.stack)
+        self.stack = []
+
+    def _do_pop(self, _: Any) -> None:
+        if self.stack:
+            del self.stack[-1]
+        else:
+            self._pop_mark()
+
+    def _do_pop_mark(self, _: Any) -> None:
+        self._pop_mark()
+
+    def _do_dup(self, _: Any) -> None:
+        self.stack.append(self._take(1)[0])
+
+    def _do_put(self, index: int) -> None:
+        if not 0 <= index <= MAX_OPCODES:
+            raise UnsafePickleError(f"it declares the memo index {index}")
+        self.memo[index] = self._take(1)[0]
+
+    _do_binput = _do_long_binput = _do_put
+
+    def _do_memoize(self, _: Any) -> None:
+        self._do_put(len(self.memo))
+
+    def _do_get(self, index: int) -> None:
+        self.stack.append(self.memo[index])
+
+    _do_binget = _do_long_binget = _do_get
+
+    def _do_list(self, _: Any) -> None:
+        values = self._pop_mark()  # before self.stack is looked up: it changes
+        self.stack.append(values)
+
+    def _do_tuple(self, _: Any) -> None:
+        values = self._pop_mark()
+        self.stack.append(tuple(values))
+
+    def _do_frozenset(self, _: Any) -> None:
+        values = self._pop_mark()
+        self.stack.append(frozenset(check_key(value) for value in values))
+
+    def _do_dict(self, _: Any) -> None:
+        values = self._pop_mark()
+        self.stack.append(_pair(values))
+
+    def _do_append(self, _: Any) -> None:
+        self._extend([self._pop()])
+
+    def _do_appends(self, _: Any) -> None:
+        self._extend(self._pop_mark())
+
+    def _extend(self, values: list[Any]) -> None:
+        (target,) = self._take(1)
+        if isinstance(target, list):
+            target.extend(values)
+        elif not isinstance(target, Instance):
+            raise UnsafePickleError(f"its pickle is damaged (it appends to a {type(target).__name__})")
+
+    def _do_additems(self, _: Any) -> None:
+        values = self._pop_mark()
+        self._take(1)[0].update(check_key(value) for value in values)
+
+    def _do_setitem(self, _: Any) -> None:
+        value = self._pop()
+        self._update({check_key(self._pop()): value})
+
+    def _do_setitems(self, _: Any) -> None:
+        self._update(_pair(self._pop_mark()))
+
+    def _update(self, items: dict[Any, Any]) -> None:
+        (target,) = self._take(1)
+        if isinstance(target, Instance):
+            target = target.items
+        if not isinstance(target, dict):
+            raise UnsafePickleError(f"its pickle is damaged (it sets an item of a {type(target).__name__})")
+        target.update(items)
+
+    def _do_global(self, text: str) -> None:
+        self.stack.append(Name(text.replace(" ", ".")))
+
+    def _do_stack_global(self, _: Any) -> None:
+        name, module = self._pop(), self._pop()
+        if not isinstance(name, str) or not isinstance(module, str):
+            raise UnsafePickleError("its pickle is damaged (a class is named by something that is no text)")
+        self.stack.append(Name(f"{module}.{name}"))
+
+    def _do_reduce(self, _: Any) -> None:
+        arguments = self._pop()
+        self.stack.append(self._call(self._pop(), arguments))
+
+    _do_newobj = _do_reduce
+
+    def _do_newobj_ex(self, _: Any) -> None:
+        self._pop()
+        self._do_reduce(None)
+
+    def _call(self, name: Any, arguments: Any) -> Any:
+        if not isinstance(name, Name) or not isinstance(arguments, tuple):
+            raise UnsafePickleError("its pickle is damaged (it calls something that is no class)")
+        if name.text in ("copyreg._reconstructor", "copy_reg._reconstructor") and arguments:
+            made = self._call(arguments[0], ())
+            if isinstance(made, Instance) and isinstance(arguments[-1], dict):
+                made.items.update(arguments[-1])
+            return made
+        if build := self.table.get(name.text):
+            return build(*arguments)
+        self.unknown.add(name.text)
+        return StandIn(name.text, arguments)
+
+    def _do_build(self, _: Any) -> None:
+        state = self._pop()
+        (target,) = self._take(1)
+        if isinstance(target, Instance):
+            target.state = state
+
+    def _do_binpersid(self, _: Any) -> None:
+        if self.persistent is None:
+            raise UnsafePickleError("it uses the pickle opcode BINPERSID, which a file of arrays does not need")
+        self.stack.append(self.persistent(self._pop()))
+
+
+def check_key(key: Any) -> Any:
+    """Return a dictionary's key or set's member as it is; UnsafePickleError where hashing it has no bound."""
+    plain = str | int | float | complex | bytes | None
+    if isinstance(key, tuple) and len(key) <= _MAX_KEY_LENGTH and all(isinstance(part, plain) for part in key):
+        return key
+    if not isinstance(key, plain | Name | Instance):
+        raise UnsafePickleError(
+            f"a dictionary in it has a key that is a {type(key).__name__} of more than plain values"
+        )
+    return key
+
+
+def _pair(values: list[Any]) -> dict[Any, Any]:
+    return {check_key(key): value for key, value in zip(values[::2], values[1::2], strict=True)}
