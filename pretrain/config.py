@@ -1,6 +1,7 @@
 """Every setting of a pretraining run, with its default and where the default comes from.
 
-Sources: [MoCo] facebookresearch/moco; [MoCHi] arXiv 2010.01028; [SynCo] arXiv 2410.02401; [SimCLR] arXiv 2002.05709.
+Sources: [MoCo] facebookresearch/moco; [MoCHi] arXiv 2010.01028; [SynCo] arXiv 2410.02401; [SimCLR] arXiv 2002.05709;
+[MoCo-v3] facebookresearch/moco-v3.
 """
 
 from dataclasses import dataclass, field
@@ -37,7 +38,11 @@ class ModelConfig:
     arch: str = "resnet50"
     """torchvision's name: resnet18, 34, 50, 101 or 152."""
     method: str = "moco"
-    """moco (queue, momentum encoder) or simclr (in-batch negatives)."""
+    """moco (queue, momentum encoder), simclr (in-batch negatives) or supervised (cross-entropy with the classes of the
+    training folders; no head, no mixing)."""
+    zero_init_residual: bool = False
+    """Start each residual block as the identity, the scale of its last batch norm being 0 (Goyal et al., arXiv
+    1706.02677, section 5.1; MoCo-v3): a deep network learns sooner in a short run."""
     head: str = "mlp"
     """mlp (MoCo-v2: Linear-ReLU-Linear, hidden width as the features), linear (MoCo-v1), or mlp_bn (batch norm
     after both layers, as in MoCo-v3, arXiv 2104.02057: a run of some hundred steps does not collapse)."""
@@ -89,22 +94,33 @@ class MixingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """SGD and its schedule."""
+    """The optimizer and its schedule."""
 
+    name: str = "sgd"
+    """sgd [MoCo], adamw or lars [MoCo-v3]."""
     lr: float = 0.03
-    """At the global batch of `run.batch_size`; MoCo: 0.03 at 256."""
+    """The highest learning rate, at a global batch of `lr_batch`; MoCo: 0.03 at 256."""
     lr_rule: str = "given"
-    """given (lr as it stands) or linear (lr x batch_size / 256)."""
+    """How `lr` follows `run.batch_size`: given (as it stands), linear (lr x batch_size / lr_batch: for SGD, Goyal et
+    al., arXiv 1706.02677) or sqrt (lr x the root of that: for AdamW, Malladi et al., arXiv 2205.10287; for LARS at
+    small batches [SimCLR, appendix B.1])."""
+    lr_batch: int = 256
+    """The batch that `lr` is meant for, where `lr_rule` scales it."""
     momentum: float = 0.9
-    """SGD momentum [MoCo]."""
+    """Of SGD [MoCo] and LARS; AdamW's first beta."""
     weight_decay: float = 1e-4
-    """On all parameters [MoCo]."""
+    """Per optimizer as its source does: sgd and adamw on all parameters, lars not on biases and batch norm (see
+    pretrain/optimization/optimizers.py). 1e-4 with sgd [MoCo]; MoCo-v3: 0.1 with adamw, 1e-6 with lars."""
+    warmup_steps: int = 0
+    """Steps in which the rate rises linearly to its peak; 0 in MoCo, 10 epochs in SimCLR."""
     schedule: str = "cosine"
-    """cosine (to 0) or step (x 0.1 at each of `milestones`) [MoCo]."""
+    """cosine (to 0) or step (x 0.1 at each of `milestones`) [MoCo]; linear (to 0), for budgets that are short (Li,
+    Yumer and Ramanan, "Budgeted Training", arXiv 1905.04753)."""
     milestones: tuple[float, ...] = (0.6, 0.8)
     """Where the step schedule drops, as shares of all epochs: 120 and 160 of 200 in MoCo-v1."""
     per_step: bool = False
-    """Move the rate every step instead of every epoch (the reference moves it per epoch)."""
+    """Move the rate every step instead of every epoch (the reference moves it per epoch): needed where the epochs are
+    few."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,9 @@ from typing import Any
 
 from pretrain.config import PretrainConfig
 from pretrain.encoder import ARCHITECTURES, HEADS
+from pretrain.methods import METHODS
+from pretrain.optimization.optimizers import OPTIMIZERS
+from pretrain.optimization.schedule import LR_RULES, SCHEDULES
 from pretrain.runtime.settings import SettingsError
 from pretrain.synco import TYPES
 
@@ -11,10 +14,11 @@ CHOICES = {
     "data.pipeline": ("auto", "cpu", "crops"),
     "data.augmentation": ("moco_v1", "moco_v2", "moco_v2_no_blur", "infomin"),
     "model.arch": ARCHITECTURES,
-    "model.method": ("moco", "simclr"),
+    "model.method": METHODS,
     "model.head": HEADS,
-    "optimizer.lr_rule": ("given", "linear"),
-    "optimizer.schedule": ("cosine", "step"),
+    "optimizer.name": OPTIMIZERS,
+    "optimizer.lr_rule": LR_RULES,
+    "optimizer.schedule": SCHEDULES,
     "engine.device": ("auto", "cuda", "cpu"),
     "engine.precision": ("auto", "fp32", "bf16", "fp16"),
 }
@@ -30,6 +34,9 @@ AT_LEAST = {
     "mixing.warmup_epochs": 0,
     "mixing.cooldown_epochs": 0,
     "mixing.hcl_beta": 0,
+    "optimizer.lr_batch": 1,
+    "optimizer.weight_decay": 0,
+    "optimizer.warmup_steps": 0,
     "engine.max_batch_per_rank": 0,
     "run.epochs": 0,
     "run.batch_size": 2,  # batch norm needs two images
@@ -66,6 +73,8 @@ def _find_bad_ranges(config: PretrainConfig) -> list[str]:
         mistakes.append(f"model.momentum: expected a number in [0, 1]; got {config.model.momentum}")
     if config.model.temperature <= 0:
         mistakes.append(f"model.temperature: expected a number above 0; got {config.model.temperature}")
+    if not 0 <= config.optimizer.momentum < 1:
+        mistakes.append(f"optimizer.momentum: expected a number in [0, 1); got {config.optimizer.momentum}")
     if config.optimizer.lr <= 0:
         mistakes.append(f"optimizer.lr: expected a number above 0; got {config.optimizer.lr}")
     if any(not 0 < share < 1 for share in config.optimizer.milestones):
@@ -85,6 +94,8 @@ def _find_contradictions(config: PretrainConfig, world_size: int) -> list[str]:
         mistakes.append(
             "mixing.n: is 0, so nothing can be mixed, but mixes are asked for; set N, the hardest negatives"
         )
+    if model.method == "supervised" and (mixing.n or mixing.oracle or mixing.mask_same_image or mixing.hcl_beta):
+        mistakes.append("mixing: supervised pretraining has no negatives; leave mixing at its defaults (mixing.n=0)")
     if model.method == "moco" and mixing.n > model.queue_len:
         mistakes.append(f"mixing.n: {mixing.n} hardest negatives of a queue of only {model.queue_len}")
     if mixing.synco and len(mixing.synco) != len(TYPES):

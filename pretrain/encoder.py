@@ -17,7 +17,8 @@ HEADS = ("mlp", "mlp_bn", "linear")
 
 def build_encoder(settings: ModelConfig) -> nn.Module:
     """Return a ResNet with `fc` replaced by the head; weights from torch's global generator."""
-    encoder: Any = getattr(torchvision.models, settings.arch)(num_classes=settings.dim)
+    build = getattr(torchvision.models, settings.arch)
+    encoder: Any = build(num_classes=settings.dim, zero_init_residual=settings.zero_init_residual)
     encoder.fc = build_head(settings.head, encoder.fc)
     if settings.sync_bn:
         encoder = nn.SyncBatchNorm.convert_sync_batchnorm(encoder)  # type: ignore[no-untyped-call]

@@ -75,9 +75,10 @@ class KeyQueue(nn.Module):
         self.labels[places] = UNKNOWN if labels is None else labels[begin:]
         self.pointer.fill_(end % len(self))
 
-    def newest_first(self) -> KnownKeys:
-        """Return a copy of all K keys, the newest first."""
-        order = (self.pointer - 1 - torch.arange(len(self), device=self.keys.device)) % len(self)
+    def newest_first(self, count: int | None = None) -> KnownKeys:
+        """Return a copy of the newest `count` keys (all K if None or more than K), the newest first."""
+        count = len(self) if count is None else min(count, len(self))
+        order = (self.pointer - 1 - torch.arange(count, device=self.keys.device)) % len(self)
         return KnownKeys(self.keys[order], self.indices[order], self.labels[order])
 
     def digest(self) -> int:

@@ -62,9 +62,9 @@ class MoCo(nn.Module):
         )
         return output, k_all
 
-    def known_keys(self) -> KnownKeys:
-        """Return the queue's keys: what the next queries meet as negatives."""
-        return self.queue.newest_first()
+    def known_keys(self, count: int | None = None) -> KnownKeys:
+        """Return the queue's newest `count` keys, all if None: what the next queries meet as negatives."""
+        return self.queue.newest_first(count)
 
     @torch.no_grad()
     def encode_keys(self, im_k: Tensor, generators: Generators) -> Tensor:

@@ -55,9 +55,14 @@ class SimCLR(nn.Module):
         )
         return output, None
 
-    def known_keys(self) -> KnownKeys | None:
-        """Return both views of the latest global batch, (2G, D): each query's negatives; None before the first."""
-        return self.latest
+    def known_keys(self, count: int | None = None) -> KnownKeys | None:
+        """Return both views of the latest global batch, (2G, D), or `count` rows of it: each query's negatives.
+
+        None before the first batch.
+        """
+        if self.latest is None or count is None:
+            return self.latest
+        return KnownKeys(self.latest.keys[:count], self.latest.indices[:count], self.latest.labels[:count])
 
     def update_key_encoder(self) -> None:
         """Do nothing: keys and queries come from the same encoder."""

@@ -23,10 +23,14 @@ from pretrain.encoder import recompute_in_backward
 from pretrain.input.loader import ViewLoader, build_loader
 from pretrain.input.views import finish_on_device
 from pretrain.loss import ContrastiveOutput
+from pretrain.methods import Method, build_method
 from pretrain.mixing import is_mixing_on
 from pretrain.moco import MoCo
+from pretrain.monitoring.collapse import CollapseMonitor
 from pretrain.monitoring.epoch_checks import EpochMonitors
 from pretrain.monitoring.metrics_log import Monitor
+from pretrain.optimization.optimizers import build_optimizer
+from pretrain.optimization.rates import find_doubts
 from pretrain.optimization.schedule import build_schedule, find_rate
 from pretrain.runtime import distributed
 from pretrain.runtime.checkpoint import CheckpointFolder, from_moco_state, read_content, to_moco_state, write_encoder
@@ -35,7 +39,6 @@ from pretrain.runtime.profiling import profile_steps
 from pretrain.runtime.randomness import make_generators
 from pretrain.runtime.settings import as_dict
 from pretrain.runtime.stopping import StopFlag, YieldRequested
-from pretrain.simclr import SimCLR
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +52,7 @@ class Run:
 
     config: PretrainConfig
     device: torch.device
-    model: MoCo | SimCLR
+    model: Method
     parallel: nn.Module
     """`model` as it is called in a step: with several ranks its backward averages the gradients."""
     optimizer: torch.optim.Optimizer
@@ -95,14 +98,10 @@ def prepare(config: PretrainConfig, device: torch.device) -> Run:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.engine.tf32
     torch.backends.cudnn.benchmark = device.type == "cuda"
     torch.manual_seed(config.run.seed)  # the same on all ranks: they begin with equal weights and an equal queue
-    method = MoCo if config.model.method == "moco" else SimCLR
     layout = torch.channels_last if config.engine.channels_last else torch.contiguous_format
-    model = method(config.model, config.mixing).to(device, memory_format=layout)  # type: ignore[call-overload]
+    model = build_method(config).to(device, memory_format=layout)  # type: ignore[call-overload]
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    settings = config.optimizer
-    optimizer = torch.optim.SGD(
-        weights, settings.lr, settings.momentum, weight_decay=settings.weight_decay, fused=device.type == "cuda"
-    )
+    optimizer = build_optimizer(weights, config.optimizer, device)
     scaler = torch.amp.GradScaler(device.type, enabled=choose_precision(config.engine, device) == torch.float16)
     folder = CheckpointFolder(Path(config.run.out) / "checkpoints", writes=distributed.is_main())
     run = Run(config, device, model, model, optimizer, scaler, folder)
@@ -117,6 +116,8 @@ def prepare(config: PretrainConfig, device: torch.device) -> Run:
             "one process and model.bn_groups=1: there is nobody to shuffle keys with, so queries and keys share batch "
             "statistics, which give the answer away; set model.bn_groups (8 at batch 256 stands for MoCo's 8 GPUs)"
         )
+    for doubt in find_doubts(config) if distributed.is_main() else []:
+        logger.warning("%s", doubt)
     run.parallel = distributed.average_gradients_of(model)
     return run
 
@@ -129,6 +130,7 @@ def train_epochs(run: Run, stop: StopFlag) -> None:
     steps = steps_per_epoch * config.run.epochs
     schedule = build_schedule(config.optimizer, config.run.batch_size)
     watch = EpochMonitors(config, run.device)
+    health = CollapseMonitor(config, run.model, steps=steps, steps_per_epoch=steps_per_epoch)
     broken = torch.zeros((), dtype=torch.bool, device=run.device)  # whether a loss was no number: read now and then
     run.saved_time = time.monotonic()
     profiled = config.run.profile_steps if distributed.is_main() else 0
@@ -145,9 +147,10 @@ def train_epochs(run: Run, stop: StopFlag) -> None:
                 run.step += 1
                 note_profiled()
                 stopping, save_due = distributed.any_rank(stop.is_set, is_save_due(run))
-                if stopping or save_due or monitor.is_due(run.step):
+                due = monitor.is_due(run.step)
+                if stopping or save_due or due:
                     refuse_broken_loss(run, broken)
-                monitor.note_step(run.step, output, rate)
+                monitor.note_step(run.step, output, rate, health.look(run.step, float(output.loss)) if due else {})
                 if stopping:
                     stop_here(run, stop)
                 if save_due:
@@ -180,6 +183,7 @@ def take_batches(loader: ViewLoader, epoch: int, start: int, monitor: Monitor) -
         monitor.note_wait(time.perf_counter() - began)
         if batch is None:
             return
+        monitor.note_broken(int(batch["broken"]))
         yield batch
 
 

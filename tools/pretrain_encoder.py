@@ -1,4 +1,4 @@
-r"""Pretrain an encoder: MoCHi, MoCo v1 or v2, SimCLR with or without mixing.
+r"""Pretrain an encoder: MoCHi, MoCo v1 or v2, SimCLR with or without mixing, or supervised as a control.
 
   python -m tools.pretrain_encoder CONFIG run.out=FOLDER [key=value …]
   torchrun --nproc-per-node 8 -m tools.pretrain_encoder CONFIG run.out=FOLDER [key=value …]

@@ -36,6 +36,10 @@ class ImageSource(Protocol):
     def labels(self) -> npt.NDArray[np.int64]:
         """Return the class of each image."""
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the classes, in the order of their labels."""
+
     def __len__(self) -> int:
         """Return how many images there are."""
 

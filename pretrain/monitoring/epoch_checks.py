@@ -13,8 +13,8 @@ from pretrain.config import MixingConfig, PretrainConfig
 from pretrain.input.images import ImageFolder, list_images
 from pretrain.input.labelled_images import centre_crop, normalise_images, take_evenly
 from pretrain.key_queue import KnownKeys
+from pretrain.methods import Method
 from pretrain.mixing import draw_mixes
-from pretrain.moco import MoCo
 from pretrain.monitoring.diagnostics import (
     TOP,
     class_alignment,
@@ -27,7 +27,6 @@ from pretrain.monitoring.diagnostics import (
 )
 from pretrain.monitoring.knn_vote import classify_knn
 from pretrain.runtime import distributed
-from pretrain.simclr import SimCLR
 
 BANK_IMAGES, QUERY_IMAGES = 10_000, 2_000
 """At most so many training images vote for so many held-out ones: a monitor, not the kNN protocol."""
@@ -52,7 +51,7 @@ class EpochMonitors:
                 folder = list_images(Path(config.data.root) / split, config.data.class_list)
                 self._splits[split] = take_evenly(folder, limit) if limit < len(folder) else folder
 
-    def after_epoch(self, model: MoCo | SimCLR, epoch: int) -> dict[str, Any]:
+    def after_epoch(self, model: Method, epoch: int) -> dict[str, Any]:
         """Return what is due after `epoch` (from 0): knn_top1 in percent, what `measure_negatives` finds, their cost.
 
         monitor_cost is the time they took in percent of the training's since the last look, which is also printed.
@@ -100,7 +99,7 @@ class EpochMonitors:
 
 
 @torch.no_grad()
-def measure_negatives(model: MoCo | SimCLR, temperature: float) -> dict[str, Any]:
+def measure_negatives(model: Method, temperature: float) -> dict[str, Any]:
     """Return the paper's analyses of the negatives: what is hard, what is falsely negative, how the classes lie.
 
     The negatives are MoCo's queue or SimCLR's latest batch. The newest of them stand for queries, so that no image is

@@ -1,6 +1,7 @@
 """Watch a pretraining: a progress bar, metrics.jsonl, TensorBoard, the heartbeat; all written by the main process."""
 
 import json
+import logging
 import secrets
 import time
 from collections.abc import Mapping
@@ -19,12 +20,15 @@ from pretrain.runtime.progress import Heartbeat
 from pretrain.runtime.settings import as_dict
 from pretrain.runtime.storage import append_json_line, read_json_lines, write_text
 
+logger = logging.getLogger(__name__)
+
 
 class Monitor:
     """Gather what the steps report and write a line every `run.log_every_steps`.
 
-    Keys: loss, accuracy and accuracy_with_mixes (proxy task, %), lr, images_per_s, data_wait (share of the time spent
-    waiting for the loader), queue_age_steps, and whatever the loop adds per epoch.
+    Keys: loss, accuracy and accuracy_with_mixes (proxy task, or training top-1 where it is supervised, %), lr,
+    images_per_s, data_wait (share of the time spent waiting for the loader), queue_age_steps, broken_images (replaced
+    since this start of the run, where there are any), those of `pretrain.monitoring.collapse`, and what the loop adds per epoch.
     """
 
     def __init__(self, config: PretrainConfig, *, first_step: int, steps: int, steps_per_epoch: int) -> None:
@@ -41,6 +45,7 @@ class Monitor:
         self._sums: dict[str, Tensor] = {}
         self._count = 0
         self._wait_s, self._since = 0.0, time.perf_counter()
+        self._broken = 0
 
     def __enter__(self) -> "Monitor":
         return self
@@ -56,12 +61,24 @@ class Monitor:
         """Add time that a step spent waiting for its batch."""
         self._wait_s += seconds
 
+    def note_broken(self, images: int) -> None:
+        """Add images of this rank's batch that could not be read and were replaced; the first ones are warned of."""
+        if images and not self._broken:
+            logger.warning(
+                "%d unreadable images of a batch were replaced by their successors (data.skip_broken=true); "
+                "metrics.jsonl counts them as broken_images",
+                images,
+            )
+        self._broken += images
+
     def is_due(self, step: int) -> bool:
         """Return whether `note_step` writes after `step`."""
         return step % self._config.run.log_every_steps == 0 or step == self._steps
 
-    def note_step(self, step: int, output: ContrastiveOutput, lr: float) -> None:
-        """Take in one step's result (no synchronisation with the device); write when it is time."""
+    def note_step(
+        self, step: int, output: ContrastiveOutput, lr: float, more: Mapping[str, float] | None = None
+    ) -> None:
+        """Take in one step's result (no synchronisation with the device); write when it is time, `more` with it."""
         values = {
             "loss": output.loss.detach(),
             "accuracy": 100 * output.hits.float().mean(),
@@ -74,7 +91,7 @@ class Monitor:
             self._bar.update(1)
             self._heartbeat.beat(step, f"epoch {(step - 1) // self._steps_per_epoch + 1}")
         if self.is_due(step):
-            self._write_line(step, lr)
+            self._write_line(step, lr, more or {})
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Write `values`, where there are any, under `step` everywhere."""
@@ -93,7 +110,7 @@ class Monitor:
         if self._main:
             self._bar.write(text)
 
-    def _write_line(self, step: int, lr: float) -> None:
+    def _write_line(self, step: int, lr: float, more: Mapping[str, float]) -> None:
         seconds = time.perf_counter() - self._since
         means = {key: distributed.mean_over_ranks(float(value) / self._count) for key, value in self._sums.items()}
         batch = self._config.run.batch_size
@@ -107,7 +124,9 @@ class Monitor:
             values["queue_age_steps"] = round(
                 filled / batch / 2, 2
             )  # keys leave in order, so the mean is half the span
-        self.write(step, values)
+        if self._config.data.skip_broken and (broken := distributed.sum_over_ranks(self._broken)):
+            values["broken_images"] = broken
+        self.write(step, values | more)
         if self._main:
             shown = {"loss": f"{values['loss']:.3f}", "proxy": f"{values['accuracy']:.1f}%"}
             self._bar.set_postfix(shown | {"img/s": f"{values['images_per_s']:.0f}"}, refresh=False)
@@ -124,7 +143,7 @@ def _start_wandb(config: PretrainConfig) -> Any:
     try:
         import wandb  # optional, and slow to import
     except ImportError as error:
-        raise ValueError("run.wandb=true needs the package wandb: .venv/bin/pip install wandb") from error
+        raise ValueError("run.wandb=true needs the package wandb: install it with `uv pip install wandb`") from error
     name = Path(config.run.out) / "wandb_id.txt"  # so that a run that goes on is one run there too
     if not name.is_file():
         write_text(name, secrets.token_hex(8))

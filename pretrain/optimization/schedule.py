@@ -1,21 +1,35 @@
 """Learning rates as pure functions of progress, by fvcore's schedulers."""
 
-from fvcore.common.param_scheduler import CosineParamScheduler, MultiStepParamScheduler, ParamScheduler
+from fvcore.common.param_scheduler import (
+    CosineParamScheduler,
+    LinearParamScheduler,
+    MultiStepParamScheduler,
+    ParamScheduler,
+)
 
 from pretrain.config import OptimizerConfig
 
 DROP = 0.1
 """Factor of the step schedule at each milestone (facebookresearch/moco, main_moco.py)."""
-LINEAR_RULE_BATCH = 256
-"""The linear rule scales the rate with batch / 256 (Goyal et al., arXiv 1706.02677)."""
+SCHEDULES = ("cosine", "linear", "step")
+LR_RULES = ("given", "linear", "sqrt")
+
+
+def scale_rate(settings: OptimizerConfig, batch_size: int) -> float:
+    """Return the peak learning rate at `batch_size`, by `lr_rule` from `lr` at a batch of `lr_batch`."""
+    power = {"given": 0.0, "linear": 1.0, "sqrt": 0.5}[settings.lr_rule]
+    return float(settings.lr * (batch_size / settings.lr_batch) ** power)
 
 
 def build_schedule(settings: OptimizerConfig, batch_size: int) -> ParamScheduler:
-    """Return the learning rate as a function of progress in [0, 1): cosine to 0, or steps at the milestones."""
-    lr = settings.lr * (batch_size / LINEAR_RULE_BATCH if settings.lr_rule == "linear" else 1)
+    """Return the learning rate as a function of progress in [0, 1), without the warm-up."""
+    lr = scale_rate(settings, batch_size)
     if settings.schedule == "cosine":
         cosine: ParamScheduler = CosineParamScheduler(lr, 0.0)
         return cosine
+    if settings.schedule == "linear":
+        straight: ParamScheduler = LinearParamScheduler(lr, 0.0)
+        return straight
     values = [lr * DROP**power for power in range(len(settings.milestones) + 1)]
     # fvcore counts updates; a million of them makes shares of the whole exact to 1e-6.
     resolution = 10**6
@@ -25,8 +39,16 @@ def build_schedule(settings: OptimizerConfig, batch_size: int) -> ParamScheduler
 
 
 def find_rate(schedule: ParamScheduler, settings: OptimizerConfig, *, step: int, steps: int, epochs: int) -> float:
-    """Return the rate of `step` of `steps`: moved per epoch as in the reference, or with `per_step` at every step."""
-    if settings.per_step:
-        return float(schedule(step / steps))
-    steps_per_epoch = steps // epochs
-    return float(schedule((step // steps_per_epoch) / epochs))
+    """Return the rate of `step` of `steps`: moved per epoch as in the reference, or with `per_step` at every step.
+
+    Over the first W = `warmup_steps` steps the rate rises linearly, lr (step + 1) / W (Goyal et al., arXiv 1706.02677,
+    section 2.2). With `per_step` a cosine or linear schedule begins when the warm-up ends and covers the steps that
+    are left (facebookresearch/moco-v3, main_moco.py); the drops of a step schedule stay where they are.
+    """
+    warmup = settings.warmup_steps
+    ramp = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    if not settings.per_step:
+        steps_per_epoch = steps // epochs
+        return ramp * float(schedule((step // steps_per_epoch) / epochs))
+    begin = 0 if settings.schedule == "step" else min(warmup, steps - 1)
+    return ramp * float(schedule(max(0, step - begin) / (steps - begin)))

@@ -142,6 +142,15 @@ def mean_over_ranks(value: float) -> float:
     return float(total.item()) / world_size()
 
 
+def sum_over_ranks(count: int) -> int:
+    """Return the sum of `count` over the ranks; every rank must ask."""
+    if world_size() == 1:
+        return count
+    total = torch.tensor(count)
+    torch_distributed.all_reduce(total)
+    return int(total)
+
+
 def all_equal(number: int) -> bool:
     """Return whether every rank has the same integer (a digest of what must be identical)."""
     if world_size() == 1:

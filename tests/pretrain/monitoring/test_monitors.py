@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from pretrain.config import PretrainConfig, RunConfig
+from pretrain.config import DataConfig, PretrainConfig, RunConfig
 from pretrain.loss import ContrastiveOutput
 from pretrain.monitoring.metrics_log import Monitor
 
@@ -72,3 +72,19 @@ def test_wandb_that_is_not_installed_is_a_sentence(tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ValueError, match=r"run\.wandb=true needs the package wandb"):
         take_steps(make_config(tmp_path, wandb=True), 0, 1)
+
+
+def test_replaced_images_are_counted_in_the_log_and_warned_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = PretrainConfig(data=DataConfig(skip_broken=True), run=RunConfig(out=str(tmp_path), log_every_steps=1))
+    hits = (torch.ones(2, dtype=torch.bool),) * 2
+    with Monitor(config, first_step=0, steps=3, steps_per_epoch=3) as monitor:
+        for step, broken in enumerate((0, 2, 1), start=1):
+            monitor.note_broken(broken)
+            monitor.note_step(step, ContrastiveOutput(torch.tensor(1.0), *hits), lr=0.1)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line.get("broken_images") for line in lines] == [None, 2, 3]
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == 1
+    assert "2 unreadable images of a batch were replaced" in warnings[0]

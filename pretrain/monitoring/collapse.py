@@ -1,0 +1,137 @@
+"""Notice while a run trains that it does not learn: the loss stays at chance, or all images get one embedding.
+
+Sources: Chen and He, "Exploring Simple Siamese Representation Learning" (arXiv 2011.10566), section 4.1, for the
+deviation of embeddings; Garrido et al., "RankMe" (arXiv 2210.02885), equation 2, for their effective rank.
+
+Shapes: n embeddings of unit length, D wide.
+"""
+
+import logging
+import math
+
+import torch
+from torch import Tensor
+
+from pretrain.config import PretrainConfig
+from pretrain.methods import Method
+from pretrain.mixing import is_mixing_on
+from pretrain.optimization.rates import FAR, rate_excess
+from pretrain.runtime import distributed
+from pretrain.supervised import Supervised
+
+NEWEST = 1024
+"""So many of the newest embeddings are looked at."""
+AT_CHANCE = 0.98
+"""A loss above this share of its value for equal scores counts as chance."""
+ONE_POINT = 0.1
+"""An `embedding_std` below this counts as one embedding for all images."""
+PATIENCE_STEPS, PATIENCE_SHARE, LONGEST_PATIENCE_STEPS = 50, 0.2, 5000
+"""A run may be at chance for a fifth of its steps, but at least 50 and at most 5,000, before it is said."""
+LOOKS = 3
+"""Consecutive looks at chance that it takes."""
+SHORT_RUN_STEPS = 10_000
+SMALL_CROP_PX = 64
+logger = logging.getLogger(__name__)
+
+
+def embedding_std(embeddings: Tensor) -> float:
+    """Return sqrt(D) times the root mean square over the dimensions of their deviation; (n, D) of unit length.
+
+    1 when the embeddings are spread evenly over the sphere, 0 when they are equal.
+    """
+    variance = embeddings.double().var(dim=0, unbiased=False)  # (D,)
+    return math.sqrt(variance.sum().item())
+
+
+def effective_rank(embeddings: Tensor) -> float:
+    """Return exp of the entropy of the normalised singular values of (n, D): 1 for parallel rows, D at most."""
+    values = torch.linalg.svdvals(embeddings.double())
+    shares = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny)
+    return math.exp(torch.special.entr(shares).sum().item())
+
+
+def chance_loss(config: PretrainConfig, model: Method, *, mixing_on: bool) -> float:
+    """Return the loss of a model that gives every candidate the same score: the logarithm of their number.
+
+    Candidates: the classes (supervised); the positive, the queue (MoCo) or the other images of the batch (SimCLR),
+    and the mixes.
+    """
+    if isinstance(model, Supervised):
+        return math.log(model.classes)
+    mixing = config.mixing
+    mixes = (sum(mixing.synco) or mixing.s + mixing.s_prime) if mixing_on else 0
+    negatives = config.model.queue_len if config.model.method == "moco" else 2 * config.run.batch_size - 2
+    return math.log(1 + negatives + mixes)
+
+
+class CollapseMonitor:
+    """Looks at the loss and the newest embeddings at every line of the log; warns once, and when it is over."""
+
+    def __init__(self, config: PretrainConfig, model: Method, *, steps: int, steps_per_epoch: int) -> None:
+        """Watch `model` in a run of `steps`."""
+        self._config, self._model = config, model
+        self._steps, self._steps_per_epoch = steps, steps_per_epoch
+        patience = min(LONGEST_PATIENCE_STEPS, max(PATIENCE_STEPS, round(PATIENCE_SHARE * steps)))
+        filled = math.ceil(config.model.queue_len / config.run.batch_size) if config.model.method == "moco" else 0
+        self._first = max(patience, filled, config.optimizer.warmup_steps)
+        self._at_chance, self._warned = 0, False
+
+    def look(self, step: int, loss: float) -> dict[str, float]:
+        """Return chance_loss, embedding_std and embedding_rank of the newest embeddings; warn where it is due.
+
+        The main process does this alone; the others get an empty dictionary.
+        """
+        if not distributed.is_main():
+            return {}
+        epoch = (step - 1) // self._steps_per_epoch
+        mixing_on = is_mixing_on(self._config.mixing, epoch, self._config.run.epochs)
+        values = {"chance_loss": round(chance_loss(self._config, self._model, mixing_on=mixing_on), 6)}
+        embeddings = self._newest()
+        if embeddings is not None:
+            values["embedding_std"] = round(embedding_std(embeddings), 4)
+            values["embedding_rank"] = round(effective_rank(embeddings), 2)
+        std = values.get("embedding_std", 1.0)
+        if step >= self._first:
+            bad = loss > AT_CHANCE * values["chance_loss"] or std < ONE_POINT
+            self._judge(step, loss, values["chance_loss"], std, bad=bad)
+        return values
+
+    def _newest(self) -> Tensor | None:
+        known = self._model.known_keys(NEWEST)
+        if known is None:
+            return None
+        embeddings = known.keys[known.indices >= 0]
+        return embeddings if len(embeddings) > 1 else None
+
+    def _judge(self, step: int, loss: float, chance: float, std: float, *, bad: bool) -> None:
+        self._at_chance = self._at_chance + 1 if bad else 0
+        if self._warned and not bad:
+            logger.warning("step %d: the loss is %.3f, below chance (%.3f) again", step, loss, chance)
+            self._warned = False
+        if self._at_chance == LOOKS and not self._warned:
+            logger.warning(
+                "step %d of %d: %s", step, self._steps, explain(self._config, self._steps, loss, chance, std)
+            )
+            self._warned = True
+
+
+def explain(config: PretrainConfig, steps: int, loss: float, chance: float, std: float) -> str:
+    """Return what happened and what to change, the most likely cause first."""
+    if std < ONE_POINT:
+        what = f"all images have nearly the same embedding (embedding_std {std:.3f}; evenly spread: 1), a collapse"
+    else:
+        what = f"the loss {loss:.3f} is that of equal scores ({chance:.3f}), so nothing is learned so far"
+    remedies = []
+    if (excess := rate_excess(config)) > FAR / 2:
+        remedies.append(f"lower optimizer.lr ({excess:.1f} times its source's rate at this batch)")
+    if config.model.method != "supervised" and config.model.head != "mlp_bn" and steps < SHORT_RUN_STEPS:
+        remedies.append("set model.head=mlp_bn, as a short run needs")
+    if not config.optimizer.warmup_steps:
+        remedies.append(f"set optimizer.warmup_steps={max(10, min(1000, steps // 10))}")
+    if config.data.crop_px < SMALL_CROP_PX:
+        remedies.append(f"set data.crop_px={SMALL_CROP_PX} or more: the last feature map of a smaller view is one cell")
+    if config.optimizer.name == "sgd":
+        remedies.append("try optimizer.name=adamw with optimizer.lr=1e-3")
+    if not remedies:
+        remedies.append("train longer, or check that labels and images belong together")
+    return f"{what}. To change, in this order: {'; '.join(remedies)}"
