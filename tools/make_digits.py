@@ -3,8 +3,8 @@
   python -m tools.make_digits data/digits
   python -m tools.make_digits data/digits seed=1 imagenet_train=20000 coco_train=2000
 
-Real handwritten digits (scikit-learn's bundled set, nothing is downloaded) are pasted at random size, place and colour
-on textured backgrounds; images of train and of test or val show different digits on different textures. Written are
+Real handwritten digits (scikit-learn's bundled set, nothing is downloaded) are painted bright, at random sizes and
+places, on dark textured grounds; images of train and of test or val show different digits on different textures. Written are
 OUT/imagenet/{train,val}/<digit>/*.JPEG, OUT/VOC2007, OUT/VOC2012 and OUT/coco, as Detectron2's loaders expect them.
 The same settings give the same bytes. OUT/digits.json, written last, says that the set is whole and how it was made.
 """
@@ -24,8 +24,10 @@ from pretrain.runtime.storage import TEMPORARY_PREFIX, read_json, write_json
 if TYPE_CHECKING:
     import numpy as np
 
-RECIPE = 1
+RECIPE = 2
 """Raised when the same settings come to give other images."""
+CROWD_SHARE = 0.03
+"""Share of COCO scenes with a crowd region."""
 SET_NAMES = ("imagenet", "VOC2007", "VOC2012", "coco")
 
 
@@ -34,7 +36,7 @@ class DigitsConfig:
     """How many images of what size; the counts are those of the demo."""
 
     seed: int = 0
-    """Of everything: which digits are for testing, textures, places, colours."""
+    """Of everything: which digits are for testing, textures, places, sizes."""
     imagenet_train: int = 4000
     """Images of one main digit for pretraining and linear classification."""
     imagenet_val: int = 1000
@@ -130,7 +132,7 @@ def write_sets(root: Path, config: DigitsConfig) -> None:
         digits=(1, config.scene_max_digits),
         digit_px=(config.digit_min_px, config.digit_max_px),
     )
-    crowded = replace(style, crowd_share=0.08)
+    crowded = replace(style, crowd_share=CROWD_SHARE)
     write_classes(root / "imagenet" / "train", train, config.imagenet_train, config.imagenet_px, make_rng)
     write_classes(root / "imagenet" / "val", test, config.imagenet_val, config.imagenet_px, make_rng)
     both = [("trainval", train, config.voc2007_trainval), ("test", test, config.voc2007_test)]

@@ -1,4 +1,7 @@
-"""Paint scenes of real handwritten digits on textured backgrounds, with the exact box and mask of each digit.
+"""Paint scenes of real handwritten digits, bright on dark textured grounds, with the exact box and mask of each digit.
+
+Everything is grey, strokes are bold and grounds quiet: colour or a loud texture would tell the images apart without a
+look at the digit, and a short contrastive run would learn just that.
 
 The digits are scikit-learn's bundled copy of the UCI "Optical Recognition of Handwritten Digits" test set: 1,797 images
 of 8 x 8 pixels, values 0 to 16. Legend: an image is uint8 (height, width, 3), RGB; an alpha is float32 in [0, 1].
@@ -22,6 +25,12 @@ TEXTURES = 48
 """Backgrounds per split: few enough that many images share one, so that a background does not name its image."""
 BORDER = 1
 """Empty pixels around the 8 x 8 strokes, so that a rotated digit is not cut."""
+GROUND, GROUND_SWING, GRAIN = (0.08, 0.22), (0.01, 0.04), 0.01
+"""Mean level of a ground, amplitude of its texture, and deviation of its noise; 0 is black, 1 white."""
+DIGIT, FAINT_DIGIT = (0.8, 1.0), (0.35, 0.45)
+"""Level of a digit, and of one that is marked difficult."""
+STROKE_EDGE, STROKE_SOFTNESS = 0.3, 0.15
+"""Ink above the edge is stroke, within half the softness around it partly."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +66,8 @@ class SceneStyle:
     side_px: tuple[int, int] = (128, 160)
     digits: tuple[int, int] = (1, 6)
     digit_px: tuple[int, int] = (24, 72)
-    difficult_share: float = 0.06
-    truncated_share: float = 0.12
+    difficult_share: float = 0.03
+    truncated_share: float = 0.05
     crowd_share: float = 0.0
 
 
@@ -103,10 +112,10 @@ def make_texture(rng: np.random.Generator) -> Floats:
 def paint_scene(pool: DigitPool, rng: np.random.Generator, style: SceneStyle) -> tuple[Image, list[PaintedDigit]]:
     """Return an image of several digits and what stands in it; at least one digit, boxes overlapping little."""
     height, width = (int(side) for side in rng.integers(style.side_px[0], style.side_px[1] + 1, 2))
-    canvas, tone = _paint_background(pool, rng, height, width)
+    canvas = _paint_background(pool, rng, height, width)
     painted: list[PaintedDigit] = []
     if rng.random() < style.crowd_share:
-        painted.append(_paint_crowd(canvas, tone, pool, rng))
+        painted.append(_paint_crowd(canvas, pool, rng))
     for _ in range(int(rng.integers(style.digits[0], style.digits[1] + 1))):
         side = min(int(rng.integers(style.digit_px[0], style.digit_px[1] + 1)), height - 4, width - 4)
         truncated = rng.random() < style.truncated_share
@@ -114,7 +123,7 @@ def paint_scene(pool: DigitPool, rng: np.random.Generator, style: SceneStyle) ->
         for _attempt in range(12):
             place = _choose_place(rng, canvas.shape, side, over_the_edge=truncated)
             if not any(_overlap(place, side, other.box) > 0.1 for other in painted):
-                digit = _paint_digit(canvas, tone, pool, rng, (place, side, difficult))
+                digit = _paint_digit(canvas, pool, rng, (place, side, difficult))
                 painted.extend([digit] if digit else [])
                 break
     if not any(not digit.crowd and not digit.difficult for digit in painted):
@@ -124,30 +133,25 @@ def paint_scene(pool: DigitPool, rng: np.random.Generator, style: SceneStyle) ->
 
 def paint_single(pool: DigitPool, rng: np.random.Generator, label: int, side_px: int) -> Image:
     """Return a square image of one main digit of class `label`, near the middle, 50 to 85 % of the side."""
-    canvas, tone = _paint_background(pool, rng, side_px, side_px)
+    canvas = _paint_background(pool, rng, side_px, side_px)
     side = int(side_px * rng.uniform(0.6, 0.95))
     place = tuple(int(value) for value in rng.integers(0, side_px - side + 1, 2))
-    _paint_digit(canvas, tone, pool, rng, ((place[0], place[1]), side, False), label)
+    _paint_digit(canvas, pool, rng, ((place[0], place[1]), side, False), label)
     return _as_image(canvas)
 
 
-def _paint_background(pool: DigitPool, rng: np.random.Generator, height: int, width: int) -> tuple[Floats, Floats]:
-    """Return the canvas (height, width, 3) in [0, 1] and its mean colour (3,)."""
+def _paint_background(pool: DigitPool, rng: np.random.Generator, height: int, width: int) -> Floats:
+    """Return the canvas (height, width) in [0, 1]: a quiet texture around one dark level."""
     texture = pool.textures[int(rng.integers(len(pool.textures)))]
     top, left = int(rng.integers(TEXTURE_PX - height + 1)), int(rng.integers(TEXTURE_PX - width + 1))
-    crop = texture[top : top + height, left : left + width]
-    tone = rng.uniform(0.15, 0.85, 3).astype(np.float32)
-    swing = rng.uniform(0.03, 0.15, 3).astype(np.float32)
-    grain = rng.standard_normal((height, width, 1), dtype=np.float32) * np.float32(0.02)
-    canvas = crop[..., None] * swing
-    canvas += tone
-    canvas += grain
-    return np.clip(canvas, 0, 1, out=canvas), tone
+    canvas = texture[top : top + height, left : left + width] * np.float32(rng.uniform(*GROUND_SWING))
+    canvas += np.float32(rng.uniform(*GROUND))
+    canvas += rng.standard_normal((height, width), dtype=np.float32) * np.float32(GRAIN)
+    return np.clip(canvas, 0, 1, out=canvas)
 
 
 def _paint_digit(  # the place is (top, left), the side and whether the digit is faint
     canvas: Floats,
-    tone: Floats,
     pool: DigitPool,
     rng: np.random.Generator,
     where: tuple[tuple[int, int], int, bool],
@@ -158,7 +162,7 @@ def _paint_digit(  # the place is (top, left), the side and whether the digit is
     members = np.arange(len(pool.labels)) if label is None else np.flatnonzero(pool.labels == label)
     chosen = int(members[int(rng.integers(len(members)))])
     alpha = _draw_strokes(pool.strokes[chosen], rng, side)
-    colour = _choose_colour(tone, rng, faint=difficult)
+    light = np.float32(rng.uniform(*(FAINT_DIGIT if difficult else DIGIT)))
     height, width = canvas.shape[:2]
     rows, columns = slice(max(top, 0), min(top + side, height)), slice(max(left, 0), min(left + side, width))
     if rows.start >= rows.stop or columns.start >= columns.stop:
@@ -166,14 +170,14 @@ def _paint_digit(  # the place is (top, left), the side and whether the digit is
     seen = alpha[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
     if (seen > 0.5).sum() < 0.5 * (alpha > 0.5).sum():
         return None
-    canvas[rows, columns] += seen[..., None] * (colour - canvas[rows, columns])
+    canvas[rows, columns] += seen * (light - canvas[rows, columns])
     solid = np.zeros((height, width), dtype=np.uint8)
     solid[rows, columns] = seen > 0.5
     truncated = bool((seen > 0.5).sum() < (alpha > 0.5).sum())
     return PaintedDigit(int(pool.labels[chosen]), _fill_holes(solid), truncated=truncated, difficult=difficult)
 
 
-def _paint_crowd(canvas: Floats, tone: Floats, pool: DigitPool, rng: np.random.Generator) -> PaintedDigit:
+def _paint_crowd(canvas: Floats, pool: DigitPool, rng: np.random.Generator) -> PaintedDigit:
     """Paint a clump of five to nine small digits of one class; its mask is one region."""
     label, side = int(rng.integers(10)), int(rng.integers(14, 21))
     height, width = canvas.shape[:2]
@@ -181,7 +185,7 @@ def _paint_crowd(canvas: Floats, tone: Floats, pool: DigitPool, rng: np.random.G
     mask = np.zeros((height, width), dtype=bool)
     for _ in range(int(rng.integers(5, 10))):
         top, left = (int(value) for value in middle + rng.normal(0, 0.7 * side, 2) - side / 2)
-        digit = _paint_digit(canvas, tone, pool, rng, ((top, left), side, False), label)
+        digit = _paint_digit(canvas, pool, rng, ((top, left), side, False), label)
         if digit is not None:
             mask |= digit.mask
     return PaintedDigit(label, mask, truncated=False, difficult=False, crowd=True)
@@ -197,16 +201,7 @@ def _draw_strokes(strokes: Floats, rng: np.random.Generator, side: int) -> Float
     shift = (side - 1) / 2 - turn @ middle
     matrix = np.concatenate([turn, shift[:, None]], axis=1)
     values = cv2.warpAffine(strokes, matrix, (side, side), flags=cv2.INTER_CUBIC)
-    return np.asarray(np.clip((values - 0.3) / 0.25, 0, 1), dtype=np.float32)
-
-
-def _choose_colour(tone: Floats, rng: np.random.Generator, *, faint: bool) -> Floats:
-    """Return a colour whose lightness differs from the background's: by 0.35 or more, or by 0.12 when `faint`."""
-    colour = rng.uniform(0, 1, 3)
-    light = float(tone.mean())
-    gap = 0.12 if faint else rng.uniform(0.35, 0.6)
-    target = light - gap if light > 0.5 else light + gap
-    return np.asarray(np.clip(colour * 0.5 + (target - 0.5 * colour.mean()), 0, 1), dtype=np.float32)
+    return np.asarray(np.clip((values - STROKE_EDGE) / STROKE_SOFTNESS + 0.5, 0, 1), dtype=np.float32)
 
 
 def _choose_place(
@@ -236,4 +231,4 @@ def _fill_holes(solid: NDArray[np.uint8]) -> Mask:
 
 
 def _as_image(canvas: Floats) -> Image:
-    return np.asarray(np.round(canvas * 255), dtype=np.uint8)
+    return np.repeat(np.round(canvas * 255).astype(np.uint8)[..., None], 3, axis=2)

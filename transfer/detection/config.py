@@ -1,7 +1,7 @@
 """Detector settings: Detectron2's yacs node with a few keys of ours, read from one YAML that is complete in itself.
 
-Added keys: PROTOCOL (the recipe's name), DATASETS.ROOT and DATASETS.COCO_FORMAT, MODEL.CHANNELS_LAST,
-SOLVER.ACCUMULATE, and RUN (how a run behaves; nothing in it changes what is learned).
+Added keys: PROTOCOL (the recipe's name), DATASETS.ROOT, DATASETS.COCO_FORMAT and DATASETS.VOC_CLASSES,
+MODEL.CHANNELS_LAST, SOLVER.ACCUMULATE, and RUN (how a run behaves; nothing in it changes what is learned).
 """
 
 import difflib
@@ -41,6 +41,7 @@ def make_default_config() -> Any:
     cfg.PROTOCOL = ""
     cfg.DATASETS.ROOT = ""
     cfg.DATASETS.COCO_FORMAT = []  # [[name, annotation file, image folder], …], relative to ROOT
+    cfg.DATASETS.VOC_CLASSES = []  # of a set in VOC's layout with classes of its own; empty: VOC's twenty
     cfg.MODEL.CHANNELS_LAST = False
     cfg.SOLVER.ACCUMULATE = 1  # batches of IMS_PER_BATCH / ACCUMULATE images in one step
     cfg.RUN = CfgNode()

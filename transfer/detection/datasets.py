@@ -18,7 +18,7 @@ from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 from pretrain.runtime.storage import read_json
 
 VOC_CLASSES: tuple[str, ...] = tuple(CLASS_NAMES)
-"""VOC's twenty categories in Detectron2's order."""
+"""VOC's twenty categories in Detectron2's order; DATASETS.VOC_CLASSES names those of a set with others."""
 VOC_SPLITS = ("train", "val", "trainval", "test")
 COCO_SETS = {
     "coco_2017_train": ("coco/annotations/instances_train2017.json", "coco/train2017"),
@@ -102,11 +102,12 @@ def _register_voc(cfg: Any, root: Path, name: str, year: int, split: str) -> Ite
     if not image_set.is_file():
         yield f"{name}: {image_set} is missing; {LAYOUT_HINT}"
         return
-    if len(VOC_CLASSES) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
-        yield f"{name}: has {len(VOC_CLASSES)} classes, MODEL.ROI_HEADS.NUM_CLASSES is {_classes(cfg)}"
+    classes = tuple(cfg.DATASETS.VOC_CLASSES) or VOC_CLASSES
+    if len(classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+        yield f"{name}: has {len(classes)} classes, MODEL.ROI_HEADS.NUM_CLASSES is {_classes(cfg)}"
         return
     _forget(name)
-    register_pascal_voc(name, str(folder), split, year, VOC_CLASSES)
+    register_pascal_voc(name, str(folder), split, year, classes)
     MetadataCatalog.get(name).set(evaluator_type="pascal_voc")
 
 

@@ -28,7 +28,14 @@ from transfer.detection.datasets import register_datasets
 from transfer.detection.detection_pictures import draw_detections
 from transfer.detection.evaluation import check_saved, evaluate, find_alarm, make_statistics_precise
 from transfer.detection.loaded_weights import check_loaded, check_manifest
-from transfer.detection.protocols import FREE_KEYS, FULL_SIZE, describe_deviations, differ_from_full_size, lint
+from transfer.detection.protocols import (
+    FREE_KEYS,
+    FULL_SIZE,
+    describe_deviations,
+    differ_from_full_size,
+    lint,
+    match_depth,
+)
 from transfer.detection.trainer import EvaluationHook, RunHook, StopTraining, make_hooks, make_trainer
 from transfer.detection.training_stream import build_train_loader
 from transfer.metrics.bootstrap import read_draws, summarise_draws
@@ -60,6 +67,7 @@ def finetune(cfg: Any, run: RunName, stop: StopFlag) -> RunResult | None:
 
     """
     manifest = read_manifest(run.weights)
+    cfg = match_depth(cfg, manifest.depth)
     identity = {"backbone": run.backbone, "protocol": cfg.PROTOCOL, "weights_sha256": manifest.output["sha256"]}
     check_manifest(manifest, cfg)
     deviations = lint(cfg)

@@ -36,6 +36,9 @@ FULL_SIZE = {
 }
 """The protocol that each digits protocol cuts down."""
 
+DEPTH_KEYS = ("MODEL.RESNETS.DEPTH", "MODEL.RESNETS.RES2_OUT_CHANNELS")
+"""A digits protocol takes both from the weights: it holds for every ResNet, and a result's config says for which."""
+
 FREE_KEYS = (
     "CUDNN_BENCHMARK",
     "DATALOADER.NUM_WORKERS",
@@ -94,7 +97,7 @@ def lint(cfg: Any) -> list[Deviation]:
     return [
         Deviation(key=key, expected=expected.get(key), got=got.get(key))
         for key in sorted(expected.keys() | got.keys())
-        if not _is_free(key) and _plain(key, expected.get(key)) != _plain(key, got.get(key))
+        if not _is_free(key, cfg.PROTOCOL) and _plain(key, expected.get(key)) != _plain(key, got.get(key))
     ]
 
 
@@ -105,6 +108,18 @@ def differ_from_full_size(name: str) -> list[Deviation]:
     cfg = read_protocol(name)
     cfg.PROTOCOL = FULL_SIZE[name]
     return lint(cfg)
+
+
+def match_depth(cfg: Any, depth: int) -> Any:
+    """Return a copy of `cfg` for a backbone of that depth; unchanged under a full-size protocol, which names its own.
+
+    ResNet-18 and 34 have basic blocks: res2 puts out 64 channels, not 256 (He et al., arXiv 1512.03385, table 1).
+    """
+    cfg = cfg.clone()
+    if cfg.PROTOCOL in FULL_SIZE:
+        cfg.MODEL.RESNETS.DEPTH = depth
+        cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64 if depth < 50 else 256
+    return cfg
 
 
 def rewrite_for_fewer(cfg: Any, rule: BatchRule, divisor: int) -> Any:
@@ -158,7 +173,9 @@ def _settings(name: str) -> dict[str, Any]:
     return flatten_config(read_protocol(name))
 
 
-def _is_free(key: str) -> bool:
+def _is_free(key: str, protocol: str) -> bool:
+    if protocol in FULL_SIZE and key in DEPTH_KEYS:
+        return True  # set together by match_depth
     if key in INPUT_UNITS["torchvision"]:
         return True  # checked as a whole by find_input_unit
     return any(key == free or (free.endswith(".") and key.startswith(free)) for free in FREE_KEYS)

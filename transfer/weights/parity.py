@@ -117,7 +117,7 @@ def _run_all(state: Mapping[str, Tensor], depth: int, image: Tensor) -> list[dic
 def run_detectron2(state: Mapping[str, Tensor], depth: int, image: Tensor) -> list[dict[str, Tensor]]:
     """Return C2 … C5 of Detectron2's own modules: the FPN arrangement (all five stages in one backbone), then C4's.
 
-    C4 puts res5 behind the pooled regions, as a block of its own, of bottlenecks: so ResNet-18 and 34 have no C4.
+    C4 puts res5 behind the pooled regions, as a block of its own.
     """
     compat.prepare()
     with warnings.catch_warnings():
@@ -125,7 +125,8 @@ def run_detectron2(state: Mapping[str, Tensor], depth: int, image: Tensor) -> li
         from detectron2.config import get_cfg  # heavy, and Detectron2 may be missing
         from detectron2.layers import ShapeSpec
         from detectron2.modeling.backbone import build_resnet_backbone
-        from detectron2.modeling.roi_heads import Res5ROIHeads
+
+        from transfer.detection.heads import Res5ROIHeadsExtraNorm
 
     cfg = get_cfg()
     cfg.MODEL.RESNETS.merge_from_list(
@@ -135,18 +136,14 @@ def run_detectron2(state: Mapping[str, Tensor], depth: int, image: Tensor) -> li
     cfg.MODEL.RESNETS.OUT_FEATURES = list(STAGES)
     with torch.device("meta"):  # as above
         fpn = build_resnet_backbone(cfg, ShapeSpec(channels=3))
-    _load(fpn, state)
-    results = [fpn(image)]
-    if depth >= 50:
         cfg.MODEL.RESNETS.OUT_FEATURES = list(STAGES[:3])
-        with torch.device("meta"):
-            c4 = build_resnet_backbone(cfg, ShapeSpec(channels=3))
-            res5, _ = Res5ROIHeads._build_res5_block(cfg)
-        _load(c4, {name: tensor for name, tensor in state.items() if not name.startswith("res5.")})
-        _load(res5, {name.removeprefix("res5."): state[name] for name in state if name.startswith("res5.")})
-        features = c4(image)
-        results.append({**features, "res5": res5(features["res4"])})
-    return results
+        c4 = build_resnet_backbone(cfg, ShapeSpec(channels=3))
+        res5, _ = Res5ROIHeadsExtraNorm._build_res5_block(cfg)
+    _load(fpn, state)
+    _load(c4, {name: tensor for name, tensor in state.items() if not name.startswith("res5.")})
+    _load(res5, {name.removeprefix("res5."): state[name] for name in state if name.startswith("res5.")})
+    features = c4(image)
+    return [fpn(image), {**features, "res5": res5(features["res4"])}]
 
 
 def _load(module: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -34,6 +34,7 @@ def make_config(kind: str, depth: int = 50) -> Any:
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.RESNETS.DEPTH = depth
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64 if depth < 50 else 256
     cfg.MODEL.RESNETS.NORM = "BN"
     cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
@@ -149,6 +150,25 @@ def test_stock_detectron2_loads_318_of_318_and_trains_one_step(kind: str, weight
     optimizer.step()
     with pytest.raises(ValueError, match="differs from the file"):
         check_loaded(model, weights, kind)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("depth", "tensors"), [(18, 120), (34, 216)])
+@pytest.mark.parametrize("kind", FRESH)
+def test_detectors_of_basic_blocks_load_every_tensor_leave_the_same_ones_fresh_and_train_all(
+    kind: str, depth: int, tensors: int, tmp_path: Path
+) -> None:
+    convert(save(tmp_path, make_state(depth)), tmp_path / "backbone.pkl")
+    cfg = make_config(kind, depth)
+    cfg.INPUT.MASK_FORMAT = "bitmask"
+    model = build_model(cfg)
+    load(model, tmp_path / "backbone.pkl")
+    report = check_loaded(model, tmp_path / "backbone.pkl", kind)
+    assert (report.equal, report.fresh) == (tensors, len(GOLDEN[kind]))
+    with EventStorage():
+        losses = model(make_batch(cfg.MODEL.MASK_ON))
+    sum(losses.values()).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 @cache

@@ -11,6 +11,7 @@ from transfer.detection.protocols import (
     describe_rewrite,
     differ_from_full_size,
     lint,
+    match_depth,
     read_protocol,
     rewrite_for_fewer,
 )
@@ -156,6 +157,20 @@ def test_lint_names_each_changed_setting_and_leaves_free_ones_out() -> None:
         ("MODEL.BACKBONE.FREEZE_AT", 0, 2),
         ("SOLVER.BASE_LR", 0.02, 0.01),
     ]
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_digits_protocols_take_the_depth_of_the_weights_and_full_size_ones_keep_theirs(name: str) -> None:
+    for depth, channels in ((18, 64), (34, 64), (50, 256), (101, 256)):
+        cfg = match_depth(read_protocol(name), depth)
+        found = cfg.MODEL.RESNETS
+        assert (found.DEPTH, found.RES2_OUT_CHANNELS) == (depth, channels)
+        assert lint(cfg) == []
+        full = match_depth(read_protocol(FULL_SIZE[name]), depth)
+        assert (full.MODEL.RESNETS.DEPTH, lint(full)) == (50, [])
+    other = read_protocol(FULL_SIZE[name])
+    other.MODEL.RESNETS.DEPTH = 18
+    assert [entry.key for entry in lint(other)] == ["MODEL.RESNETS.DEPTH"]
 
 
 def test_fewer_gpus_divide_batch_and_rate_and_stretch_the_schedule() -> None:

@@ -9,14 +9,14 @@ from transfer.weights.parity import measure_parity, name_implementation, run_det
 IMAGE = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("depth", [18, 50])
+@pytest.mark.parametrize("depth", [18, 34, 50])
 def test_torchvision_detectron2_and_the_restated_forward_pass_agree(depth: int) -> None:
     state = make_state(depth)
     named = to_detectron2(state, depth)
     with torch.inference_mode():
         ours = run_torchvision(state, depth, IMAGE)
         others = [run_restated(named, IMAGE), *run_detectron2(named, depth, IMAGE)]
-    assert len(others) == (3 if depth == 50 else 2)  # restated, FPN's arrangement and, of bottlenecks, C4's
+    assert len(others) == 3  # restated, FPN's arrangement, C4's
     assert [tuple(ours[name].shape[2:]) for name in ("res2", "res5")] == [(16, 16), (2, 2)]
     for other in others:
         for name, feature in ours.items():
