@@ -31,16 +31,16 @@ from pretrain.runtime.command_line import UsageError, run_command, split_argumen
 from pretrain.runtime.stopping import EXIT_YIELD
 from pretrain.runtime.yaml_nodes import FALSE, TRUE
 from tools.chain import status
+from tools.chain.difference import refuse_other_work
 from tools.chain.ending import print_ending
 from tools.chain.explain import explain_plan
 from tools.chain.fitness import refuse_unfit_setup
 from tools.chain.local import LocalDriver
 from tools.chain.logs import find_logs
+from tools.chain.memory import recall, remember
 from tools.chain.options import TAKES, Options, split_options
-from tools.chain.plan.difference import refuse_other_work
 from tools.chain.record import state
 from tools.chain.record.attempts import is_alive, read_attempts
-from tools.chain.record.memory import recall, remember
 from tools.chain.submit import Chain, freeze, hold, open_chain, shorten, submit_lock
 
 WATCH_S = 3.0

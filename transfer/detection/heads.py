@@ -10,12 +10,10 @@ from typing import Any
 from detectron2.config import configurable
 from detectron2.layers import get_norm
 from detectron2.modeling import ROI_HEADS_REGISTRY
-from detectron2.modeling.backbone.resnet import BasicBlock, ResNet
 from detectron2.modeling.roi_heads import Res5ROIHeads
 from torch import nn
 
-BASIC_RES5_BLOCKS = {18: 2, 34: 3}
-"""Basic blocks of res5 in the depths that have them (He et al., arXiv 1512.03385, table 1)."""
+from transfer.res5_block import build_res5
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -36,22 +34,4 @@ class Res5ROIHeadsExtraNorm(Res5ROIHeads):
     @classmethod
     def _build_res5_block(cls, cfg: Any) -> tuple[nn.Sequential, int]:
         """Return res5 and its channels: basic blocks for ResNet-18 and 34, else Detectron2's bottlenecks."""
-        if cfg.MODEL.RESNETS.DEPTH not in BASIC_RES5_BLOCKS:
-            block: tuple[nn.Sequential, int] = super()._build_res5_block(cfg)
-            return block
-        return build_basic_res5(cfg)
-
-
-def build_basic_res5(cfg: Any) -> tuple[nn.Sequential, int]:
-    """Return res5 of a ResNet-18 or 34, basic blocks of which the first halves the sides, and its 512 channels."""
-    blocks = BASIC_RES5_BLOCKS[cfg.MODEL.RESNETS.DEPTH]
-    channels = 8 * cfg.MODEL.RESNETS.RES2_OUT_CHANNELS  # doubled thrice from res2 to res5
-    stage = ResNet.make_stage(
-        BasicBlock,
-        blocks,
-        stride_per_block=[2] + [1] * (blocks - 1),
-        in_channels=channels // 2,
-        out_channels=channels,
-        norm=cfg.MODEL.RESNETS.NORM,
-    )
-    return nn.Sequential(*stage), channels
+        return build_res5(cfg)

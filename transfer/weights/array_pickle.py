@@ -1,4 +1,4 @@
-"""Pickles of arrays without trust: read them by `transfer.weights.pickle_machine`, write them in bytes that never change.
+"""Pickles of arrays without trust: read by pickle_machine.py, written in bytes that never change.
 
 A pickle is a program. Here it never names a function that runs: every name stands for an inert object of ours, and what
 the file declares (sizes, memo indices) is compared with the bytes it has before anything is allocated.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import transfer.detectron2_compat as compat
+from transfer.res5_block import build_res5
 from transfer.weights.backbone import build_resnet
 from transfer.weights.resnet_names import STAGES
 
@@ -126,8 +127,6 @@ def run_detectron2(state: Mapping[str, Tensor], depth: int, image: Tensor) -> li
         from detectron2.layers import ShapeSpec
         from detectron2.modeling.backbone import build_resnet_backbone
 
-        from transfer.detection.heads import Res5ROIHeadsExtraNorm
-
     cfg = get_cfg()
     cfg.MODEL.RESNETS.merge_from_list(
         ["DEPTH", depth, "NORM", "BN", "STRIDE_IN_1X1", False, "RES2_OUT_CHANNELS", 256 if depth >= 50 else 64]
@@ -138,7 +137,7 @@ def run_detectron2(state: Mapping[str, Tensor], depth: int, image: Tensor) -> li
         fpn = build_resnet_backbone(cfg, ShapeSpec(channels=3))
         cfg.MODEL.RESNETS.OUT_FEATURES = list(STAGES[:3])
         c4 = build_resnet_backbone(cfg, ShapeSpec(channels=3))
-        res5, _ = Res5ROIHeadsExtraNorm._build_res5_block(cfg)
+        res5, _ = build_res5(cfg)
     _load(fpn, state)
     _load(c4, {name: tensor for name, tensor in state.items() if not name.startswith("res5.")})
     _load(res5, {name.removeprefix("res5."): state[name] for name in state if name.startswith("res5.")})

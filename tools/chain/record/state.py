@@ -170,4 +170,5 @@ def _still_holds(folder: Path, stage: Stage, before: Mapping[str, str]) -> bool:
     """Return whether a stage that runs always saw the present states, and its outputs are still there."""
     if any(not (folder / name).exists() for name in stage.outputs):
         return False
-    return (read_done(folder) or {}).get("upstream_states", {}) == dict(before)
+    recorded: object = (read_done(folder) or {}).get("upstream_states", {})
+    return recorded == dict(before)
