@@ -21,6 +21,7 @@ from pretrain.runtime.command_line import run_command, split_arguments
 from pretrain.runtime.machine import describe_machine
 from pretrain.runtime.settings import read_settings
 from pretrain.runtime.storage import write_json
+from tools.benchmarks.rounds import divide, summarise_ratios, take_turns
 
 TARGET = 1.02
 """A step of ours may cost this many times plain Detectron2's."""
@@ -47,8 +48,6 @@ def main(arguments: Sequence[str]) -> int:
     words, overrides = split_arguments(arguments, ["CONFIG"])
     ours = [word for word in overrides if word.split("=")[0].islower()]
     settings = read_settings(BenchmarkSettings, None, ours)
-    import torch  # heavy: --help must come at once
-
     from transfer.detection.config import read_detector_config
     from transfer.detection.datasets import register_datasets
 
@@ -59,16 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     register_datasets(cfg)
     with tempfile.TemporaryDirectory() as folder:
         sides = {"plain": _Plain(cfg, settings), "ours": _Ours(cfg, settings, Path(folder))}
-        times: dict[str, list[float]] = {name: [] for name in sides}
-        for number in range(settings.rounds + 1):
-            order = list(sides) if number % 2 else list(reversed(sides))
-            for name in order:
-                began = time.perf_counter()
-                sides[name].run(settings.steps)
-                if torch.cuda.is_available():
-                    torch.cuda.synchronize()
-                if number:  # the first round warms up
-                    times[name].append((time.perf_counter() - began) / settings.steps)
+        times = take_turns({name: side.time_step for name, side in sides.items()}, settings.rounds)
     _report(settings, words[0], times)
     return 0
 
@@ -91,12 +81,18 @@ class _Plain:
         self.trainer = SimpleTrainer(model, build_detection_train_loader(cfg), optimizer)
         scheduler = build_lr_scheduler(cfg, optimizer)
         self.trainer.register_hooks([hooks.IterationTimer(), hooks.LRScheduler(scheduler=scheduler)])
-        self.step = 0
+        self.step, self.steps = 0, settings.steps
 
-    def run(self, steps: int) -> None:
-        """Train so many steps further."""
-        self.trainer.train(self.step, self.step + steps)
-        self.step += steps
+    def time_step(self) -> float:
+        """Train a turn's steps further; return the seconds of one, the device's work included."""
+        import torch
+
+        began = time.perf_counter()
+        self.trainer.train(self.step, self.step + self.steps)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.step += self.steps
+        return (time.perf_counter() - began) / self.steps
 
 
 class _Ours(_Plain):
@@ -124,24 +120,20 @@ class _Ours(_Plain):
         heartbeat = Heartbeat(folder, 10**9)
         hook = RunHook(cfg, checkpointer, StopFlag(), heartbeat, seconds=0.0)
         self.trainer.register_hooks([hooks.IterationTimer(), hooks.LRScheduler(scheduler=scheduler), hook])
-        self.step = 0
+        self.step, self.steps = 0, settings.steps
 
 
 def _report(settings: BenchmarkSettings, config: str, times: dict[str, list[float]]) -> None:
-    ratios = [ours / plain for ours, plain in zip(times["ours"], times["plain"], strict=True)]
     row = {
         "name": "detector_step",
-        "ratio": statistics.median(ratios),
-        "low": min(ratios),
-        "high": max(ratios),
-        "rounds": len(ratios),
+        **summarise_ratios(divide(times["ours"], times["plain"])),
         "target": TARGET,
         "plain_s": statistics.median(times["plain"]),
         "ours_s": statistics.median(times["ours"]),
         "best_ratio": min(times["ours"]) / min(times["plain"]),
     }
     print(
-        f"{config}: a step of ours costs {row['ratio']:.3f} ({row['low']:.3f} to {row['high']:.3f}, {len(ratios)} "
+        f"{config}: a step of ours costs {row['ratio']:.3f} ({row['low']:.3f} to {row['high']:.3f}, {row['rounds']} "
         f"rounds) of plain Detectron2's {row['plain_s']:.3f} s; target {TARGET}; fastest by fastest "
         f"{row['best_ratio']:.3f}"
     )

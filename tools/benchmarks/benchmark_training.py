@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pretrain.runtime.command_line import run_command, split_arguments
 from pretrain.runtime.settings import read_settings
+from tools.benchmarks.rounds import divide, summarise_ratios, take_turns
 
 if TYPE_CHECKING:
     import torch
@@ -35,8 +36,8 @@ class BenchmarkSettings:
     """Where the result goes; empty: printed only."""
     device: str = "auto"
     """auto (cuda if there is one), cuda or cpu."""
-    rounds: int = 6
-    """Turns of every training; the first is thrown away."""
+    rounds: int = 5
+    """Turns of every training that count; one more goes before them."""
     images: int = 64
     """Images that a training sees in a turn."""
     arch: str = "resnet50"
@@ -151,7 +152,7 @@ def main(arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder, distributed.process_group(device):
         write_photos(Path(folder) / "images", settings.images)
         trainings = build_trainings(Path(folder), settings, device)
-        turns = measure(trainings, settings.rounds)
+        turns = take_turns({name: training.run_turn for name, training in trainings.items()}, settings.rounds)
     rows = summarise(turns, settings)
     for name, row in rows.items():
         print(
@@ -180,32 +181,17 @@ def build_trainings(folder: Path, settings: BenchmarkSettings, device: "torch.de
     }
 
 
-def measure(trainings: dict[str, Training], rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """Return (seconds, waited) of every training in every round but the first; the order of turns rotates."""
-    turns: dict[str, list[tuple[float, float]]] = {name: [] for name in trainings}
-    names = list(trainings)
-    for turn in range(rounds):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            taken = trainings[name].run_turn()
-            if turn:
-                turns[name].append(taken)
-    return turns
-
-
 def summarise(turns: dict[str, list[tuple[float, float]]], settings: BenchmarkSettings) -> dict[str, dict[str, Any]]:
     """Return each row's speed over its reference's: the median of the rounds, the lowest, the highest."""
     images = settings.images // settings.batch_size * settings.batch_size
     rows = {}
     for ours, reference in (("moco", "reference"), ("mochi", "moco")):
-        ratios = [theirs / mine for (mine, _), (theirs, _) in zip(turns[ours], turns[reference], strict=True)]
+        mine, theirs = ([seconds for seconds, _ in turns[name]] for name in (ours, reference))
         rows[f"{ours}_vs_{reference}"] = {
-            "speedup": round(statistics.median(ratios), 4),
-            "low": round(min(ratios), 4),
-            "high": round(max(ratios), 4),
-            "rounds": len(ratios),
-            "images_per_s": round(images / statistics.median(seconds for seconds, _ in turns[ours]), 1),
+            **summarise_ratios(divide(theirs, mine), "speedup"),
+            "images_per_s": round(images / statistics.median(mine), 1),
             "data_wait_share": share_waited(turns[ours]),
-            "reference_images_per_s": round(images / statistics.median(seconds for seconds, _ in turns[reference]), 1),
+            "reference_images_per_s": round(images / statistics.median(theirs), 1),
             "reference_data_wait_share": share_waited(turns[reference]),
         }
     return rows

@@ -16,11 +16,13 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pretrain.runtime.command_line import run_command, split_arguments
 from pretrain.runtime.settings import read_settings
+from tools.benchmarks.rounds import divide, summarise_ratios, take_turns
 
 TARGETS = {"cpu_jpeg": 3.2, "crops_jpeg": 4.5, "cpu_cache": 5.5, "crops_cache": 9.0}
 """The smallest ratio each row should reach."""
@@ -33,8 +35,8 @@ class BenchmarkSettings:
 
     json: str = ""
     """Where the result goes; empty: printed only."""
-    rounds: int = 11
-    """Turns of every loader; the first is thrown away."""
+    rounds: int = 10
+    """Turns of every loader that count; one more goes before them."""
     images: int = 192
     """Images that a loader reads in a turn."""
     batch_size: int = 32
@@ -127,31 +129,26 @@ def build_loaders(folder: Path, settings: BenchmarkSettings) -> dict[str, Any]:
 
 
 def measure(loaders: dict[str, Any], settings: BenchmarkSettings) -> dict[str, list[float]]:
-    """Return images/s of every loader in every round but the first; the order of turns rotates."""
-    rates: dict[str, list[float]] = {name: [] for name in loaders}
-    names = list(loaders)
-    for turn in range(settings.rounds):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            if name != "reference":
-                loaders[name].sampler.set_position(turn)
-            began = time.perf_counter()
-            batches = sum(1 for _ in loaders[name])
-            rate = batches * settings.batch_size / (time.perf_counter() - began)
-            if turn:
-                rates[name].append(rate)
-    return rates
+    """Return images/s of every loader in every round that counts."""
+    turns = dict.fromkeys(loaders, 0)
+
+    def read_epoch(name: str) -> float:
+        if name != "reference":
+            loaders[name].sampler.set_position(turns[name])
+            turns[name] += 1
+        began = time.perf_counter()
+        batches = sum(1 for _ in loaders[name])
+        return batches * settings.batch_size / (time.perf_counter() - began)
+
+    return take_turns({name: partial(read_epoch, name) for name in loaders}, settings.rounds)
 
 
 def summarise(rates: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
     """Return each row's ratio to the reference: the median of the rounds, the lowest, the highest."""
     rows = {}
     for name, target in TARGETS.items():
-        ratios = [ours / theirs for ours, theirs in zip(rates[name], rates["reference"], strict=True)]
         rows[name] = {
-            "speedup": round(statistics.median(ratios), 3),
-            "low": round(min(ratios), 3),
-            "high": round(max(ratios), 3),
-            "rounds": len(ratios),
+            **summarise_ratios(divide(rates[name], rates["reference"]), "speedup"),
             "images_per_s": round(statistics.median(rates[name]), 1),
             "target": target,
         }

@@ -16,6 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 from pretrain.config import MixingConfig
 from pretrain.loss import contrastive_loss, plain_loss
 from pretrain.mixing import measure_recall
+from tools.benchmarks.rounds import take_turns
 
 TEMPERATURE = 0.2
 """tau of MoCo-v2."""
@@ -86,18 +87,16 @@ def naive_loss(queries: Tensor, keys: Tensor, queue: Tensor, mixing: MixingConfi
 
 
 def measure_seconds(forms: Mapping[str, Callable[[], None]], *, rounds: int, device: str) -> dict[str, list[float]]:
-    """Return the seconds of every form in every round but the first; the order of turns rotates."""
-    seconds: dict[str, list[float]] = {name: [] for name in forms}
-    names = list(forms)
-    for turn in range(rounds + 1):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            _wait(device)
-            began = time.perf_counter()
-            forms[name]()
-            _wait(device)
-            if turn:
-                seconds[name].append(time.perf_counter() - began)
-    return seconds
+    """Return the seconds of every form in every round that counts."""
+
+    def time_once(run: Callable[[], None]) -> float:
+        _wait(device)
+        began = time.perf_counter()
+        run()
+        _wait(device)
+        return time.perf_counter() - began
+
+    return take_turns({name: partial(time_once, run) for name, run in forms.items()}, rounds)
 
 
 def measure_peak_bytes(run: Callable[[], None], device: str) -> int:
