@@ -5,7 +5,8 @@
   python -m tools.benchmark_mixing n=256 s=2048 s_prime=2048          (another of the paper's settings)
 
 References: moco is the loss of facebookresearch/moco (clone of the queue, cat, / tau, cross-entropy); naive gathers
-the features of every mix, (B, s, D), normalises them and multiplies. Ours: fused (one autograd.Function), plain (the
+the features of every mix, (B, s, D), normalises them and multiplies; floor is the two matrix products alone that every
+such loss has. Ours: fused (one autograd.Function), plain (the
 same closed forms through autograd) and approximate (fused, with approximate top-N; its recall is printed). A measure
 is one forward and backward down to dloss/dq.
 
@@ -26,7 +27,7 @@ from pretrain.runtime.settings import read_settings
 
 MIB = 2**20
 OURS = ("fused", "plain", "approximate")
-REFERENCES = ("moco", "naive")
+REFERENCES = ("moco", "naive", "floor")
 TARGETS = {"fused_vs_moco_b256": (2.35, None), "fused_vs_naive_b256": (0.72, 0.2)}
 """The largest ratios of time and of memory that a row should have, on a CPU with the default settings."""
 

@@ -1,13 +1,15 @@
-"""Compare our two-view loaders with the reference pipeline, in one run.
+"""Compare our two-view loaders with the reference, the fastest peers and the floor, in one run.
 
   python -m tools.benchmark_views json=views.json
   python -m tools.benchmark_views rounds=9 images=256 workers=2
+  uv pip install --group benchmark                     installs the peers: DALI and albumentations
 
 The reference is that of facebookresearch/moco: PIL decoding, torchvision's v1 transforms on PIL images, float tensors
-out of a DataLoader. Rows: cpu_jpeg (all on the CPU), crops_jpeg (photometrics left to a device), cpu_cache, crops_cache
-(the same from a packed cache). All loaders take turns in every round, so that a busy machine slows them alike; a row's
-speedup is the median over the rounds of its images/s over the reference's. The images are made here: 500 x 375 px,
-about 100 KB each.
+out of a DataLoader. The peers (peer_views.py) are what a user would pick for speed, as far as they are installed. Rows:
+cpu_jpeg (all on the CPU), crops_jpeg (photometrics left to a device), cpu_cache, crops_cache (the same from a packed
+cache). The floor of a row is decoding its files alone, or copying its cache alone, by as many workers. All take turns
+in every round, so that a busy machine slows them alike; a ratio is the median over the rounds. The images are made
+here: 500 x 375 px, about 100 KB each.
 """
 
 import statistics
@@ -22,11 +24,14 @@ from typing import Any
 
 from pretrain.runtime.command_line import run_command, split_arguments
 from pretrain.runtime.settings import read_settings
-from tools.benchmarks.rounds import divide, summarise_ratios, take_turns
+from tools.benchmarks.rounds import divide, find_versions, summarise_ratios, take_turns
 
 TARGETS = {"cpu_jpeg": 3.2, "crops_jpeg": 4.5, "cpu_cache": 5.5, "crops_cache": 9.0}
 """The smallest ratio each row should reach."""
 CLASSES = 2
+RIVALS = {"cpu": ("torchvision_v2", "albumentations", "dali", "reference"), "crops": ("dali_crops",)}
+"""Peers that do the same work as a pipeline of ours; the packed cache is measured against the same."""
+FLOORS = {"jpeg": "decode_floor", "cache": "copy_floor"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,18 +64,30 @@ def main(arguments: Sequence[str]) -> None:
         rates = measure(loaders, settings)
     rows = summarise(rates)
     for name, row in rows.items():
-        print(f"{name:12} {row['speedup']:5.2f}x ({row['low']:.2f}…{row['high']:.2f}), target {row['target']}x")
+        print(describe_row(name, row))
     result = {
         "rows": {name: row | {"machine": name_machine()} for name, row in rows.items()},
         "machine": describe_machine(),
+        "versions": find_versions("torchvision", "albumentations", "nvidia-dali-cuda130", "simplejpeg"),
         "commit": read_commit(),
         "workers": settings.workers,
         "batch_size": settings.batch_size,
         "image_bytes_mean": round(image_bytes),
         "reference_images_per_s": round(statistics.median(rates["reference"]), 1),
+        "images_per_s": {name: round(statistics.median(values), 1) for name, values in rates.items()},
     }
     if settings.json:
         write_json(settings.json, result)
+
+
+def describe_row(name: str, row: dict[str, Any]) -> str:
+    """Return a row as a line of text."""
+    rival = f"{row['vs_best_peer']:.2f}x {row['peer']}" if "peer" in row else "no peer installed"
+    return (
+        f"{name:12} {row['speedup']:5.2f}x ({row['low']:.2f}…{row['high']:.2f}) the reference, "
+        f"target {row['target']}x; "
+        f"{rival}; {row['share_of_floor']:.0%} of the floor"
+    )
 
 
 def write_photos(root: Path, count: int) -> float:
@@ -109,6 +126,7 @@ def build_loaders(folder: Path, settings: BenchmarkSettings) -> dict[str, Any]:
     from pretrain.input.images import list_images
     from pretrain.input.loader import build_loader
     from pretrain.input.packed import Packing, pack_images
+    from tools.benchmarks.peer_views import build_copy_floor, build_decode_floor, build_peer, list_peers
     from tools.benchmarks.reference_views import build_reference_loader
 
     images = folder / "images"
@@ -125,6 +143,11 @@ def build_loaders(folder: Path, settings: BenchmarkSettings) -> dict[str, Any]:
             workers=settings.workers,
         )
         loaders[name] = build_loader(data, global_batch=settings.batch_size, seed=0)
+    size = {"batch_size": settings.batch_size, "workers": settings.workers}
+    for name in list_peers():
+        loaders[name] = build_peer(name, images, crop_px=224, **size)
+    loaders["decode_floor"] = build_decode_floor(images, **size)
+    loaders["copy_floor"] = build_copy_floor(folder / "cache", **size)
     return loaders
 
 
@@ -133,7 +156,7 @@ def measure(loaders: dict[str, Any], settings: BenchmarkSettings) -> dict[str, l
     turns = dict.fromkeys(loaders, 0)
 
     def read_epoch(name: str) -> float:
-        if name != "reference":
+        if name in TARGETS:
             loaders[name].sampler.set_position(turns[name])
             turns[name] += 1
         began = time.perf_counter()
@@ -144,14 +167,20 @@ def measure(loaders: dict[str, Any], settings: BenchmarkSettings) -> dict[str, l
 
 
 def summarise(rates: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
-    """Return each row's ratio to the reference: the median of the rounds, the lowest, the highest."""
+    """Return each row's ratios to the reference, to the fastest peer and to the floor: medians over the rounds."""
     rows = {}
     for name, target in TARGETS.items():
+        pipeline, source = name.split("_")
+        rivals = [rival for rival in RIVALS[pipeline] if rival in rates]
         rows[name] = {
             **summarise_ratios(divide(rates[name], rates["reference"]), "speedup"),
             "images_per_s": round(statistics.median(rates[name]), 1),
+            "share_of_floor": round(statistics.median(divide(rates[name], rates[FLOORS[source]])), 4),
             "target": target,
         }
+        if rivals:
+            best = max(rivals, key=lambda rival: statistics.median(rates[rival]))
+            rows[name] |= {"peer": best, "vs_best_peer": round(statistics.median(divide(rates[name], rates[best])), 4)}
     return rows
 
 

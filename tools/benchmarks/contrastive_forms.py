@@ -53,7 +53,14 @@ def build_forms(
     }
     with torch.no_grad():
         recall = measure_recall(queries @ queue.T, mixing.n)
-    return {name: partial(_run_once, queries, loss) for name, loss in losses.items()}, recall
+    forms = {name: partial(_run_once, queries, loss) for name, loss in losses.items()}
+    return {"floor": partial(multiply_only, queries.detach(), queue), **forms}, recall
+
+
+def multiply_only(queries: Tensor, queue: Tensor) -> None:
+    """Take the two matrix products that every such loss has: q nᵀ, (B, K), and a (B, K) gradient times n, (B, D)."""
+    logits = torch.mm(queries, queue.T)
+    torch.mm(logits, queue)
 
 
 def moco_loss(queries: Tensor, keys: Tensor, queue: Tensor) -> Tensor:
