@@ -1,10 +1,12 @@
 """What one stage's job asks of the cluster."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from pretrain.runtime.settings import SettingsError, from_dict
+from tools.chain.slurm.extra_options import find_conflicts
 
 BUILT_IN: dict[str, dict[str, Any]] = {
     "pretrain": {"gpus": 1, "time_min": 1440},
@@ -14,6 +16,8 @@ BUILT_IN: dict[str, dict[str, Any]] = {
     "analyse": {"gpus": 1, "time_min": 120},
 }
 """Kinds that use a GPU where there is one; a chain's own `resources` go over these."""
+LEAST: dict[str, int] = {"nodes": 1, "gpus": 0, "cpus": 1, "mem_gb": 0, "time_min": 1, "hours": 0}
+"""Smallest value of each count."""
 SHORTEST_MIN = 1
 """Least time limit of a job."""
 
@@ -61,6 +65,8 @@ def look_up_resources(table: Mapping[str, Mapping[str, Any]], labels: Sequence[s
         raise SettingsError(
             f"resources of {labels[-1]}: time_min is {resources.time_min}; expected at least {SHORTEST_MIN} (minutes)"
         )
+    if conflicts := find_conflicts(resources.extra, resources.gpus, resources.mem_gb):
+        raise SettingsError("\n".join(f"resources of {labels[-1]}: extra.{text}" for text in conflicts))
     return resources
 
 
@@ -83,8 +89,12 @@ def _checked(label: str, values: Mapping[str, Any]) -> dict[str, Any]:
         good: Any = (int, float) if kinds[key] in (int, float) else (list, tuple) if kinds[key] is tuple else kinds[key]
         if key == "exclude":
             good = (str, list)
-        if not isinstance(value, good):
+        if not isinstance(value, good) or (isinstance(value, bool) and key in LEAST):
             raise SettingsError(f"resources.{label}.{key}: expected {kinds[key].__name__}, got {value!r}")
+        if key in LEAST and not LEAST[key] <= value < math.inf:
+            raise SettingsError(f"resources.{label}.{key}: expected at least {LEAST[key]}, got {value!r}")
+        if key == "gpu_option" and value not in ("gpus", "gres"):
+            raise SettingsError(f"resources.{label}.gpu_option: expected gpus or gres, got {value!r}")
         if key != "setup" and any(set(text) & set("\n\r") for text in _texts_in(value)):
             raise SettingsError(f"resources.{label}.{key}: {value!r} has a line break, which no sbatch option may hold")
     return dict(values)
