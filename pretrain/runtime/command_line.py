@@ -1,9 +1,13 @@
 """What every command shares: words and key=value arguments, help, errors as sentences, exit codes."""
 
+import contextlib
+import errno
 import logging
+import os
 import sys
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TextIO
 
 from pretrain.runtime.stopping import EXIT_USER_ERROR, EXIT_YIELD, YieldRequested
 
@@ -40,8 +44,94 @@ def run_command(
     """Run `main(words)` and return its exit code; --help prints `description`; known errors print one sentence.
 
     ValueError and OSError (bad input, full disk) become a sentence and exit code 2; YieldRequested becomes 75.
-    Anything else is a fault of ours and keeps its traceback.
+    Anything else is a fault of ours and keeps its traceback. Output that nobody takes any more (`| head -1`, a full
+    disk, a closed terminal) ends neither the command nor the chain behind it.
     """
+    with _lasting_output():
+        return _run(main, description, arguments)
+
+
+def say_count(number: int, noun: str) -> str:
+    """Return "1 stage" or "2 stages"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+class LastingOutput:
+    """A text stream whose reader may go away: what cannot be written is dropped, and the first reason kept."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.lost: OSError | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write a text, with escapes where the terminal's encoding lacks a character."""
+        try:
+            self._stream.write(text)
+        except UnicodeEncodeError:
+            encoding = self._stream.encoding or "ascii"
+            self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        except OSError as error:
+            self._lose(error)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush; what cannot be written is dropped."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._lose(error)
+
+    def end(self) -> None:
+        """Flush for the last time; a stream that fails then is pointed at nothing, or Python's own flush would fail."""
+        self.flush()
+        if self.lost is not None:
+            self._drop_rest()
+
+    def _lose(self, error: OSError) -> None:
+        self.lost = self.lost or error
+        if error.errno in (errno.EPIPE, errno.EIO):  # nobody will ever read it again
+            self._drop_rest()
+
+    def _drop_rest(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, self._stream.fileno())
+            os.close(nothing)
+            self._stream.flush()
+
+
+@contextlib.contextmanager
+def _lasting_output() -> Iterator[None]:
+    _fill_closed_handles()
+    before = sys.stdout, sys.stderr
+    streams = [LastingOutput(stream) if stream is not None else None for stream in before]
+    sys.stdout, sys.stderr = streams  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for stream in streams:
+            if stream is not None:
+                stream.end()
+        sys.stdout, sys.stderr = before
+        out = streams[0]
+        if out is not None and out.lost is not None and out.lost.errno != errno.EPIPE and before[1] is not None:
+            with contextlib.suppress(OSError):
+                print(f"warning: the output above is not whole: {out.lost.strerror}", file=sys.stderr)
+
+
+def _fill_closed_handles() -> None:
+    """Point closed standard streams at nothing: else the next file that is opened becomes standard output."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+
+
+def _run(main: Callable[[Sequence[str]], int | None], description: str | None, arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if bad := [word for word in words if _has_surrogates(word)]:
         print(f"error: this word is not UTF-8: {bad[0]!a}; rename the file, or quote the word", file=sys.stderr)

@@ -12,6 +12,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -140,7 +141,7 @@ def read_json_lines(path: str | Path) -> list[Any]:
             values.append(json.loads(line.decode()))
         except (ValueError, RecursionError) as error:
             if number < len(lines):
-                logger.warning("%s, line %d: not valid JSON (%s); the line is left out", path, number, error)
+                _warn_once(f"{path}, line {number}: not valid JSON ({error}); the line is left out")
     return values
 
 
@@ -223,6 +224,11 @@ def _to_json(value: Any, indent: int | None = None) -> str:
     except UnicodeEncodeError:  # a file name that is not UTF-8: JSON's own escapes bring it back
         return json.dumps(value, indent=indent, allow_nan=False)
     return text
+
+
+@lru_cache(maxsize=1024)
+def _warn_once(text: str) -> None:
+    logger.warning(text)
 
 
 def _retry_if_stale(call: Callable[[], T]) -> T:

@@ -2,12 +2,17 @@
 
 import csv
 import io
+from typing import TYPE_CHECKING
 
-from pretrain.runtime.storage import read_json, write_text
+from pretrain.runtime.storage import write_text
 from tools.chain.memory import say_command
+from tools.chain.plan.make_plan import Stage
 from tools.chain.plan.sweep import find_values, list_axes, list_points
-from tools.chain.record.state import find_states, stage_folder
+from tools.chain.record.state import find_reason, find_states, read_failed, stage_folder
 from tools.chain.submit import Chain, shorten
+
+if TYPE_CHECKING:
+    from transfer.results.run_result import RunResult
 
 
 def print_ending(chain: Chain) -> None:
@@ -19,7 +24,9 @@ def print_ending(chain: Chain) -> None:
         print(f"\n{table}")
     for stage in chain.stages:
         if states[stage.name] != "done":
-            print(f"{stage.name}: {states[stage.name]}")
+            failed = read_failed(stage_folder(chain.folder, stage.folder)) if states[stage.name] == "failed" else None
+            reason = f" ({failed['kind']}: {find_reason(failed)})" if failed else ""
+            print(f"{stage.name}: {states[stage.name]}{reason}")
     folders = {stage.name: stage_folder(chain.folder, stage.folder) for stage in chain.stages}
     found = [("report", chain.folder / "report" / "index.html"), ("numbers", chain.folder / "report" / "summary.json")]
     found += [("sweep", chain.folder / "report" / "sweep.csv")]
@@ -37,16 +44,14 @@ def print_ending(chain: Chain) -> None:
 
 def write_results(chain: Chain) -> str:
     """Return one line per protocol and metric, one column per backbone: mean ± std (n)."""
-    folders = [stage_folder(chain.folder, stage.folder) for stage in chain.stages]
-    results = [folder / "metrics.json" for folder in folders if (folder / "metrics.json").is_file()]
-    if not results:
-        return ""
-    from transfer.results.run_result import read_results, summarise  # late: plan and status do not need it
+    from transfer.results.run_result import summarise  # late: plan and status do not need it
 
     cells: dict[tuple[str, str], dict[str, str]] = {}
-    for entry in summarise(read_results(results)):
+    for entry in summarise(result for _, result in _read_results(chain)):
         spread = f" ± {entry.std:.1f}" if entry.std is not None else ""
         cells.setdefault((entry.protocol, entry.metric), {})[entry.backbone] = f"{entry.mean:.1f}{spread}"
+    if not cells:
+        return ""
     backbones = list(dict.fromkeys(name for row in cells.values() for name in row))
     lines = [["protocol", "metric", *backbones]]
     lines += [[*key, *(row.get(name, "") for name in backbones)] for key, row in cells.items()]
@@ -62,17 +67,18 @@ def write_sweep(chain: Chain) -> str:
         return ""
     points = {point.name: point.values for point in list_points(chain.config)}
     axes = list_axes(chain.config)
-    lines = [[*axes, "backbone", "protocol", "seed", "metric", "value"]]
-    for stage in chain.stages:
-        path = stage_folder(chain.folder, stage.folder) / "metrics.json"
-        if path.is_file():
-            result = read_json(path)
-            values = find_values(points, stage.array or stage.name, result["backbone"])
-            about = [
-                *(values.get(axis, "") for axis in axes),
-                *(result[key] for key in ("backbone", "protocol", "seed")),
-            ]
-            lines += [[*about, metric, value] for metric, value in result["metrics"].items()]
+    lines: list[list[object]] = [[*axes, "backbone", "protocol", "seed", "metric", "value"]]
+    for stage, result in _read_results(chain):
+        values = find_values(points, stage.array or stage.name, result.backbone)
+        about = [*(values.get(axis, "") for axis in axes), result.backbone, result.protocol, result.seed]
+        lines += [[*about, metric, value] for metric, value in result.metrics.items()]
     stream = io.StringIO()
     csv.writer(stream, lineterminator="\n").writerows(lines)
     return stream.getvalue()
+
+
+def _read_results(chain: Chain) -> "list[tuple[Stage, RunResult]]":
+    from tools.chain.record.sound_results import read_sound_result  # late: plan and status do not need it
+
+    found = [(stage, read_sound_result(stage_folder(chain.folder, stage.folder), stage.kind)) for stage in chain.stages]
+    return [(stage, result) for stage, result in found if result is not None]

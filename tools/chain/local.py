@@ -4,6 +4,7 @@ With GPUs, stages share them by the `gpus` they ask for; without any, they share
 The driver holds no state: killed at any moment, a new one goes on from the files.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -13,20 +14,24 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from pretrain.runtime.stopping import EXIT_GATE, EXIT_YIELD
-from pretrain.runtime.storage import read_json
 from tools.chain.logs import RUNNER_LOG
 from tools.chain.plan.make_plan import Stage
-from tools.chain.record.state import ENDED, find_states, is_ready, stage_folder
-from tools.chain.run.launch import stage_environment
+from tools.chain.record.attempts import read_attempts
+from tools.chain.record.lock import ChainLock
+from tools.chain.record.state import read_done, read_failed, read_spec, stage_folder
+from tools.chain.record.watch import StateWatch
+from tools.chain.run.launch import stage_environment, wait_for_any
 from tools.chain.status import read_progress, say_duration, say_progress
 from tools.chain.submit import Chain
 
-POLL_S = 0.2
+POLL_S = 0.5
+"""Between two looks at what runs elsewhere; the end of a stage of this driver's is seen at once."""
+FUTILE_STARTS = 5
+"""Starts of one stage in a row that never got as far as an attempt, after which it is given up."""
 TERMINAL_EVERY_S = 1.0
 LOG_EVERY_S = 15.0
 """Between two progress lines on a terminal (rewritten in place) and in a log file."""
@@ -40,6 +45,8 @@ class Running:
     process: subprocess.Popen[bytes]
     gpus: list[str]
     cpus: int
+    newest: int
+    """Number of the newest attempt before this start."""
     began: float = field(default_factory=time.monotonic)
 
 
@@ -54,15 +61,19 @@ class LocalDriver:
         self.running: list[Running] = []
         self.given_up: set[str] = set()
         """Stages whose gate was closed, or that were cancelled: not tried again by this driver."""
+        self.futile: dict[str, int] = {}
+        """Starts in a row that left no attempt."""
+        self.delayed: dict[str, float] = {}
+        """When such stages are tried again, by time.monotonic()."""
         self.stops = 0
         self._line_at = 0.0
         self._line = ""
 
     def run(self) -> int:
         """Run until nothing is left to do; return 0, 1 (a stage failed), 75 (stopped) or 78 (a gate was closed)."""
-        lock = FileLock(self.chain.folder / ".driver.lock")
+        lock = ChainLock(self.chain.folder / ".driver.lock", timeout=0)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire()
         except Timeout as error:
             raise ValueError(
                 f"{self.chain.folder}: a driver runs this chain already; watch it with `status`"
@@ -70,42 +81,61 @@ class LocalDriver:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup means: stay
                 signal.signal(number, self._stop)
-        with lock:
+        try:
             return self._loop()
+        finally:
+            lock.release()
 
     def _loop(self) -> int:
-        stages = self.chain.stages
+        self.watch = StateWatch(self.chain.folder, self.chain.stages)
         while True:
             self._collect()
-            states = find_states(self.chain.folder, stages)
+            self._look_elsewhere()
             if not self.stops:
-                self._start_ready(states)
-            foreign = "running" in states.values()
-            if not self.running and (self.stops or not foreign):
+                self._start_ready()
+            if not self.running and (self.stops or not (self.delayed or self._find_foreign())):
                 break
-            self._show(states)
-            time.sleep(POLL_S)
+            self._show()
+            wait_for_any([entry.process for entry in self.running], POLL_S)
         self._clear_line()
         if self.stops:
             print("stopped; the same command goes on from here")
             return EXIT_YIELD
-        states = find_states(self.chain.folder, stages)
         if self.given_up:
             return EXIT_GATE
-        return 0 if all(state == "done" for state in states.values()) else 1
+        return 0 if self.watch.counts["done"] == len(self.chain.stages) else 1
 
-    def _start_ready(self, states: dict[str, str]) -> None:
+    def _look_elsewhere(self) -> None:
+        """Take in what other processes changed: runs of theirs that end, stages that are tried again."""
+        for name in self._find_foreign():
+            self.watch.update(name)
+        for name in [name for name, until in self.delayed.items() if until <= time.monotonic()]:
+            del self.delayed[name]
+            self.watch.put_back(name)
+        if time.monotonic() >= self.watch.next_look:
+            self.watch.look_again()
+
+    def _find_foreign(self) -> set[str]:
+        return self.watch.running - {entry.stage.name for entry in self.running}
+
+    def _start_ready(self) -> None:
         mine = {entry.stage.name for entry in self.running}
-        for stage in self.chain.stages:
-            if stage.name in mine or stage.name in self.given_up or not is_ready(stage, states):
+        later: list[str] = []
+        while len(self.running) < self.slots and (stage := self.watch.take_ready()) is not None:
+            if stage.name in mine or stage.name in self.given_up or stage.name in self.delayed:
                 continue
             if stage.always and any(name in self.given_up or name in mine for name in stage.upstream):
+                later.append(stage.name)
                 continue
             gpus = self._free_gpus()
             wanted = min(stage.resources.gpus * stage.resources.nodes, len(self.gpus))
-            if len(self.running) == self.slots or wanted > len(gpus) or not self._has_cpus_for(stage):
-                return  # in order: a stage that needs more waits, and nothing overtakes it
+            if wanted > len(gpus) or not self._has_cpus_for(stage):
+                later.append(stage.name)
+                break  # in order: a stage that needs more waits, and nothing overtakes it
             self._start(stage, gpus[:wanted])
+            mine.add(stage.name)
+        for name in later:
+            self.watch.put_back(name)
 
     def _free_gpus(self) -> list[str]:
         taken = {gpu for entry in self.running for gpu in entry.gpus}
@@ -120,10 +150,11 @@ class LocalDriver:
 
     def _start(self, stage: Stage, gpus: list[str]) -> None:
         folder = stage_folder(self.chain.folder, stage.folder)
-        code = self.chain.folder / "code" / read_json(folder / "spec.json")["code"]
+        spec = read_spec(folder)
+        code = self.chain.folder / "code" / spec.get("code", "")
         words = [sys.executable, "-m", "tools.chain.run.run_stage", str(folder), f"driver={os.getpid()}"]
         words += [f"slice_min={self.chain.config.local.slice_min}", f"gpus={','.join(gpus)}", f"ranks={len(gpus) or 1}"]
-        environment = {**os.environ, **stage_environment(code, read_json(folder / "spec.json")["commit"])}
+        environment = {**os.environ, **stage_environment(code, spec.get("commit", ""))}
         environment["OMP_NUM_THREADS"] = str(self._cpus_of(stage))
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
@@ -131,33 +162,41 @@ class LocalDriver:
             process = subprocess.Popen(
                 words, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        self.running.append(Running(stage, process, gpus, self._cpus_of(stage)))
+        self.running.append(Running(stage, process, gpus, self._cpus_of(stage), _newest_attempt(folder)))
         self._say(f"{stage.name}: starts" + (f" on GPU {','.join(gpus)}" if gpus else ""))
 
     def _collect(self) -> None:
         for entry in list(self.running):
             code = entry.process.poll()
-            if code is None:
-                continue
-            self.running.remove(entry)
-            folder = stage_folder(self.chain.folder, entry.stage.folder)
-            took = say_duration(time.monotonic() - entry.began)
-            if code == 0 and not (folder / "DONE.json").exists():
-                self._say(f"{entry.stage.name}: runs elsewhere; waiting for it")
-            elif code == 0:
-                self._say(f"{entry.stage.name}: done in {took}{_say_metrics(folder)}")
-            elif (folder / "FAILED.json").exists():
-                failed = read_json(folder / "FAILED.json")
-                tail = "\n".join(failed["tail"].splitlines()[-12:])
-                self._say(f"{entry.stage.name}: failed after {took} ({failed['kind']}): {failed['message']}\n{tail}")
-                self._say(f"  whole log: {folder / 'log.txt'}")
-            elif code < 0 or code == EXIT_YIELD:
-                self._say(f"{entry.stage.name}: interrupted after {took}, its work is saved")
-            else:
-                self.given_up.add(entry.stage.name)
-                self._say(f"{entry.stage.name}: not started\n{_read_end(folder / RUNNER_LOG)}")
+            if code is not None:
+                self.running.remove(entry)
+                self.watch.update(entry.stage.name)
+                self._conclude(entry, code)
 
-    def _show(self, states: dict[str, str]) -> None:
+    def _conclude(self, entry: Running, code: int) -> None:
+        """Say what became of a start, and whether the stage is tried again."""
+        folder, name = stage_folder(self.chain.folder, entry.stage.folder), entry.stage.name
+        took = say_duration(time.monotonic() - entry.began)
+        newest = _newest_attempt(folder)
+        self.futile[name] = 0 if newest > entry.newest else self.futile.get(name, 0) + 1
+        if self.watch.states[name] == "done":
+            self._say(f"{name}: done in {took}{_say_metrics(folder)}")
+        elif (failed := read_failed(folder)) is not None:
+            tail = "\n".join(failed["tail"].splitlines()[-12:])
+            self._say(f"{name}: failed after {took} ({failed['kind']}): {failed['message']}\n{tail}".rstrip())
+            self._say(f"  whole log: {folder / 'log.txt'}")
+        elif self.watch.states[name] == "running":
+            self.futile[name] = 0
+            self._say(f"{name}: runs elsewhere; waiting for it")
+        elif (code not in (0, EXIT_YIELD) and code > 0) or self.futile[name] > FUTILE_STARTS:
+            self.given_up.add(name)
+            self._say(f"{name}: not started\n{_read_end(folder / RUNNER_LOG)}")
+        else:
+            if self.futile[name]:
+                self.delayed[name] = time.monotonic() + 2.0 ** (self.futile[name] - 1)
+            self._say(f"{name}: interrupted after {took}, its work is saved{_say_reason(folder, newest)}")
+
+    def _show(self) -> None:
         now, terminal = time.monotonic(), sys.stdout.isatty()
         if now - self._line_at < (TERMINAL_EVERY_S if terminal else LOG_EVERY_S):
             return
@@ -171,20 +210,18 @@ class LocalDriver:
             texts.append(f"{entry.stage.name}: {progress}")
         if terminal and texts:
             width = shutil.get_terminal_size().columns - 1
-            self._line = f"{self._count(states)} {' | '.join(texts)}"[:width]
+            self._line = f"{self._count()} {' | '.join(texts)}"[:width]
             print(f"\r\033[K{self._line}", end="", flush=True)
         elif texts:
-            prefix = f"{time.strftime('%H:%M:%S')} {self._count(states)}"
+            prefix = f"{time.strftime('%H:%M:%S')} {self._count()}"
             print("\n".join(f"{prefix} {text}" for text in texts), flush=True)
 
-    def _count(self, states: dict[str, str]) -> str:
-        ended = sum(state in ENDED for state in states.values())
-        return f"[{ended}/{len(states)}]"
+    def _count(self) -> str:
+        return f"[{self.watch.ended}/{len(self.chain.stages)}]"
 
     def _say(self, text: str) -> None:
         self._clear_line()
-        states = find_states(self.chain.folder, self.chain.stages)
-        print(f"{time.strftime('%H:%M:%S')} {self._count(states)} {text}", flush=True)
+        print(f"{time.strftime('%H:%M:%S')} {self._count()} {text}", flush=True)
         self._line_at = time.monotonic()
 
     def _clear_line(self) -> None:
@@ -199,7 +236,8 @@ class LocalDriver:
                 entry.process.send_signal(signal.SIGTERM if self.stops == 1 else signal.SIGKILL)
         if self.stops == 1:
             text = "stopping: the running stages save their work (again to end them at once)"
-            os.write(1, f"\n{text}\n".encode())
+            with contextlib.suppress(OSError):  # nobody may read it any more
+                os.write(1, f"\n{text}\n".encode())
 
 
 def list_gpus() -> list[str]:
@@ -212,11 +250,24 @@ def list_gpus() -> list[str]:
     return [str(index) for index, _ in enumerate(line for line in listing.splitlines() if line.startswith("GPU "))]
 
 
+def _newest_attempt(folder: Path) -> int:
+    return max((attempt["number"] for attempt in read_attempts(folder)), default=0)
+
+
+def _say_reason(folder: Path, newest: int) -> str:
+    reasons = [attempt.get("reason") for attempt in read_attempts(folder) if attempt["number"] == newest]
+    return f" ({reasons[0]})" if reasons and reasons[0] else ""
+
+
 def _say_metrics(folder: Path) -> str:
-    done: dict[str, Any] = read_json(folder / "DONE.json") if (folder / "DONE.json").exists() else {}
-    metrics = [f"{name} {value:.1f}" for name, value in (done.get("metrics") or {}).items() if isinstance(value, float)]
-    return f" ({', '.join(metrics[:4])})" if metrics else ""
+    metrics = (read_done(folder) or {}).get("metrics")
+    values = metrics.items() if isinstance(metrics, dict) else ()
+    texts = [f"{name} {value:.1f}" for name, value in values if isinstance(value, float)]
+    return f" ({', '.join(texts[:4])})" if texts else ""
 
 
 def _read_end(path: Path) -> str:
-    return "\n".join(path.read_text(errors="replace").splitlines()[-8:])
+    try:
+        return "\n".join(path.read_text(errors="replace").splitlines()[-8:])
+    except OSError as error:
+        return f"{path}: cannot be read ({error})"

@@ -9,7 +9,7 @@ from typing import Any
 from pretrain.runtime.storage import read_json_object
 from tools.chain.plan.make_plan import Stage
 from tools.chain.record.attempts import read_attempts
-from tools.chain.record.state import find_states, read_failed, stage_folder
+from tools.chain.record.state import find_reason, find_states, read_failed, stage_folder
 
 NUMBER = (int, float)
 PROGRESS_KINDS: dict[str, tuple[type, ...]] = {
@@ -109,8 +109,7 @@ def _describe(chain: Path, stage: Stage, state: str, job: Mapping[str, str] | No
 def _note(folder: Path, stage: Stage, state: str, last: Mapping[str, Any], job: Mapping[str, str] | None) -> str | None:
     if state == "failed":
         failed = read_failed(folder) or {}
-        lines = [line for line in str(failed.get("tail", "")).splitlines() if line.strip()]
-        return f"{failed.get('kind')}: {lines[-1].strip() if lines else failed.get('message')}"[:160]
+        return f"{failed.get('kind')}: {find_reason(failed)}"[:160]
     if state in ("pending", "lost") and (folder / "STOP").exists():
         return "stopped by cancel"
     if state in ("pending", "lost") and job:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from pretrain.runtime.machine import PROJECT_ROOT, read_commit
 from pretrain.runtime.settings import as_dict
@@ -18,6 +18,7 @@ from tools.chain.plan.export import digest_environment, export_code
 from tools.chain.plan.make_plan import Stage, folder_name, make_plan
 from tools.chain.plan.source import forget_digests
 from tools.chain.record.attempts import read_attempts
+from tools.chain.record.lock import ChainLock
 from tools.chain.record.state import read_plan, read_spec, stage_as_dict, stage_folder
 
 LOCK_WAIT_S = 120
@@ -67,7 +68,7 @@ def find_chain_folder(path: Path, config: ChainConfig) -> Path:
     return (Path(config.runs) / safe).absolute()
 
 
-def submit_lock(chain: Chain) -> FileLock:
+def submit_lock(chain: Chain) -> ChainLock:
     """Return the lock under which one process at a time writes specs and submits jobs.
 
     Raises:
@@ -82,7 +83,7 @@ def submit_lock(chain: Chain) -> FileLock:
             f"{chain.folder}: this chain belongs to someone else or lies on a read-only disk ({error.strerror}); "
             "`plan` and `status` work without writing; give runs=FOLDER to start a chain of your own"
         ) from error
-    return FileLock(chain.folder / ".submit.lock", timeout=LOCK_WAIT_S)
+    return ChainLock(chain.folder / ".submit.lock", timeout=LOCK_WAIT_S)
 
 
 def freeze(chain: Chain) -> dict[str, Any]:
@@ -113,12 +114,12 @@ def shorten(path: Path) -> Path:
 
 
 @contextmanager
-def hold(lock: FileLock) -> Iterator[None]:
+def hold(lock: ChainLock) -> Iterator[None]:
     """Hold the lock for a block; ValueError when another submit holds it for too long."""
     try:
         lock.acquire()
     except Timeout as error:
-        raise ValueError(f"{lock.lock_file}: another submit of this chain has held it for {LOCK_WAIT_S} s") from error
+        raise ValueError(f"{lock.path}: another submit of this chain has held it for {LOCK_WAIT_S} s") from error
     try:
         yield
     finally:

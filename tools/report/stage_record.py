@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pretrain.runtime.storage import read_json
+from pretrain.runtime.storage import read_json_object
 from tools.chain.plan.sweep import find_values
 from tools.chain.record.attempts import read_attempts
-from transfer.results.run_result import RESULT_NAME, RunResult, read_result
+from tools.chain.record.sound_results import read_sound_result
+from tools.chain.record.state import BLOCKING, find_state_alone, read_done, read_failed
+from transfer.results.run_result import RunResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +21,7 @@ class Stage:
     kind: str
     folder: Path
     state: str
-    """done, failed, running, or pending."""
+    """One of tools.chain.record.state.STATES."""
     spec: Mapping[str, Any]
     attempts: Sequence[Mapping[str, Any]] = ()
     done: Mapping[str, Any] = field(default_factory=dict)
@@ -73,37 +75,38 @@ class Stage:
 
 def read_stage(folder: Path, points: Mapping[str, Mapping[str, Any]]) -> Stage:
     """Return the stage in `folder`; `points` are the variants of a sweep by the name of backbone or protocol."""
-    spec = _read_if_there(folder / "spec.json")
-    done, failed = _read_if_there(folder / "DONE.json"), _read_if_there(folder / "FAILED.json")
-    attempts = read_attempts(folder)
-    state = "done" if done else "failed" if failed else "running" if attempts else "pending"
+    spec = _read_spec(folder)
     name, kind = str(spec.get("name", folder.name)), str(spec.get("kind", ""))
-    result = _read_result(folder, kind) if (folder / RESULT_NAME).is_file() else None
+    result = read_sound_result(folder, kind)
     return Stage(
         name=name,
         kind=kind,
         folder=folder,
-        state=state,
+        state=_find_state(folder),
         spec=spec,
-        attempts=attempts,
-        done=done,
-        failed=failed,
+        attempts=read_attempts(folder),
+        done=read_done(folder) or {},
+        failed=read_failed(folder) or {},
         result=result,
         point={} if result is None else find_values(points, str(spec.get("array") or name), result.backbone),
     )
 
 
-def _read_result(folder: Path, kind: str) -> RunResult | None:
+def _find_state(folder: Path) -> str:
+    """Return the stage's state: its files' own, or "blocked" when a stage that it builds on failed."""
+    state, spec = find_state_alone(folder), _read_spec(folder)
+    upstream = spec.get("upstream")
+    if state not in ("lost", "pending") or spec.get("always") or not isinstance(upstream, dict):
+        return state
+    return "blocked" if any(_find_state(folder.parent / str(name)) in BLOCKING for name in upstream.values()) else state
+
+
+def _read_spec(folder: Path) -> dict[str, Any]:
+    """Return spec.json; {} when there is none or it is damaged: the report shows the stage by its folder's name."""
     try:
-        return read_result(folder)
-    except ValueError:
-        if kind == "command":  # a user's own program may call a file of its own metrics.json
-            return None
-        raise
-
-
-def _read_if_there(path: Path) -> dict[str, Any]:
-    return dict(read_json(path)) if path.is_file() else {}
+        return read_json_object(folder / "spec.json") if folder.is_dir() else {}
+    except (OSError, ValueError):
+        return {}
 
 
 def _as_list(value: Any) -> list[Any]:

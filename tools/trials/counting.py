@@ -3,6 +3,8 @@
   python -m tools.trials.counting OUT steps=40 every=5 sleep=0.05 name=a [input=FILE …] [die=SIGKILL@12] [needs=FILE]
 
 die=SIGNAL@STEP kills itself there once, dies=SIGNAL@STEP every time; needs=FILE fails while FILE is not there.
+worker=true lets a process of its own count, as data loaders have them; folder_s=SECONDS writes the result in a folder
+beside, for so long, as the conversion of a checkpoint does.
 
 The final OUT/result.txt depends on every step and input, so a step lost, doubled or half done shows in it.
 """
@@ -12,23 +14,26 @@ import hashlib
 import os
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pretrain.runtime.command_line import run_command
 from pretrain.runtime.progress import Heartbeat
 from pretrain.runtime.settings import read_settings
-from pretrain.runtime.stopping import EXIT_YIELD, StopFlag
-from pretrain.runtime.storage import digest_file, read_json, write_json, write_text
+from pretrain.runtime.stopping import EXIT_YIELD, StopFlag, ignore_stop_signals
+from pretrain.runtime.storage import TEMPORARY_PREFIX, has_digest, read_json, write_digest, write_json, write_text
+from tools.chain.run.launch import die_with_parent
 
 
 def read_newest(folder: Path) -> tuple[int, str]:
     """Return step and digest of the newest checkpoint whose file is whole, (0, "") when there is none."""
     for path in sorted(folder.glob("checkpoint_*.json"), reverse=True):
-        mark = path.with_name(path.name + ".sha256")
-        if mark.exists() and mark.read_text() == digest_file(path):
+        if has_digest(path):
             return read_json(path)["step"], read_json(path)["digest"]
     return 0, ""
 
@@ -37,7 +42,7 @@ def save(folder: Path, step: int, digest: str) -> None:
     """Write a checkpoint with its digest beside it; keep the newest two."""
     path = folder / f"checkpoint_{step:08d}.json"
     write_json(path, {"step": step, "digest": digest})
-    write_text(path.with_name(path.name + ".sha256"), digest_file(path))
+    write_digest(path)
     for old in sorted(folder.glob("checkpoint_*.json"))[:-2]:
         old.unlink()
         old.with_name(old.name + ".sha256").unlink(missing_ok=True)
@@ -85,6 +90,10 @@ class CountingSettings:
     """SIGNAL@STEP: kill itself there, every time."""
     needs: str = ""
     """Fail while this file is not there."""
+    worker: bool = False
+    """Count in a worker process."""
+    folder_s: float = 0.0
+    """Write the result in a temporary folder for so long; 0: as a file."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -105,19 +114,49 @@ def count(out: Path, settings: CountingSettings) -> int:
         raise ValueError(f"{settings.needs} is not there")
     heartbeat = Heartbeat(out, settings.steps, first_step=step)
     base = hashlib.sha256("".join(Path(path).read_text() for path in settings.input).encode()).hexdigest()
-    while step < settings.steps:
-        digest = fold(base, digest, step)
-        step += 1
-        time.sleep(settings.sleep)
-        heartbeat.beat(step)
-        _die_if_asked(out, settings, step)
-        if step % settings.every == 0 or flag.is_set:
-            save(out / "checkpoints", step, digest)
-            _trace(out, "save", step)
-        if flag.is_set:
-            return EXIT_YIELD
-    write_text(out / "result.txt", digest + "\n")
+    with _open_worker(settings.worker) as take_step:
+        while step < settings.steps:
+            digest = take_step(base, digest, step)
+            step += 1
+            time.sleep(settings.sleep)
+            heartbeat.beat(step)
+            _die_if_asked(out, settings, step)
+            if step % settings.every == 0 or flag.is_set:
+                save(out / "checkpoints", step, digest)
+                _trace(out, "save", step)
+            if flag.is_set:
+                return EXIT_YIELD
+    _write_result(out, digest, settings.folder_s)
     return 0
+
+
+@contextmanager
+def _open_worker(wanted: bool) -> Iterator[Callable[[str, str, int], str]]:
+    """Yield `fold`, or the same in a process of its own; when that is killed, the step raises BrokenProcessPool."""
+    if not wanted:
+        yield fold
+        return
+    with ProcessPoolExecutor(1, initializer=_begin_worker) as pool:
+        yield lambda base, digest, step: pool.submit(fold, base, digest, step).result()
+
+
+def _begin_worker() -> None:
+    ignore_stop_signals()
+    die_with_parent(signal.SIGKILL)
+
+
+def _write_result(out: Path, digest: str, folder_s: float) -> None:
+    """Write result.txt; with `folder_s` in a folder beside, part by part, as transfer/weights/convert.py does."""
+    if not folder_s:
+        write_text(out / "result.txt", digest + "\n")
+        return
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=out) as folder:
+        path = Path(folder, "result.txt")
+        for end in range(0, len(digest), 8):
+            path.write_text(digest[:end])
+            time.sleep(folder_s * 8 / len(digest))
+        write_text(path, digest + "\n")
+        path.replace(out / "result.txt")
 
 
 def _die_if_asked(out: Path, settings: CountingSettings, step: int) -> None:

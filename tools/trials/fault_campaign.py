@@ -3,8 +3,9 @@
   python -m tools.fault_campaign n=40 json=/tmp/faults.json
 
 Starts Slurm on this machine's loopback device (root, packages slurm-wlm and munge), submits chains of counting stages
-with real checkpoints and digests, and injects n faults while they run: stop signals, kills of the runner and of its
-command, preemption, lost nodes, restarts of slurmctld, a full disk, doubled and killed submits, all kinds in every 24.
+with real checkpoints and digests, and injects n faults while they run: stop signals, kills of the runner, of its
+command (also while it writes a folder) and of the command's workers, state that was cut while it was written,
+preemption, lost nodes, restarts of slurmctld, a full disk, doubled and killed submits, all kinds in every 29.
 Then all chains must end, each stage's result equal to the undisturbed one's. Prints and writes: faults, chains,
 finished, steps_lost_beyond_checkpoint, wrong_verdicts, identical_weights. Exit code 1 when one is not as it should be.
 """
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ from pretrain.runtime.settings import read_settings
 from pretrain.runtime.storage import read_json, write_text
 from tools.chain.record.state import stage_folder
 from tools.chain.slurm.squeue import LAUNCH_FAILED, find_jobs
-from tools.trials.chains import TrialChain, describe_chain, kill, kill_children, read_weights
+from tools.trials import chains as hits
+from tools.trials.chains import TrialChain, describe_chain, read_weights
 from tools.trials.cluster import Cluster, find_missing
 from tools.trials.counting import count_lost_steps
 
@@ -40,7 +42,8 @@ NODE_DOWN_S = 22.0
 
 ROUND = {
     "stop signal": 6, "runner killed": 5, "command killed": 5, "preemption": 3, "node lost": 1,
-    "slurmctld restarted": 1, "disk full": 1, "two submits at once": 1, "submit killed": 1,
+    "slurmctld restarted": 1, "disk full": 1, "two submits at once": 1, "submit killed": 1, "convert killed": 2,
+    "worker killed": 2, "state cut": 1,
 }  # fmt: skip
 """How often each kind comes in a round of faults."""
 ONE_AT_A_TIME = ("node lost", "slurmctld restarted", "disk full")
@@ -161,34 +164,43 @@ class Campaign:
         chain, folder, attempt = self.chance.choice(running)
         kinds: dict[str, Callable[[], bool]] = {
             "stop signal": lambda: self._signal(attempt, self.chance.choice(["TERM", "USR2"])),
-            "runner killed": lambda: kill(attempt["pid"]),
-            "command killed": lambda: kill_children(attempt["pid"]),
+            "runner killed": lambda: hits.kill(attempt["pid"]),
+            "command killed": lambda: hits.kill_children(attempt["pid"]),
             "preemption": lambda: self._preempt(attempt["node"]),
             "node lost": lambda: self._lose_node(attempt["node"]),
             "slurmctld restarted": self._restart_controller,
             "disk full": lambda: self._fill_disk(folder),
             "two submits at once": lambda: bool([self.submit(chain), self.submit(chain)]),
             "submit killed": lambda: self._kill_submit(chain),
+            "convert killed": lambda: hits.kill_while_writing(running),
+            "worker killed": lambda: any(hits.kill_workers(entry["pid"]) for _, _, entry in running),
+            "state cut": lambda: hits.cut_state(folder, attempt, self.chance.random()),
         }
-        name = self._draw()
-        if not name or not kinds[name]():
+        passed: set[str] = set()
+        while (name := self._draw(passed)) and not kinds[name]():
+            passed.add(name)
+        if not name:
             return False
         self.deck.remove(name)
         self.faults[name] += 1
-        print(
-            f"{time.strftime('%H:%M:%S')} {sum(self.faults.values())}/{self.settings.n} {name}: {folder.name}",
-            flush=True,
-        )
+        where = "" if name in ("convert killed", "worker killed") else f": {folder.name}"
+        print(f"{time.strftime('%H:%M:%S')} {sum(self.faults.values())}/{self.settings.n} {name}{where}", flush=True)
         return True
 
-    def _draw(self) -> str:
-        """Return the next kind of the deck that may come now, "" when none may; its round holds every kind."""
+    def _draw(self, passed: Set[str] = frozenset()) -> str:
+        """Return the next kind of the deck that may come now, "" when none may; its round holds every kind.
+
+        Args:
+            passed: kinds that find nothing to hit now.
+
+        """
         if not self.deck:
             self.deck = [name for name, count in ROUND.items() for _ in range(count)]
             if not self.root.is_mount():
                 self.deck.remove("disk full")
             self.chance.shuffle(self.deck)
-        return next((name for name in self.deck if name not in ONE_AT_A_TIME or not self.later), "")
+        free = (name for name in self.deck if name not in passed and (name not in ONE_AT_A_TIME or not self.later))
+        return next(free, "")
 
     def _signal(self, attempt: dict[str, Any], name: str) -> bool:
         words = ["scancel", f"--signal={name}", attempt["job_id"]]

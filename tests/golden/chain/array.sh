@@ -26,6 +26,7 @@ export MOCHI_COMMIT=''
 folders=(/data/runs/c/stages/train-seed0-0b31fb120994 /data/runs/c/stages/train-seed1-0b31fb120994 /data/runs/c/stages/train-seed2-0b31fb120994)
 folder=${folders[${SLURM_ARRAY_TASK_ID:-0}]}
 trap : TERM USR2
+unset SLURM_CLUSTERS
 set +e
 
 # command

@@ -1,10 +1,15 @@
 """Commands take words and key=value, and answer mistakes with one sentence and an exit code."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
-from pretrain.runtime.command_line import UsageError, run_command, split_arguments
+from pretrain.runtime.command_line import UsageError, run_command, say_count, split_arguments
+from pretrain.runtime.machine import PROJECT_ROOT
 from pretrain.runtime.stopping import YieldRequested
 
 
@@ -67,3 +72,36 @@ def test_error_shows_what_a_terminal_would_obey(capsys: pytest.CaptureFixture[st
 
     assert run_command(main, "doc", []) == 2
     assert capsys.readouterr().err == "error: no file a\\x1b[2Jb\\u202ec\n"
+
+
+SPEAKER = (
+    "import sys, pathlib; from pretrain.runtime.command_line import run_command\n"
+    "def main(words):\n"
+    "    for number in range(5000): print('line', number, flush=True)\n"
+    "    pathlib.Path(words[0]).write_text('went on'); return 0\n"
+    "sys.exit(run_command(main, ''))"
+)
+
+
+@pytest.mark.parametrize("way", ["closed pipe", "full disk", "no stdout"])
+def test_command_whose_output_nobody_takes_goes_on_to_its_end(tmp_path: Path, way: str) -> None:
+    redirect = {"closed pipe": "| head -1", "full disk": "> /dev/full", "no stdout": ">&-"}[way]
+    script = f'set -o pipefail; "$0" -c "$1" "$2" {redirect}'
+    words = ["bash", "-c", script, sys.executable, SPEAKER, str(tmp_path / "end")]
+    answer = subprocess.run(words, cwd=PROJECT_ROOT, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert (tmp_path / "end").read_text() == "went on"
+    assert ("No space left" in answer.stderr) == (way == "full disk")
+    assert "Traceback" not in answer.stderr
+
+
+def test_error_shows_what_a_name_hides(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(_words: Sequence[str]) -> int:
+        raise ValueError("no\x1b[2K\x1b[1Ax\x00.pt, \u202egnp.a, " + os.fsdecode(b"\xff"))
+
+    assert run_command(main, "", []) == 2
+    assert capsys.readouterr().err == "error: no\\x1b[2K\\x1b[1Ax\\x00.pt, \\u202egnp.a, \\udcff\n"
+
+
+def test_counts_have_their_plural() -> None:
+    assert [say_count(number, "problem") for number in (0, 1, 2)] == ["0 problems", "1 problem", "2 problems"]

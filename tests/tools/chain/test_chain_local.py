@@ -251,3 +251,27 @@ def test_second_driver_is_refused_and_cancel_stops_the_first(tmp_path: Path) -> 
     driver.wait(timeout=120)
     assert chain.states() == {"train": "pending"}
     assert list((chain.stage("train") / "checkpoints").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("redirect", ["| head -1", "> /dev/full"])
+def test_chain_whose_output_nobody_takes_runs_to_its_end(tmp_path: Path, redirect: str) -> None:
+    chain = LocalChain(tmp_path, {"train": counting("steps=3"), "after": counting("steps=3", after=("train",))})
+    script = f'set -o pipefail; "$0" -m tools.chain submit "$1" {redirect}'
+    answer = subprocess.run(["bash", "-c", script, sys.executable, str(chain.path)], cwd=PROJECT_ROOT, check=False)
+    assert answer.returncode == 0
+    assert chain.states() == {"train": "done", "after": "done"}
+
+
+@pytest.mark.slow
+def test_ending_names_the_reason_of_every_failed_stage(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Also beside a metrics.json of the user's own that is no result of ours."""
+    code = "import sys; open(sys.argv[1] + '/metrics.json', 'w').write('[NaN]')"
+    own = {"command": ["{python}", "-c", code, "{out}"]}
+    chain = LocalChain(tmp_path, {"bad": counting("steps=3", f"needs={tmp_path / 'not-there'}"), "own": own})
+    words = [sys.executable, "-m", "tools.chain", "submit", str(chain.path)]
+    assert subprocess.run(words, cwd=PROJECT_ROOT, check=False).returncode == 1
+    out = capfd.readouterr().out
+    assert f"bad: failed (error: {tmp_path / 'not-there'} is not there)" in out
+    assert "error: error:" not in out
+    assert chain.states() == {"bad": "failed", "own": "done"}

@@ -4,9 +4,9 @@ import hashlib
 import os
 import platform
 import shutil
+import sys
 import tempfile
 from functools import cache
-from importlib.metadata import distributions
 from pathlib import Path
 
 from pretrain.runtime.machine import PROJECT_ROOT
@@ -51,9 +51,20 @@ def digest_tree(root: Path) -> str:
 
 @cache
 def digest_environment() -> str:
-    """Return a short digest over the Python version and all installed packages."""
-    names = sorted(f"{entry.metadata['Name']}=={entry.version}".lower() for entry in distributions())
-    return hashlib.sha256("\n".join([platform.python_version(), *names]).encode()).hexdigest()[:16]
+    """Return a short digest over the Python version and all installed packages.
+
+    Installers name a package's folder NAME-VERSION.dist-info, so listing the folders suffices: every stage does it.
+    """
+    names = {name.lower() for folder in sys.path if folder for name in _list_names(Path(folder))}
+    packages = sorted(name for name in names if name.endswith((".dist-info", ".egg-info")))
+    return hashlib.sha256("\n".join([platform.python_version(), *packages]).encode()).hexdigest()[:16]
+
+
+def _list_names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)  # noqa: PTH208 (names alone)
+    except OSError:
+        return []
 
 
 def _list_files(root: Path) -> list[Path]:

@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pretrain.runtime.setting_types import find_near
-from pretrain.runtime.settings import from_dict
+from pretrain.runtime.settings import SettingsError, from_dict
+from tools.chain.plan.extra_options import find_conflicts
 
 BUILT_IN: dict[str, dict[str, Any]] = {
     "pretrain": {"gpus": 1, "time_min": 1440},
@@ -66,7 +67,10 @@ def look_up_resources(table: Mapping[str, Mapping[str, Any]], labels: Sequence[s
         merged |= table.get(label) or {}
     if isinstance(merged.get("exclude"), (list, tuple)):  # in a chain.json of before
         merged["exclude"] = ",".join(merged["exclude"])
-    return from_dict(Resources, merged)
+    resources = from_dict(Resources, merged)
+    if conflicts := find_conflicts(resources.extra, resources.gpus, resources.mem_gb):
+        raise SettingsError("\n".join(f"resources of {labels[-1]}: extra.{text}" for text in conflicts))
+    return resources
 
 
 def find_line_breaks(label: str, values: Mapping[str, Any]) -> list[str]:

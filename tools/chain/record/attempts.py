@@ -60,7 +60,7 @@ def claim_attempt(folder: Path, values: Mapping[str, Any]) -> Path | None:
         "node": os.environ.get("SLURMD_NODENAME", ""),
         "host": platform.node(),
         "pid": os.getpid(),
-        "born": _born(os.getpid()),
+        "born": find_birth(os.getpid()),
     }
     handle, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
     os.close(handle)
@@ -70,6 +70,21 @@ def claim_attempt(folder: Path, values: Mapping[str, Any]) -> Path | None:
         return path if _take_name(beside, path) else None
     finally:
         beside.unlink(missing_ok=True)
+
+
+def wait_and_claim(folder: Path, values: Mapping[str, Any], give_up: Callable[[], object]) -> Path | None:
+    """Claim the next attempt as `claim_attempt` does, but outwait attempts whose file is damaged.
+
+    Such a file does not say whose it was: only that nobody touches it any more proves that its run is over. That may
+    be this very job's run before a crash, so an answer of None would end the job for nothing.
+    """
+    until = time.monotonic() + DEAD_AFTER_S + QUIET_BEATS * HEARTBEAT_S
+    while (path := claim_attempt(folder, values)) is None:
+        live = [attempt for attempt in read_attempts(folder) if is_alive(attempt, values)]
+        if give_up() or time.monotonic() > until or not all(attempt.get("damaged") for attempt in live):
+            return None
+        time.sleep(min(1.0, DEAD_AFTER_S / 10))
+    return path
 
 
 def wait_for_predecessor(path: Path, own: Mapping[str, Any]) -> None:
@@ -86,7 +101,7 @@ def wait_for_predecessor(path: Path, own: Mapping[str, Any]) -> None:
     last = _touched(before[-1]["path"])
     while still < QUIET_BEATS * HEARTBEAT_S:
         entry = _read_attempt(before[-1]["path"])
-        if entry.get("outcome") or (entry["host"] == platform.node() and _born(entry["pid"]) != entry["born"]):
+        if entry.get("outcome") or (entry["host"] == platform.node() and find_birth(entry["pid"]) != entry["born"]):
             return
         time.sleep(0.5)
         touched = _touched(entry["path"])
@@ -113,7 +128,7 @@ def is_alive(attempt: Mapping[str, Any], own: Mapping[str, Any] | None = None) -
     if own and attempt.get("job_id") and attempt.get("job_id") == own.get("job_id"):
         return False
     if attempt["host"] == platform.node():
-        return bool(attempt["born"]) and _born(attempt["pid"]) == attempt["born"]
+        return bool(attempt["born"]) and find_birth(attempt["pid"]) == attempt["born"]
     return _age_s(attempt["path"]) < DEAD_AFTER_S
 
 
@@ -203,7 +218,7 @@ def _take_name(beside: Path, path: Path) -> bool:
     return True
 
 
-def _born(pid: int) -> int:
+def find_birth(pid: int) -> int:
     """Return when a process began, in clock ticks since boot: with the pid it names one process for good."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()

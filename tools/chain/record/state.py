@@ -17,7 +17,6 @@ logger = logging.getLogger(__name__)
 STATES = ("done", "failed", "blocked", "running", "pending", "lost")
 ENDED = ("done", "failed", "blocked")
 BLOCKING = ("failed", "blocked")
-FAILED_KINDS = {"kind": str, "message": str, "tail": str}
 
 
 def stage_folder(chain: Path, folder: str) -> Path:
@@ -65,13 +64,18 @@ def read_failed(folder: Path) -> dict[str, Any] | None:
     if not is_file(path):
         return None
     try:
-        return read_json_object(path, FAILED_KINDS)
+        values = read_json_object(path)
     except (OSError, ValueError):
-        return {
-            "kind": "error",
-            "message": "FAILED.json is damaged, so the reason is lost; `resume` runs the stage again",
-            "tail": "",
-        }
+        values = {"message": "FAILED.json is damaged, so the reason is lost; `resume` runs the stage again"}
+    texts = {key: value for key, value in values.items() if isinstance(value, str)}
+    return {**values, "kind": "error", "message": "", "tail": "", **texts}
+
+
+def find_reason(failed: Mapping[str, Any]) -> str:
+    """Return the sentence that says why a stage failed: the last line of its log, else the runner's."""
+    lines = [line.strip() for line in str(failed.get("tail", "")).split("\n") if line.strip()]
+    message = str(failed.get("message", ""))
+    return lines[-1].removeprefix("error: ") if lines and failed.get("kind") == "error" else message
 
 
 def stage_as_dict(stage: Stage) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def run_stage(folder: Path, job: Mapping[str, Any], stop: StopRequest, ranks: Se
     if environment != spec["environment"]:
         print(f"{folder.name}: the installed packages are not those of the submit; the attempt records it")
     values = {**job, "environment": environment, "from_step": attempts.find_checkpoint_step(folder)}
-    attempt = attempts.claim_attempt(folder, values)
+    attempt = attempts.wait_and_claim(folder, values, stop.ask)
     if attempt is None:
         print(f"{folder.name}: another run of this stage lives")
         return EXIT_DONE

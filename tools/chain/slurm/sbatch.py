@@ -9,9 +9,11 @@ from typing import Any
 from submitit.slurm.slurm import _make_sbatch_string
 
 from tools.chain.plan.config import SlurmBackend
+from tools.chain.plan.extra_options import list_options, may_requeue
 from tools.chain.plan.make_plan import Stage
 from tools.chain.run.launch import stage_environment
 from tools.chain.slurm.hosts import BAD_HOSTS
+from tools.chain.slurm.slurm_environment import find_settings
 
 SHORT_MIN = 12
 """Below this limit Slurm's warning comes too soon: up to 60 s early."""
@@ -46,19 +48,22 @@ def describe_job(
         "cpus_per_task": asked.cpus,
         "signal_delay_s": site.signal_delay_s,
         "setup": _setup(folders, stage, code, commit),
-        "teardown": teardown(),
+        "teardown": teardown(may_requeue(asked.extra)),
         "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={asked.cpus}", *asked.srun],
         "stderr_to_stdout": True,
         "additional_parameters": _options(stage, site),
     }
-    if asked.gpus and asked.gpu_option == "gpus":
+    named = {"gpus-per-node", "gres"} & parameters["additional_parameters"].keys()
+    if asked.gpus and not named and asked.gpu_option == "gpus":
         parameters["gpus_per_node"] = asked.gpus
-    elif asked.gpus:
+    elif asked.gpus and not named:
         parameters["gres"] = f"gpu:{asked.gpus}"
     if asked.mem_gb:
         parameters["mem"] = f"{round(asked.mem_gb * 1024)}MB"
     names = ("partition", "account", "qos", "constraint", "exclude", "mail_user", "mail_type")
     parameters |= {name: getattr(asked, name) for name in names if getattr(asked, name)}
+    known = {**parameters, **parameters["additional_parameters"]}
+    parameters["additional_parameters"] |= find_settings(known)
     command = shlex.join([sys.executable, "-m", "tools.chain.slurm.job", *map(str, folders)])
     return parameters, command
 
@@ -69,14 +74,18 @@ def write_text(folder: Path, command: str, parameters: dict[str, Any], count: in
     return str(_make_sbatch_string(command=command, folder=folder, **parameters, **arrays))
 
 
-def teardown() -> list[str]:
+def teardown(requeue: bool = True) -> list[str]:
     """Return the lines after srun: requeue in place when the stage left no verdict, and hand on the exit code.
+
+    Where jobs may not be requeued, the next submit goes on with the stage.
 
     Covers a yield as well as what no process survives to report: OOM kills, segfaults, failed launches. The requeue
     runs in a child that ignores the signals of a preemption, with retries; a job that pends already was requeued by
     Slurm, and a script that stayed on would be a second copy, for which Slurm holds the job and drains the node.
     The hosts that the job noted as bad are left out from then on.
     """
+    if not requeue:
+        return ["rc=$?", 'exit "$rc"', ""]
     return [
         "rc=$?",
         'attempts=$(ls "$folder/attempts" 2>/dev/null | wc -l)',
@@ -109,14 +118,15 @@ def _setup(folders: Sequence[Path], stage: Stage, code: Path, commit: str) -> li
         f"folders=({' '.join(shlex.quote(str(folder)) for folder in folders)})",
         "folder=${folders[${SLURM_ARRAY_TASK_ID:-0}]}",
         "trap : TERM USR2",
+        "unset SLURM_CLUSTERS",  # the job's own cluster is the default here
         "set +e",
     ]
 
 
 def _options(stage: Stage, site: SlurmBackend) -> dict[str, Any]:
-    options: dict[str, Any] = {"requeue": True}
+    options: dict[str, Any] = {"requeue" if may_requeue(stage.resources.extra) else "no-requeue": True}
     if site.kill_on_invalid_dep:
         options["kill-on-invalid-dep"] = "yes"
     if stage.resources.time_min < SHORT_MIN:
         options["signal"] = "CONT@1"  # a harmless one in place of submitit's: the stage keeps its own deadline
-    return options | dict(stage.resources.extra)
+    return options | list_options(stage.resources.extra)

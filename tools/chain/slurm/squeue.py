@@ -3,7 +3,7 @@
 import hashlib
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +78,40 @@ def job_name(chain: Path, text: str) -> str:
 def find_jobs(chain: Path) -> dict[str, dict[str, Any]]:
     """Return {stage folder: its live job}, matched by the job names that the ledgers hold; {} for no answer."""
     try:
-        return match_jobs(chain, list_queue())
+        return match_jobs(chain, list_queue()) if was_submitted(chain) else {}
     except QueueUnknownError:
         return {}
+
+
+def was_submitted(chain: Path) -> bool:
+    """Return whether some stage of the chain was ever given to Slurm; a ledger of a local chain holds retries alone."""
+    ledgers = (chain / "stages").glob("*/ledger.jsonl")
+    return any(line.get("event") == "intent" for path in ledgers for line in read_ledger(path.parent))
+
+
+def refuse_other_cluster(chain: Path, folders: Sequence[str], states: Iterable[str], cluster: str) -> None:
+    """Raise ValueError when a stage that has not ended was submitted to another cluster, whose queue nobody asks now.
+
+    Args:
+        chain: the chain's folder.
+        folders: of its stages.
+        states: of the same stages.
+        cluster: that Slurm's commands ask now; "" for the default one.
+
+    """
+    for folder, state in zip(folders, states, strict=True):
+        if state in ("done", "failed"):
+            continue
+        lines = [
+            line for line in read_ledger(chain / "stages" / folder) if line.get("event") in ("intent", "cancelled")
+        ]
+        if lines and lines[-1]["event"] == "intent" and (before := lines[-1].get("cluster", "")) != cluster:
+            raise ValueError(
+                f"{folder} was submitted to {f'cluster {before}' if before else 'the default cluster'}, and Slurm's "
+                f"commands ask {f'cluster {cluster}' if cluster else 'the default one'} now, which does not know that "
+                f"job; {f'set SLURM_CLUSTERS={before}' if before else 'unset SLURM_CLUSTERS'}, there `cancel` first to "
+                "move the chain"
+            )
 
 
 def match_jobs(chain: Path, queue: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:

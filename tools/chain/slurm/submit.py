@@ -1,32 +1,37 @@
 """Submit a chain to Slurm through submitit: every job by its own sbatch, tied by dependencies on live jobs only."""
 
-import os
+import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from submitit.core.utils import FailedJobError, FailedSubmissionError
-from submitit.helpers import clean_env
 from submitit.slurm.slurm import SlurmExecutor
 
+from pretrain.runtime.command_line import say_count
 from pretrain.runtime.storage import append_json_line
 from tools.chain.plan.make_plan import Stage
 from tools.chain.record.state import ENDED, find_states, read_spec, stage_folder
 from tools.chain.slurm import sbatch, squeue
 from tools.chain.slurm.hosts import find_bad_hosts
+from tools.chain.slurm.slurm_environment import clean_environment, find_cluster, list_ignored
 from tools.chain.submit import Chain, shorten
 
 DEPENDENCY = {True: "afterany", False: "afterok"}
-LIMIT_WORDS = (
-    "QOSMaxSubmit",
-    "AssocMaxSubmit",
-    "AssocMaxJobs",
-    "job submit limit",
-    "Job violates accounting/QOS policy",
+LIMIT_REASON = re.compile(r"\b(?:QOS|Assoc)\w+")
+"""Names of limits in sbatch's errors and squeue's reasons (slurm/slurm.h, enum job_state_reason)."""
+PASSING = re.compile(r"Submit|MaxJobs|GrpJobs")
+"""Limits that end by themselves when other jobs end."""
+NEVER_ADMITTED = re.compile(
+    r"^(?:QOS|Assoc)\w*(?:PerJob|PerNode|MinutesPerJob|WallDurationPerJob|MinCpu|MinGRES|MinMemory|MinNode|MinTRES)\w*$"
+    r"|^(?:PartitionTimeLimit|PartitionNodeLimit|BadConstraints|InvalidQOS|InvalidAccount|QOSNotAllowed"
+    r"|AccountNotAllowed|InactiveLimit)$"
 )
+"""Reasons for which a job waits for ever: it asks for more, or for less, than it may have."""
+GENERAL_LIMIT = "Job violates accounting/QOS policy"
+"""What sbatch says of every limit, the passing and the others."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +49,15 @@ class Job:
 
 def submit_chain(chain: Chain) -> int:
     """Submit every stage that has to run and is not in the queue; safe to repeat, and to be killed at any moment."""
+    cluster = find_cluster()
     queue = squeue.list_queue()
     jobs = squeue.match_jobs(chain.folder, queue)
     jobs = _release_held(_drop_never_satisfied(jobs))
     states = find_states(chain.folder, chain.stages)
     live = {stage.name: jobs[stage.folder]["job_id"] for stage in chain.stages if stage.folder in jobs}
+    squeue.refuse_other_cluster(chain.folder, [stage.folder for stage in chain.stages], states.values(), cluster)
     bad = _find_bad_hosts(chain)
+    _name_ignored(chain)
     new = 0
     for group in group_stages(chain, states, live):
         job = describe(chain, group, bad[group[0].resources.partition])
@@ -59,29 +67,41 @@ def submit_chain(chain: Chain) -> int:
         try:
             live |= _sbatch(chain, job, live)
         except (FailedJobError, FailedSubmissionError) as error:
-            if not any(word in str(error) for word in LIMIT_WORDS):
+            if not is_passing_limit(str(error), bool(live)):
                 raise ValueError(f"{_names(group)}: sbatch refused the job: {error}") from error
             print(f"{_names(group)}: the site's limit is reached; submit again later for the rest")
             break
         new += len(group)
         time.sleep(chain.config.slurm.pause_s)
-    print(f"chain {shorten(chain.folder)}: {new} stages submitted, {len(live) - new} were in the queue")
+    submitted = say_count(new, "stage")
+    print(f"chain {shorten(chain.folder)}: {submitted} submitted, {len(live) - new} were in the queue")
     if others := sorted(set(jobs) - {stage.folder for stage in chain.stages}):
         print(f"still in the queue from a submit with other settings: {', '.join(others)}; `cancel` ends these too")
-    return 0
+    return 1 if _name_never_admitted(jobs) else 0
+
+
+def is_passing_limit(error: str, has_jobs: bool) -> bool:
+    """Return whether sbatch refused a job for a limit that ends by itself, so that a later submit may succeed.
+
+    Args:
+        error: what sbatch said.
+        has_jobs: whether the chain has jobs in the queue; where the error names no limit, these may be what fills it.
+
+    """
+    names = LIMIT_REASON.findall(error)
+    if names:
+        return any(PASSING.search(name) for name in names)
+    return GENERAL_LIMIT in error and has_jobs
 
 
 def group_stages(chain: Chain, states: dict[str, str], live: dict[str, str]) -> Iterator[tuple[Stage, ...]]:
     """Return the stages to submit, in order, those that may share a job array together."""
     wanted = [stage for stage in chain.stages if states[stage.name] in ("pending", "lost") and stage.name not in live]
-    used: set[str] = set()
+    groups: dict[Any, list[Stage]] = {}
     for stage in wanted:
-        if stage.name in used:
-            continue
-        alike = [other for other in wanted if stage.array and _is_alike(stage, other)]
-        group = tuple(alike) if chain.config.slurm.arrays and len(alike) > 1 else (stage,)
-        used |= {entry.name for entry in group}
-        yield group
+        alone = not (chain.config.slurm.arrays and stage.array)
+        groups.setdefault(stage.name if alone else _likeness(stage), []).append(stage)
+    yield from (tuple(group) for group in groups.values())
 
 
 def describe(chain: Chain, group: Sequence[Stage], excluded: Sequence[str] = ()) -> Job:
@@ -123,10 +143,15 @@ def find_dependency(stage: Stage, live: dict[str, str]) -> str:
     return ":".join([DEPENDENCY[stage.always], *ids]) if ids else ""
 
 
-def cancel_jobs(chain: Path, folders: Iterable[str]) -> None:
+def cancel_jobs(chain: Path, folders: Collection[str]) -> None:
     """Cancel the live jobs of these stage folders; call it when their STOP files are written."""
+    if not squeue.was_submitted(chain):
+        return
     jobs = squeue.match_jobs(chain, squeue.list_queue())
     squeue.cancel([jobs[name]["job_id"] for name in folders if name in jobs])
+    for ledger in (stage_folder(chain, name) / "ledger.jsonl" for name in folders):
+        if ledger.is_file():
+            append_json_line(ledger, {"event": "cancelled", "time": time.time()})
 
 
 def _find_bad_hosts(chain: Chain) -> dict[str, list[str]]:
@@ -152,9 +177,10 @@ def _sbatch(chain: Chain, job: Job, live: dict[str, str]) -> dict[str, str]:
     is_array = len(job.stages) > 1
     for index, path in enumerate(ledgers):
         values = {"job_name": job.name, "index": index if is_array else None, "dependency": dependency}
+        values |= {"cluster": cluster} if (cluster := find_cluster()) else {}
         append_json_line(path, {"event": "intent", **values, "time": time.time()})
     job.folder.mkdir(parents=True, exist_ok=True)
-    with _clean_environment():
+    with clean_environment():
         executor = SlurmExecutor(job.folder)
         executor.update_parameters(**job.parameters, **({"dependency": dependency} if dependency else {}))
         if is_array:
@@ -168,13 +194,22 @@ def _sbatch(chain: Chain, job: Job, live: dict[str, str]) -> dict[str, str]:
     return ids
 
 
-@contextmanager
-def _clean_environment() -> Iterator[None]:
-    """Hide what a surrounding job left in the environment, but not where Slurm's configuration is."""
-    kept = {key: os.environ[key] for key in ("SLURM_CONF",) if key in os.environ}
-    with clean_env():
-        os.environ.update(kept)
-        yield
+def _name_ignored(chain: Chain) -> None:
+    """Say which of the user's SBATCH_ variables the jobs do not get."""
+    job = describe(chain, chain.stages[:1])
+    for sentence in list_ignored({**job.parameters, **job.parameters["additional_parameters"]}):
+        print(sentence)
+
+
+def _name_never_admitted(jobs: dict[str, dict[str, Any]]) -> bool:
+    """Say which jobs wait for ever, by the name of the reason; return whether there are any."""
+    stuck = {folder: job for folder, job in jobs.items() if NEVER_ADMITTED.search(job["reason"])}
+    for folder, job in stuck.items():
+        print(
+            f"{folder}: job {job['job_id']} can never start ({job['reason']}): it asks for what it may not have; "
+            "cancel it, change the chain's resources, and submit again"
+        )
+    return bool(stuck)
 
 
 def _drop_never_satisfied(jobs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -193,8 +228,9 @@ def _release_held(jobs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return jobs
 
 
-def _is_alike(stage: Stage, other: Stage) -> bool:
-    return (stage.array, stage.upstream, stage.resources) == (other.array, other.upstream, other.resources)
+def _likeness(stage: Stage) -> tuple[str, str, str]:
+    """Return what stages of one job array have in common."""
+    return (stage.array, repr(sorted(stage.upstream.items())), repr(stage.resources))
 
 
 def _names(stages: Sequence[Stage]) -> str:

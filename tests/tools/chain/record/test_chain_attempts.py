@@ -169,6 +169,18 @@ def test_damaged_attempt_lives_while_it_is_touched_and_then_the_next_number_is_t
     assert third.name == "0003.json"
 
 
+def test_start_outwaits_a_damaged_attempt_and_takes_the_next_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempts, "DEAD_AFTER_S", 0.5)
+    (tmp_path / "attempts").mkdir()
+    (tmp_path / "attempts" / "0001.json").write_bytes(b"")
+    path = attempts.wait_and_claim(tmp_path, JOB, lambda: "")
+    assert path is not None
+    assert path.name == "0002.json"
+    assert attempts.wait_and_claim(tmp_path, JOB, lambda: "") is None, "a sound one that lives is not waited for"
+
+
 def test_damaged_attempt_can_be_ended(tmp_path: Path) -> None:
     path = claim_as(tmp_path)
     assert path is not None
