@@ -4,8 +4,8 @@ import csv
 import io
 
 from pretrain.runtime.storage import read_json, write_text
+from tools.chain.memory import say_command
 from tools.chain.plan.sweep import find_values, list_axes, list_points
-from tools.chain.record.memory import say_command
 from tools.chain.record.state import find_states, stage_folder
 from tools.chain.submit import Chain, shorten
 

@@ -9,8 +9,8 @@ import pytest
 
 from pretrain.runtime.command_line import UsageError
 from pretrain.runtime.machine import PROJECT_ROOT
+from tools.chain.memory import merge_words
 from tools.chain.options import split_options
-from tools.chain.record.memory import merge_words
 
 CHAIN = """
 runs: {runs}

@@ -89,6 +89,16 @@ class Analysis:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Notify:
+    """Who is told when the whole chain is done, failed or blocked: a last stage, here or as a job."""
+
+    command: tuple[str, ...] = field(default=(), metadata={"shell": True})
+    """Words of a command; the message follows as one more word."""
+    url: str = ""
+    """Address that takes a POST of JSON with the keys text, chain, state, counts, failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Budgets:
     """When a stage that does not get on is given up."""
 
@@ -156,6 +166,8 @@ class ChainConfig:
     """End with tools.write_report."""
     grid: dict[str, list[Any]] = field(default_factory=dict)
     """Axes of a sweep: "BACKBONE:key" or "PROTOCOL:key" to the values; see tools/chain/plan/sweep.py."""
+    notify: Notify = field(default_factory=Notify)
+    """Who is told of the end of the chain."""
     budgets: Budgets = field(default_factory=Budgets)
     """When a stage that does not get on is given up."""
     local: LocalBackend = field(default_factory=LocalBackend)
@@ -186,6 +198,8 @@ def find_mistakes(config: ChainConfig) -> Iterator[Mistake]:
     for label, values in config.resources.items():
         yield from ((("resources", label), text) for text in find_line_breaks(label, values))
     yield from _check_names(config)
+    if config.notify.url and not config.notify.url.startswith(("http://", "https://")):
+        yield ("notify", "url"), f"notify.url: expected an address that begins with https://, got {config.notify.url!r}"
     if not config.backbones and not config.stages:
         yield (), "no backbones and no stages: nothing to do"
 

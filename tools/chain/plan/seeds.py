@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from tools.chain.plan.config import Backbone, ChainConfig
-from transfer.analysis.seeds import method_of
+from transfer.results.seeds import method_of
 
 SEED_KEY = "run.seed"
 """The setting of tools.pretrain_encoder that a seed sets."""

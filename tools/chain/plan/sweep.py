@@ -17,7 +17,7 @@ from typing import Any
 
 from pretrain.runtime.settings import SettingsError
 from tools.chain.plan.config import ChainConfig
-from transfer.analysis.seeds import method_of
+from transfer.results.seeds import method_of
 
 
 @dataclass(frozen=True)
