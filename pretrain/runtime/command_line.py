@@ -136,15 +136,18 @@ def _run(main: Callable[[Sequence[str]], int | None], description: str | None, a
     if bad := [word for word in words if _has_surrogates(word)]:
         print(f"error: this word is not UTF-8: {bad[0]!a}; rename the file, or quote the word", file=sys.stderr)
         return EXIT_USER_ERROR
-    if "--help" in words or "-h" in words:
-        print((description or "").strip())
-        return 0
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:
+        if "--help" in words or "-h" in words:
+            print((description or "").strip(), flush=True)
+            return 0
         return main(words) or 0
     except YieldRequested as request:
         print(f"stopped on request, work saved: {request}", file=sys.stderr)
         return EXIT_YIELD
+    except BrokenPipeError:  # `| head`: the reader has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError) as error:
         print(f"error: {show(str(error))}", file=sys.stderr)
         return EXIT_USER_ERROR

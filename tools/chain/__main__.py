@@ -1,6 +1,8 @@
 """Run a chain of stages: pretrain, convert, detectors, linear, kNN, analysis, report; here or on Slurm.
 
-  python -m tools.chain plan   configs/chains/digits.yaml [key=value …]
+  python -m tools.chain init   [weights=FILE] [data=PROJECT_ROOT] [slurm=PARTITION:ACCOUNT:GPUS] [seeds=3] [out=chain.yaml]
+  python -m tools.chain keys   [WORD] [schema=true]
+  python -m tools.chain plan   configs/chains/digits.yaml [sbatch=true] [json=true] [key=value …]
   python -m tools.chain submit configs/chains/digits.yaml [dry_run=true] [retry=true|STAGE,STAGE] [key=value …]
   python -m tools.chain status configs/chains/digits.yaml [watch=true] [json=true]
   python -m tools.chain resume configs/chains/digits.yaml
@@ -8,7 +10,10 @@
   python -m tools.chain logs   configs/chains/digits.yaml STAGE [follow=true]
   python -m tools.chain report configs/chains/digits.yaml
 
-plan    says what would run, what is done already and why something runs again; writes nothing
+init    writes a commented chain file for what you have; it plans as it stands
+keys    lists every setting of a chain file: type, unit, default, meaning; schema=true prints the schema for editors
+plan    reads every config, key and weights file of every stage, names all mistakes at once, and shows what would run,
+        what is done, why something runs again and what it costs; writes nothing
 submit  runs what is not done: with backend=local here until the end, with backend=slurm by sbatch, and returns
 status  shows every stage from its files (and from squeue, where there is one)
 resume  submit with retry=true: failed stages run again, cancelled ones go on
@@ -16,7 +21,9 @@ cancel  stops the chain, or one stage, and keeps its work
 logs    prints the end of a stage's log
 report  writes the report from what is there now
 
-All are safe to repeat. Every key of the chain file may be given: backend=slurm seeds=[0,1,2] runs=/data/runs
+All are safe to repeat. Every key of the chain file may be given: backend=slurm seeds=[0,1,2] runs=/data/runs. A submit
+remembers these words for all that follow, by chain file or by the chain's folder; what would start other work than the
+last submit is listed and needs changed=true.
 """
 
 import json
@@ -25,7 +32,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from pretrain.runtime.command_line import UsageError, run_command, split_arguments
 from pretrain.runtime.stopping import EXIT_YIELD
@@ -33,12 +40,15 @@ from pretrain.runtime.yaml_nodes import FALSE, TRUE
 from tools.chain import status
 from tools.chain.difference import refuse_other_work
 from tools.chain.ending import print_ending
-from tools.chain.explain import explain_plan
+from tools.chain.explain import explain_plan, list_rows
 from tools.chain.fitness import refuse_unfit_setup
 from tools.chain.local import LocalDriver
 from tools.chain.logs import find_logs
 from tools.chain.memory import recall, remember
 from tools.chain.options import TAKES, Options, split_options
+from tools.chain.outlook import say_outlook
+from tools.chain.plan.beginning import begin, show_keys
+from tools.chain.plan.preflight import Survey, open_checked
 from tools.chain.record import state
 from tools.chain.record.attempts import is_alive, read_attempts
 from tools.chain.submit import Chain, freeze, hold, open_chain, shorten, submit_lock
@@ -49,20 +59,31 @@ LOG_LINES = 60
 
 def main(arguments: Sequence[str]) -> int:
     """Do what the first word says with the chain file that is the second."""
+    if arguments and arguments[0] in WITHOUT_CHAIN:
+        return WITHOUT_CHAIN[arguments[0]](arguments[1:])
     words, overrides = split_arguments(arguments, ["COMMAND", "CHAIN"], ["STAGE"])
     if words[0] not in COMMANDS:
-        raise UsageError(f"expected one of {', '.join(COMMANDS)}; got {words[0]!r}. Add --help for what they do.")
+        raise UsageError(
+            f"expected one of {', '.join([*COMMANDS, *WITHOUT_CHAIN])}; got {words[0]!r}. Add --help for what they do."
+        )
     if len(words) == 3 and "stage" not in TAKES[words[0]]:
         raise UsageError(f"{words[0]} takes one chain; got {words[2]!r} beside it. Options are written key=value.")
     options, given = split_options(words[0], overrides, words[2] if len(words) == 3 else "")
     path, settings = recall(words[1], given)
-    chain = open_chain(path, settings, submitted=words[0] not in PLANNING)
+    if words[0] not in PLANNING:
+        return COMMANDS[words[0]](open_chain(path, settings, submitted=True), options)
+    chain, survey = open_checked(path, settings)
+    if words[0] == "plan" or options.dry_run:
+        return plan(chain, options, survey)
     return COMMANDS[words[0]](chain, options)
 
 
-def plan(chain: Chain, options: Options) -> int:
-    """Print the graph, what is done, why the rest runs, and the GPU-hours."""
-    print(explain_plan(chain))
+def plan(chain: Chain, options: Options, survey: Survey | None = None) -> int:
+    """Print the table of stages, what is done, why the rest runs, and the GPU-hours."""
+    if options.json:
+        print(json.dumps([asdict(row) for row in list_rows(chain, survey)], indent=2, ensure_ascii=False))
+        return 0
+    print(explain_plan(chain, survey))
     if options.sbatch and chain.config.backend == "slurm":
         from tools.chain.slurm.submit import explain_jobs  # heavy: submitit
 
@@ -72,8 +93,6 @@ def plan(chain: Chain, options: Options) -> int:
 
 def submit(chain: Chain, options: Options) -> int:
     """Freeze the plan and run or submit it."""
-    if options.dry_run:
-        return plan(chain, options)
     retry = _read_retry(chain, options.retry)
     if not options.changed:
         refuse_other_work(chain)
@@ -110,7 +129,8 @@ def show_status(chain: Chain, options: Options) -> int:
             return 0
         if options.watch:
             print("\033[H\033[2J", end="")
-        print(status.write_table(rows), flush=True)
+        print(status.write_table(rows))
+        print(say_outlook(chain.folder, stages, rows, time.time()), flush=True)
         if not options.watch or all(row["state"] in state.ENDED for row in rows):
             return 0
         time.sleep(WATCH_S)
@@ -194,6 +214,7 @@ def _unknown_stage(chain: Chain, name: str) -> ValueError:
 
 PLANNING = ("plan", "submit", "resume")
 """Commands that look at the chain's files as they are now; the others go by the last submit."""
+WITHOUT_CHAIN: dict[str, Callable[[Sequence[str]], int]] = {"init": begin, "keys": show_keys}
 COMMANDS: dict[str, Callable[[Chain, Options], int]] = {
     "plan": plan,
     "submit": submit,

@@ -7,7 +7,7 @@ from tools.chain.plan.make_plan import Stage
 from tools.chain.record.state import find_states, read_plan
 from tools.chain.submit import Chain
 
-SUMMARIES = ("analyse", "report")
+SUMMARIES = ("analyse", "report", "notify")
 """Kinds that follow from the others and cost minutes."""
 SHOWN = 12
 

@@ -57,8 +57,13 @@ def open_chain(path: str | Path, overrides: Sequence[str] = (), *, submitted: bo
     folder = find_chain_folder(path, config)
     if submitted:
         return Chain(path, config, folder, read_plan(folder)[1], tuple(overrides))
-    stages = make_plan(config, [Path.cwd(), path.parent.absolute(), PROJECT_ROOT])
+    stages = make_plan(config, list_places(path))
     return Chain(path, config, folder, stages, tuple(overrides))
+
+
+def list_places(path: Path) -> list[Path]:
+    """Return the folders in which the relative file names of the chain file at `path` are looked up."""
+    return [Path.cwd(), path.parent.absolute(), PROJECT_ROOT]
 
 
 def find_chain_folder(path: Path, config: ChainConfig) -> Path:

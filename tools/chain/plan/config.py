@@ -90,6 +90,16 @@ class Analysis:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Notify:
+    """Who is told when the whole chain is done, failed or blocked: a last stage, here or as a job."""
+
+    command: tuple[str, ...] = field(default=(), metadata={"shell": True})
+    """Words of a command; the message follows as one more word."""
+    url: str = ""
+    """Address that takes a POST of JSON with the keys text, chain, state, counts, failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Budgets:
     """When a stage that does not get on is given up."""
 
@@ -167,6 +177,8 @@ class ChainConfig:
     """Percent points within which two backbones count as equivalent; empty: the published noise, or 0.5."""
     grid: dict[str, list[Any]] = field(default_factory=dict)
     """Axes of a sweep: "BACKBONE:key" or "PROTOCOL:key" to the values; see tools/chain/plan/sweep.py."""
+    notify: Notify = field(default_factory=Notify)
+    """Who is told of the end of the chain."""
     budgets: Budgets = field(default_factory=Budgets)
     """When a stage that does not get on is given up."""
     local: LocalBackend = field(default_factory=LocalBackend)
@@ -199,6 +211,8 @@ def find_mistakes(config: ChainConfig) -> Iterator[Mistake]:
     yield from _check_names(config)
     question = config.compare, config.baseline, config.controls, config.delta
     yield from (((), text) for text in find_question_mistakes(*question, config.backbones))
+    if config.notify.url and not config.notify.url.startswith(("http://", "https://")):
+        yield ("notify", "url"), f"notify.url: expected an address that begins with https://, got {config.notify.url!r}"
     if not config.backbones and not config.stages:
         yield (), "no backbones and no stages: nothing to do"
 

@@ -16,7 +16,22 @@ BUILT_IN: dict[str, dict[str, Any]] = {
     "analyse": {"gpus": 1, "time_min": 120},
 }
 """Kinds that use a GPU where there is one; a chain's own `resources` go over these."""
-KINDS = ("data", "pretrain", "convert", "detector", "linear", "knn", "command", "analyse", "report")
+LIGHT: dict[str, Any] = {"gpus": 0, "time_min": 30}
+"""Of random initialisation, conversion, kNN on the digits and the report: minutes on a CPU."""
+SIZES = ("gpus", "nodes", "time_min", "hours")
+KINDS = (
+    "data",
+    "initialise",
+    "pretrain",
+    "convert",
+    "detector",
+    "linear",
+    "knn",
+    "command",
+    "analyse",
+    "report",
+    "notify",
+)
 """Labels that hold for every chain, beside "default"."""
 
 
@@ -60,10 +75,18 @@ class Resources:
     """Your estimate for the whole stage, for the plan's GPU-hours until a rate has been measured."""
 
 
-def look_up_resources(table: Mapping[str, Mapping[str, Any]], labels: Sequence[str]) -> Resources:
-    """Return the resources of a stage: those of its kind, "default", then each of `labels` in order."""
+def look_up_resources(
+    table: Mapping[str, Mapping[str, Any]], labels: Sequence[str], *, is_light: bool = False
+) -> Resources:
+    """Return the resources of a stage: those of its kind, "default", then each of `labels` in order.
+
+    A light stage (minutes on a CPU) takes no size from "default", so that it never waits for the GPUs of the others.
+    """
     merged = dict(BUILT_IN.get(labels[0], {}))
-    for label in ("default", *labels):
+    merged |= table.get("default") or {}
+    if is_light:
+        merged = {key: value for key, value in merged.items() if key not in SIZES} | LIGHT
+    for label in labels:
         merged |= table.get(label) or {}
     if isinstance(merged.get("exclude"), (list, tuple)):  # in a chain.json of before
         merged["exclude"] = ",".join(merged["exclude"])

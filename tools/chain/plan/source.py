@@ -47,9 +47,24 @@ def digest_config(path: Path) -> str:
     return hashlib.sha256(json.dumps(_read_config(path), sort_keys=True).encode()).hexdigest()
 
 
+def is_untrained(config: Path, words: tuple[str, ...]) -> bool:
+    """Return whether a pretraining config asks for no epoch: its stage writes the random initialisation."""
+    key = "run.epochs="
+    said = [word.removeprefix(key) for word in words if word.startswith(key)]
+    return (said[-1] if said else _epochs_in(config)) == "0"
+
+
+@cache
+def _epochs_in(config: Path) -> str:
+    values: dict[str, Any] = {}
+    for layer in reversed(_read_config(config) if config.is_file() else []):
+        values |= (layer.get("run") or {}) if isinstance(layer, dict) else {}
+    return str(values.get("epochs", ""))
+
+
 def forget_digests() -> None:
     """Read every file anew from now on (a process that plans again later)."""
-    for function in (digest_module, digest_config, _digest_source, _imports_of):
+    for function in (digest_module, digest_config, _digest_source, _imports_of, _epochs_in):
         function.cache_clear()
 
 

@@ -41,6 +41,8 @@ class Draft:
     """Of a measurement: the protocol's name."""
     backbone: str = ""
     """The backbone that it makes or measures."""
+    is_light: bool = False
+    """Minutes on a CPU: no GPU and a short limit, whatever the chain's "default" says."""
     labels: tuple[str, ...] = ()
     """Where its resources are looked up, in this order, the later ones winning; `list_labels` adds to them."""
 
@@ -62,8 +64,11 @@ def make_data(words: tuple[str, ...]) -> Draft:
     return Draft(name="data", kind="data", command=command, outputs=("digits/digits.json",), labels=("data",))
 
 
-def pretrain(name: str, backbone: Backbone, data: str, config: str) -> Draft:
-    """Return the stage that pretrains an encoder; the data's place can be overridden by the backbone's own words."""
+def pretrain(name: str, backbone: Backbone, data: str, config: str, is_untrained: bool = False) -> Draft:
+    """Return the stage that pretrains an encoder; the data's place can be overridden by the backbone's own words.
+
+    A random initialisation (`is_untrained`) takes none of the resources that the chain gives to pretraining.
+    """
     words = [f"data.root={data}/imagenet", *backbone.set, "run.out={out}"]
     return Draft(
         name=f"pretrain-{name}",
@@ -72,7 +77,8 @@ def pretrain(name: str, backbone: Backbone, data: str, config: str) -> Draft:
         outputs=(ENCODER,),
         configs=(config,),
         backbone=name,
-        labels=("pretrain",),
+        is_light=is_untrained,
+        labels=("initialise",) if is_untrained else ("pretrain",),
     )
 
 
@@ -87,6 +93,7 @@ def convert(name: str, backbone: Backbone, weights: str) -> Draft:
         outputs=(CONVERTED, f"{CONVERTED}.manifest.json"),
         configs=(weights,) if weights else (),
         backbone=name,
+        is_light=True,
         labels=("convert",),
     )
 
@@ -114,6 +121,7 @@ def measure(name: str, protocol: Protocol, backbone: str, seed: int | None, data
         array="" if seed is None else f"{name}-{backbone}",
         protocol=name,
         backbone=backbone,
+        is_light=protocol.kind == "knn" and data.startswith("{stage:"),  # the digits: a few hundred images
         labels=(protocol.kind,),
     )
 
@@ -162,7 +170,20 @@ def report(after: tuple[str, ...]) -> Draft:
         outputs=("../../report/summary.json",),
         after=after,
         always=True,
+        is_light=True,
         labels=("report",),
+    )
+
+
+def notify(words: tuple[str, ...]) -> Draft:
+    """Return the stage behind all others that tells of their end; its words count, so that another receiver is told."""
+    return Draft(
+        name="notify",
+        kind="notify",
+        command=run_tool("tools.chain.notify_chain", "{chain}", *words),
+        always=True,
+        is_light=True,
+        labels=("notify",),
     )
 
 
@@ -202,6 +223,14 @@ def find_file(name: str, places: list[Path]) -> Path | None:
     candidates = [Path(name), *(place / name for place in places)] if Path(name).is_absolute() else []
     candidates = candidates or [place / name for place in places]
     return next((path for path in candidates if path.is_file()), None)
+
+
+def find_named_config(name: str, code: Path) -> Path | None:
+    """Return the config of the project with this name (NAME or NAME.yaml); None when there is none."""
+    if "/" in name:
+        return None
+    stem = name.removesuffix(".yaml")
+    return next((path for path in sorted((code / "configs").rglob("*.yaml")) if path.stem == stem), None)
 
 
 def _filler(values: dict[str, str]) -> Callable[[str], str]:
