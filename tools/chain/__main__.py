@@ -1,6 +1,6 @@
 """Run a chain of stages: pretrain, convert, detectors, linear, kNN, analysis, report; here or on Slurm.
 
-  python -m tools.chain init   [weights=FILE] [data=PROJECT_ROOT] [slurm=PARTITION:ACCOUNT:GPUS] [seeds=3] [out=chain.yaml]
+  python -m tools.chain init   [weights=FILE] [data=ROOT] [slurm=PARTITION:ACCOUNT:GPUS] [seeds=3] [out=chain.yaml]
   python -m tools.chain keys   [WORD] [schema=true]
   python -m tools.chain plan   configs/chains/digits.yaml [sbatch=true] [json=true] [key=value …]
   python -m tools.chain submit configs/chains/digits.yaml [dry_run=true] [retry=true|STAGE,STAGE] [key=value …]
