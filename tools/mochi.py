@@ -2,18 +2,24 @@
 
   mochi pretrain CONFIG [key=value …]           pretrain an encoder (MoCHi, MoCo-v2, SimCLR)
   mochi convert IN OUT [to=detectron2]          turn any known checkpoint into Detectron2 weights, and prove it
+  mochi inspect FILE                            what is in a checkpoint, and what would be converted
+  mochi check FILE [SOURCE]                     prove a converted file again
   mochi finetune CONFIG WEIGHTS [key=value …]   Faster R-CNN on VOC, Mask R-CNN on COCO
   mochi linear CONFIG WEIGHTS [key=value …]     linear classification on frozen features
   mochi knn CONFIG WEIGHTS [key=value …]        nearest neighbours on frozen features
   mochi analyse CONFIG NAME=WEIGHTS …           the paper's analyses, as figures and numbers
-  mochi chain plan|submit|status|… CHAIN        all of the above in order, here or on Slurm
+  mochi gallery CONFIG OUT NAME=RUN …           detections of several runs side by side
+  mochi chain init|plan|submit|status|… CHAIN   all of the above in order, here or on Slurm
   mochi report CHAIN_FOLDER                     the page, the tables
   mochi data make|check|pack …                  the embedded digits; check a data root; pack images into a cache
   mochi doctor                                  what is installed, what is missing, and the remedy
 
   mochi COMMAND --help     teaches each with an example
+  mochi COMMAND keys       lists the settings of pretrain, chain, linear, knn, analyse and convert
   mochi completion bash    prints the completion script: eval "$(mochi completion bash)" (or zsh, fish)
   mochi --version          the version and the commit
+
+A config is a file, or the name of one that comes with the project: mochi pretrain mochi_r50_in1k works from any folder.
 
 Example: mochi chain plan configs/chains/digits.yaml
 """
@@ -22,6 +28,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 from pretrain.runtime.command_line import run_command
 from pretrain.runtime.machine import read_commit
@@ -30,23 +37,37 @@ from pretrain.runtime.stopping import EXIT_USER_ERROR
 COMMANDS = {
     "pretrain": "tools.pretrain_encoder",
     "convert": "tools.convert_checkpoint",
+    "inspect": "tools.convert_checkpoint",
+    "check": "tools.convert_checkpoint",
     "finetune": "tools.finetune_detector",
     "linear": "tools.train_linear",
     "knn": "tools.classify_knn",
     "analyse": "tools.analyse_encoder",
+    "gallery": "tools.draw_gallery",
     "chain": "tools.chain.__main__",
     "report": "tools.write_report",
     "doctor": "tools.check_setup",
 }
+FIRST_WORDS = {"inspect": ["inspect"], "check": ["check"]}
+"""Command → words that go before the user's."""
 DATA_COMMANDS = {"make": "tools.make_digits", "check": "tools.check_data", "pack": "tools.pack_images"}
-CHAIN_WORDS = ("plan", "submit", "status", "resume", "cancel", "logs", "report")
+CHAIN_WORDS = ("init", "keys", "plan", "submit", "status", "resume", "cancel", "logs", "report")
+WITH_KEYS = ("pretrain", "linear", "knn", "analyse", "convert")
+"""Commands whose `keys` are listed by tools.settings.list_settings; `chain keys` is a command of its own."""
+CONFIG_AT = {"pretrain": 0, "finetune": 0, "linear": 0, "knn": 0, "analyse": 0, "gallery": 0, "chain": 1}
+"""Command → which of its words is a config."""
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 BASH = """_mochi() {{
   local word=${{COMP_WORDS[COMP_CWORD]}}
   if [[ $COMP_CWORD == 1 ]]; then COMPREPLY=($(compgen -W "{commands} data completion --help --version" -- "$word"))
   elif [[ $COMP_CWORD == 2 && ${{COMP_WORDS[1]}} == data ]]; then COMPREPLY=($(compgen -W "{data}" -- "$word"))
   elif [[ $COMP_CWORD == 2 && ${{COMP_WORDS[1]}} == chain ]]; then COMPREPLY=($(compgen -W "{chain}" -- "$word"))
-  else COMPREPLY=($(compgen -f -- "$word")); fi
+  else
+    COMPREPLY=($(mochi complete "${{COMP_WORDS[@]:1:COMP_CWORD}}" 2>/dev/null) $(compgen -f -- "$word"))
+    [[ ${{COMPREPLY[0]}} == *= ]] && compopt -o nospace 2>/dev/null
+  fi
+  true
 }}
 complete -o filenames -F _mochi mochi"""
 ZSH = (
@@ -56,7 +77,8 @@ ZSH = (
 )
 FISH = """complete -c mochi -n __fish_use_subcommand -f -a "{commands} data completion"
 complete -c mochi -n "__fish_seen_subcommand_from data" -f -a "{data}"
-complete -c mochi -n "__fish_seen_subcommand_from chain" -f -a "{chain}\""""
+complete -c mochi -n "__fish_seen_subcommand_from chain" -f -a "{chain}"
+complete -c mochi -n "not __fish_use_subcommand" -a "(mochi complete (commandline -opc)[2..-1] (commandline -ct))\""""
 COMPLETIONS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 
 
@@ -72,13 +94,33 @@ def write_completion(shell: str) -> str:
 def find_module(words: Sequence[str]) -> tuple[str, list[str]]:
     """Return the module that runs `words`, and the words that are left for it; ValueError lists the known commands."""
     command, *rest = words
+    if command in WITH_KEYS and rest[:1] == ["keys"]:
+        return "tools.settings.list_settings", [command, *rest[1:]]
     if command in COMMANDS:
-        return COMMANDS[command], rest
+        return COMMANDS[command], [*FIRST_WORDS.get(command, []), *name_config(command, rest)]
     if command != "data":
         raise ValueError(f"no command {command!r}; there are {', '.join([*COMMANDS, 'data', 'completion'])}")
     if not rest or rest[0] not in DATA_COMMANDS:
         raise ValueError(f"expected mochi data {'|'.join(DATA_COMMANDS)} …; got {rest[0] if rest else 'nothing'}")
     return DATA_COMMANDS[rest[0]], rest[1:]
+
+
+def name_config(command: str, words: Sequence[str]) -> list[str]:
+    """Return the words with the name of a config of the project, or its path from the checkout, as a file's path."""
+    named, at = list(words), CONFIG_AT.get(command, len(words))
+    if at < len(named) and "=" not in named[at] and not Path(named[at]).exists():
+        found = find_config(named[at])
+        named[at] = str(found) if found else named[at]
+    return named
+
+
+def find_config(name: str) -> Path | None:
+    """Return the config of the project that `name` means: configs/…/NAME.yaml, NAME.yaml or NAME; None if none does."""
+    path = CONFIGS.parent / name
+    if path.is_relative_to(CONFIGS) and path.is_file():
+        return path
+    stem = name.removesuffix(".yaml")
+    return next((found for found in sorted(CONFIGS.rglob("*.yaml")) if found.stem == stem), None)
 
 
 def main() -> int:
@@ -93,6 +135,11 @@ def main() -> int:
     try:
         if words[0] == "completion":
             print(write_completion(words[1] if len(words) > 1 else "bash"))
+            return 0
+        if words[0] == "complete":
+            from tools.settings.completion import complete  # reads YAML: only a shell asks
+
+            print("\n".join(complete(words[1:])))
             return 0
         name, rest = find_module(words)
     except ValueError as error:

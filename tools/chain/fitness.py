@@ -1,8 +1,10 @@
 """Ask the doctor before anything is started: an unfit machine says so in seconds, not after hours."""
 
+import os
 import subprocess
 import sys
 
+from pretrain.runtime.machine import PROJECT_ROOT
 from tools.chain.record.state import find_states
 from tools.chain.submit import Chain
 
@@ -16,7 +18,11 @@ def refuse_unfit_setup(chain: Chain) -> None:
     if chain.config.data.root:
         words.append(f"data={chain.config.data.root}")
     answer = subprocess.run(
-        [sys.executable, "-m", "tools.check_setup", *words], capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-m", "tools.check_setup", *words],
+        env={**os.environ, "PYTHONPATH": f"{PROJECT_ROOT}:{os.environ.get('PYTHONPATH', '')}".rstrip(":")},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if answer.returncode:
         print(answer.stdout)

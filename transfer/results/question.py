@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from transfer.analysis.seeds import method_of
+from transfer.results.seeds import method_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""Settings by name: lists for people, completion for shells."""
