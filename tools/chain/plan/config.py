@@ -9,6 +9,7 @@ from typing import Any
 from pretrain.runtime.setting_types import find_near
 from pretrain.runtime.settings import read_settings
 from tools.chain.plan.resources import Resources, find_line_breaks
+from transfer.results.question import Controls, find_question_mistakes
 
 KINDS = ("detector", "linear", "knn", "command")
 Mistake = tuple[tuple[str, ...], str]
@@ -194,6 +195,8 @@ def find_mistakes(config: ChainConfig) -> Iterator[Mistake]:
     for label, values in config.resources.items():
         yield from ((("resources", label), text) for text in find_line_breaks(label, values))
     yield from _check_names(config)
+    asked = find_question_mistakes(config.compare, config.baseline, config.controls, config.delta, config.backbones)
+    yield from (((key,), text) for key, text in asked)
     if not config.backbones and not config.stages:
         yield (), "no backbones and no stages: nothing to do"
 

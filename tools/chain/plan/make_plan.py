@@ -16,6 +16,7 @@ from pretrain.runtime.machine import PROJECT_ROOT
 from tools.chain.plan import stage_commands
 from tools.chain.plan.config import ChainConfig, Protocol
 from tools.chain.plan.order import sort_drafts
+from tools.chain.plan.question_words import question_words
 from tools.chain.plan.resources import Resources, find_unknown_labels, look_up_resources
 from tools.chain.plan.seeds import expand_seeds
 from tools.chain.plan.source import digest_config, digest_module, is_untrained
@@ -153,7 +154,7 @@ def _draft(config: ChainConfig, find: _Finder) -> Iterator[Draft]:
         for seed in own.seeds or (None,):
             yield stage_commands.own(name, own, seed, data)
     if config.report:
-        yield stage_commands.report(())
+        yield stage_commands.report((), question_words(config))
 
 
 def _measure_all(config: ChainConfig, name: str, protocol: Protocol, data: str) -> Iterator[Draft]:
