@@ -49,6 +49,7 @@ from tools.chain.options import TAKES, Options, split_options
 from tools.chain.outlook import say_outlook
 from tools.chain.plan.beginning import begin, show_keys
 from tools.chain.plan.preflight import Survey, open_checked
+from tools.chain.plan.question_words import question_words
 from tools.chain.record import state
 from tools.chain.record.attempts import is_alive, read_attempts
 from tools.chain.submit import Chain, freeze, hold, open_chain, shorten, submit_lock
@@ -184,6 +185,7 @@ def logs(chain: Chain, options: Options) -> int:
 def report(chain: Chain, _options: Options) -> int:
     """Write the report from what is there."""
     words = [sys.executable, "-m", "tools.write_report", str(chain.folder), f"out={chain.folder / 'report'}"]
+    words += question_words(chain.config)  # the chain file's as it is now
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return subprocess.run(words, check=False, env=environment).returncode
 

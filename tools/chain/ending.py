@@ -2,14 +2,19 @@
 
 import csv
 import io
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 from pretrain.runtime.storage import write_text
 from tools.chain.memory import say_command
 from tools.chain.plan.make_plan import Stage
+from tools.chain.plan.question_words import question_words
 from tools.chain.plan.sweep import find_values, list_axes, list_points
 from tools.chain.record.state import find_reason, find_states, read_failed, stage_folder
 from tools.chain.submit import Chain, shorten
+from transfer.results.seeds import method_of
 
 if TYPE_CHECKING:
     from transfer.results.run_result import RunResult
@@ -43,22 +48,11 @@ def print_ending(chain: Chain) -> None:
 
 
 def write_results(chain: Chain) -> str:
-    """Return one line per protocol and metric, one column per backbone: mean ± std (n)."""
-    from transfer.results.run_result import summarise  # late: plan and status do not need it
-
-    cells: dict[tuple[str, str], dict[str, str]] = {}
-    for entry in summarise(result for _, result in _read_results(chain)):
-        spread = f" ± {entry.std:.1f}" if entry.std is not None else ""
-        cells.setdefault((entry.protocol, entry.metric), {})[entry.backbone] = f"{entry.mean:.1f}{spread}"
-    if not cells:
-        return ""
-    backbones = list(dict.fromkeys(name for row in cells.values() for name in row))
-    lines = [["protocol", "metric", *backbones]]
-    lines += [[*key, *(row.get(name, "") for name in backbones)] for key, row in cells.items()]
-    widths = [max(len(line[index]) for line in lines) for index in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+    """Return the verdict, the control and the table of results, as the report's own code writes them."""
+    words = [sys.executable, "-m", "tools.report.closing", str(chain.folder), *question_words(chain.config)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(words, check=False, env=environment, capture_output=True, text=True)
+    return (done.stdout or done.stderr).rstrip()
 
 
 def write_sweep(chain: Chain) -> str:
@@ -69,7 +63,8 @@ def write_sweep(chain: Chain) -> str:
     axes = list_axes(chain.config)
     lines: list[list[object]] = [[*axes, "backbone", "protocol", "seed", "metric", "value"]]
     for stage, result in _read_results(chain):
-        values = find_values(points, stage.array or stage.name, result.backbone)
+        own = points.get(method_of(result.backbone), {})  # the pretraining seeds of a variant share its place
+        values = own | find_values(points, stage.array or stage.name, result.backbone)
         about = [*(values.get(axis, "") for axis in axes), result.backbone, result.protocol, result.seed]
         lines += [[*about, metric, value] for metric, value in result.metrics.items()]
     stream = io.StringIO()

@@ -11,6 +11,7 @@ from tools.chain.record.attempts import read_attempts
 from tools.chain.record.sound_results import read_sound_result
 from tools.chain.record.state import BLOCKING, find_state_alone, read_done, read_failed
 from transfer.results.run_result import RunResult
+from transfer.results.seeds import method_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +89,13 @@ def read_stage(folder: Path, points: Mapping[str, Mapping[str, Any]]) -> Stage:
         done=read_done(folder) or {},
         failed=read_failed(folder) or {},
         result=result,
-        point={} if result is None else find_values(points, str(spec.get("array") or name), result.backbone),
+        point={} if result is None else _find_point(points, str(spec.get("array") or name), result.backbone),
     )
+
+
+def _find_point(points: Mapping[str, Mapping[str, Any]], measured: str, backbone: str) -> dict[str, Any]:
+    """Return the place in a sweep; the pretraining seeds of one variant share it."""
+    return {**points.get(method_of(backbone), {}), **find_values(points, measured, backbone)}
 
 
 def _find_state(folder: Path) -> str:

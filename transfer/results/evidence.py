@@ -143,7 +143,9 @@ def weigh(
         if max(a.std(), b.std()) < ROUNDING:
             reason = "all runs of a side gave the same value, so their seeds are no replications and show no spread"
             return replace(found, claim="none", reason=reason)
-        error, freedom = (float(value) for value in welch_error(a.var(ddof=1), len(a), b.var(ddof=1), len(b)))
+        unlike = claim == "checkpoint_and_method"
+        pair = welch_error(a.var(ddof=1), len(a), b.var(ddof=1), len(b), unlike=unlike)
+        error, freedom = (float(value) for value in pair)
     half, p = (float(value) for value in bound_difference(found.difference, error, freedom))
     return replace(found, low=found.difference - half, high=found.difference + half, p=p)
 
@@ -168,19 +170,26 @@ def adjust_by_holm(p: Sequence[float]) -> list[float]:
 
 
 def welch_error(
-    first_variance: ArrayLike, first_count: int, second_variance: ArrayLike, second_count: int
+    first_variance: ArrayLike,
+    first_count: int,
+    second_variance: ArrayLike,
+    second_count: int,
+    *,
+    unlike: bool = False,
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the standard error of a difference of means and its degrees of freedom; arrays go element by element.
 
     Where two units stand against more, Welch's approximation is too sure of itself (4.0 to 6.4 % false findings at a
-    level of 5 %, simulated), so the degrees of freedom are those of the smaller side.
+    level of 5 %, simulated), so the degrees of freedom are those of the smaller side. The same holds where the sides
+    have units of different kinds (`unlike`), whose spreads differ by nature: 8 % of families at 3 against 5 units.
     """
     parts = np.asarray(first_variance) / first_count, np.asarray(second_variance) / second_count
     total = parts[0] + parts[1]
     with np.errstate(invalid="ignore", divide="ignore"):
         freedom = total**2 / (parts[0] ** 2 / (first_count - 1) + parts[1] ** 2 / (second_count - 1))
-    if min(first_count, second_count) == 2 < max(first_count, second_count):
-        freedom = np.ones_like(freedom)
+    smaller = min(first_count, second_count)
+    if unlike or smaller == 2 < max(first_count, second_count):
+        freedom = np.full_like(freedom, smaller - 1)
     return np.sqrt(total), freedom
 
 
@@ -209,8 +218,10 @@ def _find_claim(first: Sample, second: Sample, published_std: float | None) -> C
 
 
 def _explain_lack(first: Sample, second: Sample) -> str:
-    names = " and ".join(sample.method for sample in (first, second) if len(sample.units) < 2)
-    return f"{names} {'have' if ' and ' in names else 'has'} a single run, so the spread of its runs is unknown"
+    names = [sample.method for sample in (first, second) if len(sample.units) < 2]
+    if len(names) == 2:
+        return f"{names[0]} and {names[1]} have a single run each, so the spread of their runs is unknown"
+    return f"{names[0]} has a single run, so the spread of its runs is unknown"
 
 
 def _conclude(entry: Evidence, p: float | None) -> Evidence:

@@ -1,5 +1,6 @@
 """What a report is asked: which methods to compare, and which control the measurements must pass."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -78,28 +79,38 @@ def make_question(
 
 def find_question_mistakes(
     compare: Iterable[Sequence[str]], baseline: str, controls: Controls, delta: float | None, names: Iterable[str]
-) -> list[str]:
-    """Return a sentence for each thing that is wrong with a question about the backbones `names`."""
+) -> list[tuple[str, str]]:
+    """Return (setting, sentence) for each thing that is wrong with a question about the backbones `names`."""
+    pairs = list(compare)
     known = list(dict.fromkeys(name for given in names for name in (given, method_of(given))))
-    mistakes, asked = [], [("baseline", baseline), ("controls.floor", controls.floor)]
-    asked.append(("controls.ceiling", controls.ceiling))
-    for place, pair in enumerate(compare):
-        if len(pair) != 2 or method_of(pair[0]) == method_of(pair[1]):
-            got = ", ".join(map(str, pair))
-            mistakes.append(f"compare[{place}] is [{got}]; expected two different methods, as in [mochi, moco_v2]")
-        asked += [(f"compare[{place}]", name) for name in pair]
+    mistakes = [("compare", text) for text in map(_check_pair, range(len(pairs)), pairs) if text]
+    asked = [(f"compare[{place}]", name) for place, pair in enumerate(pairs) for name in pair]
+    asked += [("baseline", baseline), ("controls.floor", controls.floor), ("controls.ceiling", controls.ceiling)]
     listed = ", ".join(dict.fromkeys(map(method_of, known))) or "none"
     mistakes += [
-        f"{key} names {name!r}, which is no backbone here; expected one of {listed}"
+        (re.split(r"[.\[]", key)[0], f"{key} names {name!r}, which is no backbone here; expected one of {listed}")
         for key, name in asked
         if name and name not in known
     ]
-    if baseline and list(compare):
-        mistakes.append("compare and baseline are both given; name either the pairs or what all are compared with")
-    if bool(controls.floor) != bool(controls.ceiling):
-        mistakes.append("controls needs both a floor and a ceiling, as in {floor: random, ceiling: supervised}")
-    elif controls.floor and method_of(controls.floor) == method_of(controls.ceiling):
-        mistakes.append(f"controls: floor and ceiling are both {controls.floor}; expected two different methods")
+    if baseline and pairs:
+        text = "compare and baseline are both given; name either the pairs or what all are compared with"
+        mistakes.append(("compare", text))
+    if text := _check_controls(controls):
+        mistakes.append(("controls", text))
     if delta is not None and not 0 < delta < 100:
-        mistakes.append(f"delta is {delta}; expected percent points above 0 and below 100")
+        mistakes.append(("delta", f"delta is {delta}; expected percent points above 0 and below 100"))
     return mistakes
+
+
+def _check_pair(place: int, pair: Sequence[str]) -> str:
+    if len(pair) == 2 and method_of(pair[0]) != method_of(pair[1]):
+        return ""
+    return f"compare[{place}] is [{', '.join(map(str, pair))}]; expected two different methods, as in [mochi, moco_v2]"
+
+
+def _check_controls(controls: Controls) -> str:
+    if bool(controls.floor) != bool(controls.ceiling):
+        return "controls needs both a floor and a ceiling, as in {floor: random, ceiling: supervised}"
+    if controls.floor and method_of(controls.floor) == method_of(controls.ceiling):
+        return f"controls: floor and ceiling are both {controls.floor}; expected two different methods"
+    return ""

@@ -24,9 +24,11 @@ def draw_units(rng: np.random.Generator, count: int, finetunings: int, ratio: fl
     return pretraining + rng.normal(0.0, 1.0, (CHAINS, metrics, count, finetunings)).mean(-1)
 
 
-def run_welch(first: Array, second: Array) -> tuple[Array, Array]:
+def run_welch(first: Array, second: Array, *, unlike: bool = False) -> tuple[Array, Array]:
     """Return p and whether the interval covers 0, each (CHAINS, metrics)."""
-    error, freedom = welch_error(first.var(-1, ddof=1), first.shape[-1], second.var(-1, ddof=1), second.shape[-1])
+    error, freedom = welch_error(
+        first.var(-1, ddof=1), first.shape[-1], second.var(-1, ddof=1), second.shape[-1], unlike=unlike
+    )
     difference = first.mean(-1) - second.mean(-1)
     half, p = bound_difference(difference, error, freedom)
     return p, np.abs(difference) <= half
@@ -54,6 +56,18 @@ def test_claims_about_equal_checkpoints_are_false_in_five_percent_of_chains(firs
     p, covered = run_welch(draw_units(rng, first, 1, 0.0), draw_units(rng, second, 1, 0.0))
     assert find_family_errors(p) <= LEVEL + ERROR
     assert covered.mean() >= COVERAGE
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.5, 1.0, 2.0])
+def test_claims_about_a_checkpoint_and_a_method_are_false_in_five_percent_of_chains(ratio: float) -> None:
+    """The method's units are pretrainings and spread more than the checkpoint's fine-tunings; its mean is the truth."""
+    rng = np.random.default_rng(int(2 * ratio) + 100)
+    for pretrainings in (2, 3, 5):
+        for finetunings in (2, 3, 5):
+            checkpoint = draw_units(rng, finetunings, 1, 0.0)
+            p, covered = run_welch(draw_units(rng, pretrainings, 1, ratio), checkpoint, unlike=True)
+            assert find_family_errors(p) <= LEVEL + ERROR, (pretrainings, finetunings)
+            assert covered.mean() >= COVERAGE, (pretrainings, finetunings)
 
 
 def test_several_comparisons_with_one_baseline_stay_one_family() -> None:

@@ -209,8 +209,8 @@ def find_mistakes(config: ChainConfig) -> Iterator[Mistake]:
     for label, values in config.resources.items():
         yield from ((("resources", label), text) for text in find_line_breaks(label, values))
     yield from _check_names(config)
-    question = config.compare, config.baseline, config.controls, config.delta
-    yield from (((), text) for text in find_question_mistakes(*question, config.backbones))
+    asked = find_question_mistakes(config.compare, config.baseline, config.controls, config.delta, config.backbones)
+    yield from (((key,), text) for key, text in asked)
     if config.notify.url and not config.notify.url.startswith(("http://", "https://")):
         yield ("notify", "url"), f"notify.url: expected an address that begins with https://, got {config.notify.url!r}"
     if not config.backbones and not config.stages:
