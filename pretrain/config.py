@@ -28,6 +28,8 @@ class DataConfig:
     """DataLoader processes per rank; 0 decodes in the main process."""
     skip_broken: bool = False
     """Replace an unreadable image by its successor and count it, instead of stopping with its name."""
+    max_megapixels: float = 179.0
+    """Refuse an image file that declares more, before it is decoded: a megapixel takes 3 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)

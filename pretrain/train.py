@@ -74,7 +74,7 @@ def train(config: PretrainConfig, stop: StopFlag) -> Path:
     with distributed.process_group(device):
         check_config(config, distributed.world_size())
         encoder = Path(config.run.out) / ENCODER
-        if config.run.resume and encoder.is_file():
+        if config.run.resume and distributed.on_main(encoder.is_file):
             check_same_recipe(read_content(encoder)["config"], config, encoder)
             logger.info("%s: is there already, nothing to do", encoder)
             return encoder
@@ -106,7 +106,13 @@ def prepare(config: PretrainConfig, device: torch.device) -> Run:
     scaler = torch.amp.GradScaler(device.type, enabled=choose_precision(config.engine, device) == torch.float16)
     folder = CheckpointFolder(Path(config.run.out) / "checkpoints", writes=distributed.is_main())
     run = Run(config, device, model, model, optimizer, scaler, folder)
-    if config.run.resume and (content := folder.load_newest()) is not None:
+    content = folder.load_newest() if config.run.resume else None
+    if not distributed.all_equal(-1 if content is None else int(content["step"])):
+        raise ValueError(
+            f"{folder.folder}: the ranks found different checkpoints and cannot go on together; is it on a disk that "
+            "all hosts share? Wait until every host sees the same files, then run again"
+        )
+    if content is not None:
         restore(run, content)
     if config.engine.gradient_checkpointing:
         recompute_in_backward(model.encoder_q)

@@ -21,21 +21,20 @@ def main(arguments: Sequence[str]) -> int:
     # heavy (torch): --help must answer at once
     import torch
 
+    from pretrain.runtime import distributed
     from pretrain.runtime.stopping import StopFlag
     from transfer.probes.features import choose_device, find_finished
     from transfer.probes.knn_run import KnnConfig, check_knn_config, run_knn
-    from transfer.process_group import process_group
     from transfer.results.run_result import RESULT_NAME
 
     config = read_settings(KnnConfig, words[0], overrides)
     check_knn_config(config)
     if config.threads:
         torch.set_num_threads(config.threads)
-    result = find_finished(config, Path(words[1]))
-    if result is None:
-        stop = StopFlag().install()
-        with process_group(choose_device(config.device).type):
-            result = run_knn(config, Path(words[1]), stop)
+    stop = StopFlag().install()
+    with distributed.process_group(choose_device(config.device)):
+        result = distributed.on_main(lambda: find_finished(config, Path(words[1])))
+        result = result or run_knn(config, Path(words[1]), stop)
     print(
         f"{result.backbone}: kNN top-1 {result.metrics['top1']:.2f} % ({result.protocol}); {config.out}/{RESULT_NAME}"
     )

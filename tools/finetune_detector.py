@@ -69,7 +69,8 @@ def main(arguments: Sequence[str]) -> int:
     if result is not None:
         metrics = ", ".join(f"{name} {value:.2f}" for name, value in result.metrics.items() if value is not None)
         print(f"{result.protocol}, {result.backbone}, seed {result.seed}: {metrics}")
-        print(f"{len(result.deviations)} deviations from the protocol; saved model re-evaluated to the same metrics")
+        again = result.details.get("reevaluation_warning") or "the saved model was re-evaluated to the same metrics"
+        print(f"{len(result.deviations)} deviations from the protocol; {again}")
     return 0
 
 

@@ -6,7 +6,7 @@
 Pretraining reads it with data.cache=imagenet-cache. A killed run goes on where it stopped; a finished cache is checked
 image by image (check=false: skip). Raw pixels take about 530 KB an image at ImageNet's sizes, 680 GB for all of
 ImageNet-1K; short_side_px=256 takes less than half and changes the crops slightly. Other settings:
-images_per_shard=4096 skip_broken=true
+images_per_shard=4096 skip_broken=true max_megapixels=179
 """
 
 import sys
@@ -29,6 +29,8 @@ class PackSettings:
     """Shrink longer short sides to this; 0: keep all pixels."""
     skip_broken: bool = False
     """Leave unreadable images out instead of stopping."""
+    max_megapixels: float = 179.0
+    """Refuse an image file that declares more, before it is decoded."""
     workers: int = 2
     """Processes, each packing one shard at a time."""
     check: bool = True
@@ -44,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
     from pretrain.input.packed import Packing, open_cache, pack_images
     from pretrain.runtime.progress import Heartbeat
 
-    images = list_images(source, settings.class_list)
+    images = list_images(source, settings.class_list, max_megapixels=settings.max_megapixels)
     packing = Packing(
         images_per_shard=settings.images_per_shard,
         short_side_px=settings.short_side_px,

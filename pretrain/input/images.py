@@ -1,123 +1,190 @@
-"""Find the images of an ImageNet-like folder and decode them to RGB pixels.
+"""List the images of an ImageNet-like folder, or of a folder without classes."""
 
-Pixels are (H, W, 3) uint8 RGB, equal to PIL's `convert("RGB")`; EXIF orientation is ignored, as torchvision does.
-"""
-
-import io
+import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import simplejpeg
-from PIL import Image
 
-Pixels = npt.NDArray[np.uint8]
+from pretrain.input.decoding import MAX_MEGAPIXELS, BrokenImageError, Pixels, decode_image, read_image
+
+__all__ = [
+    "BrokenImageError",
+    "ImageFolder",
+    "Pixels",
+    "choose_classes",
+    "decode_image",
+    "list_classes",
+    "list_images",
+    "read_image",
+]
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """The suffixes torchvision's ImageFolder takes, in any case."""
-FAST_COLOURS = ("YCbCr", "RGB", "Gray")
-"""JPEG colour spaces that libjpeg-turbo turns into PIL's very pixels; CMYK would be a level off."""
 CLASS_LISTS = {"imagenet100": Path(__file__).parent / "imagenet100.txt"}
 """Class lists that come with the project, by name."""
+UNLABELLED = -1
+"""Label of an image whose class is not known."""
 SHOWN_CLASSES = 5
 """How many class names an error lists."""
 
 
-class BrokenImageError(ValueError):
-    """An image file cannot be decoded; the text names it."""
-
-
 @dataclass(frozen=True)
 class ImageFolder:
-    """The images under ROOT/<class>/, sorted by class and name; `labels[i]` is the class of image i."""
+    """The images under ROOT/<class>/, sorted by class and path; `labels[i]` is the class of image i.
+
+    Without class folders `classes` is empty, every label is UNLABELLED, and the images lie anywhere under ROOT.
+    """
 
     root: Path
     classes: tuple[str, ...]
     labels: npt.NDArray[np.int64]
     _names: bytes
     _ends: npt.NDArray[np.int64]
+    max_megapixels: float = MAX_MEGAPIXELS
 
     def __len__(self) -> int:
         """Return how many images there are."""
         return len(self.labels)
 
     def name(self, index: int) -> str:
-        """Return the file name of image `index` within its class folder."""
+        """Return the path of image `index` below its class folder."""
         begin = int(self._ends[index - 1]) if index else 0
         return os.fsdecode(self._names[begin : int(self._ends[index])])
 
     def path(self, index: int) -> Path:
         """Return the path of image `index`."""
-        return Path(self.root, self.classes[self.labels[index]], self.name(index))
+        folder = Path(self.root, self.classes[self.labels[index]]) if self.classes else self.root
+        return folder / self.name(index)
 
     def read(self, index: int) -> Pixels:
         """Decode image `index`; BrokenImageError names the file."""
-        return read_image(self.path(index))
+        return read_image(self.path(index), self.max_megapixels)
+
+    def select(self, chosen: npt.NDArray[np.int64]) -> "ImageFolder":
+        """Return the images with the given indices, in that order."""
+        names = [os.fsencode(self.name(int(index))) for index in chosen]
+        ends = np.cumsum([len(name) for name in names], dtype=np.int64)
+        return replace(self, labels=self.labels[chosen], _names=b"".join(names), _ends=ends)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of classes, labels and names: equal where the list of images is the same."""
+        digest = hashlib.sha256(os.fsencode("\n".join(self.classes)))
+        digest.update(self.labels.tobytes())
+        for index in range(len(self)):
+            digest.update(os.fsencode(self.name(index)) + b"\0")
+        return digest.hexdigest()
 
 
-def list_images(root: str | Path, class_list: str | Path = "") -> ImageFolder:
-    """List ROOT/<class>/*; the labels count the classes in alphabetical order.
+def list_images(
+    root: str | Path, class_list: str | Path = "", *, max_megapixels: float = MAX_MEGAPIXELS
+) -> ImageFolder:
+    """List ROOT/<class>/**; the labels count the classes in alphabetical order.
 
-    File names are kept in one block of bytes: a million Python strings would be copied into every worker as soon as
-    their reference counts are touched.
+    As torchvision's ImageFolder, except that hidden folders are no classes. File names are kept in one block of bytes:
+    a million Python strings would be copied into every worker as soon as their reference counts are touched.
 
     Args:
         root: folder of class folders, such as IMAGENET/train.
         class_list: imagenet100, or a text file with one class folder per line; empty: all of them.
+        max_megapixels: larger images are refused before they are decoded.
 
     Raises:
-        ValueError: no such folder, a listed class without folder, or a class without images.
+        ValueError: no such folder, a listed class without folder, a class without images, or images beside the classes.
 
     """
     root = Path(root)
-    if not root.is_dir():
-        raise ValueError(f"{root}: no such folder; expected an ImageNet layout, {root}/<class>/*.JPEG")
-    classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    classes = list_classes(root)
     if class_list:
         classes = choose_classes(classes, Path(class_list), root)
-    names: list[bytes] = []
-    labels: list[npt.NDArray[np.int64]] = []
-    for label, folder in enumerate(classes):
-        found = sorted(os.fsencode(entry.name) for entry in os.scandir(root / folder) if _is_image(entry.name))
-        names.extend(found)
-        labels.append(np.full(len(found), label, np.int64))
-    empty = [name for name, part in zip(classes, labels, strict=True) if not len(part)]
-    if not names or empty:
+    found = [_find_files(root / name) for name in classes]
+    empty = [name for name, names in zip(classes, found, strict=True) if not names]
+    if not found or empty:
         raise ValueError(
             f"{root}: no images in {', '.join(empty[:SHOWN_CLASSES]) or 'any class folder'}; expected "
             f"{root}/<class>/*.JPEG with at least one image in each class"
         )
-    ends = np.cumsum([len(name) for name in names], dtype=np.int64)
-    return ImageFolder(root, tuple(classes), np.concatenate(labels), b"".join(names), ends)
+    if beside := sorted(entry.name for entry in os.scandir(root) if _is_image(entry.name) and entry.is_file()):
+        raise ValueError(
+            f"{root}: {len(beside)} images, e.g. {beside[0]}, lie beside the class folders and belong to no class; "
+            f"move them into {root}/<class>/, or away"
+        )
+    labels = np.repeat(np.arange(len(found), dtype=np.int64), [len(names) for names in found])
+    return _make_folder(root, classes, labels, [name for names in found for name in names], max_megapixels)
 
 
-def read_image(path: str | Path) -> Pixels:
-    """Decode the file at `path`; BrokenImageError names it and says why."""
-    try:
-        with open(path, "rb", buffering=0) as stream:  # noqa: PTH123 (a third of the time of Path.read_bytes)
-            return decode_image(stream.read())
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise BrokenImageError(
-            f"{path}: cannot be read as an image ({error}); replace the file, or set data.skip_broken=true"
-        ) from error
+def list_unlabelled(root: str | Path, *, max_megapixels: float = MAX_MEGAPIXELS) -> ImageFolder:
+    """List all images anywhere under ROOT, without classes.
 
+    Raises:
+        ValueError: no such folder, or no images in it.
 
-def decode_image(data: bytes) -> Pixels:
-    """Return the (H, W, 3) RGB pixels of an encoded image, whatever its suffix said.
-
-    libjpeg-turbo does JPEGs in colour and greyscale; CMYK, and other formats under a JPEG's name, go through PIL.
     """
-    if data[:2] == b"\xff\xd8":
-        try:
-            if simplejpeg.decode_jpeg_header(data)[2] in FAST_COLOURS:
-                pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB")
-                return pixels
-        except ValueError:
-            pass  # PIL takes it, or says what is wrong with it
-    with Image.open(io.BytesIO(data)) as image:
-        return np.array(image.convert("RGB"))
+    root = Path(root)
+    _refuse_missing(root)
+    names = _find_files(root)
+    if not names:
+        raise ValueError(f"{root}: no images; expected files that end in {', '.join(IMAGE_SUFFIXES)}")
+    return _make_folder(root, [], np.full(len(names), UNLABELLED, np.int64), names, max_megapixels)
+
+
+def list_classes(root: Path) -> list[str]:
+    """Return the names of the class folders in ROOT, sorted; hidden folders are none."""
+    _refuse_missing(root)
+    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def check_same_classes(first: Path, second: Path) -> None:
+    """Raise ValueError unless both folders hold the same class folders: labels would not mean the same."""
+    here, there = list_classes(first), list_classes(second)
+    lacking = [
+        f"{folder} has no {', '.join(lost[:SHOWN_CLASSES])}{' …' if len(lost) > SHOWN_CLASSES else ''} "
+        f"({len(lost)} of the {len(others)} classes of {other})"
+        for folder, other, own, others in ((second, first, there, here), (first, second, here, there))
+        if (lost := sorted(set(others) - set(own)))
+    ]
+    if lacking:
+        raise ValueError(
+            f"the class folders differ: {'; '.join(lacking)}. Classes are matched by name: rename or add the folders, "
+            "or name the common classes with class_list=FILE (one per line)"
+        )
+
+
+def _make_folder(
+    root: Path, classes: list[str], labels: npt.NDArray[np.int64], names: list[bytes], max_megapixels: float
+) -> ImageFolder:
+    ends = np.cumsum([len(name) for name in names], dtype=np.int64)
+    return ImageFolder(root, tuple(classes), labels, b"".join(names), ends, max_megapixels)
+
+
+def _refuse_missing(root: Path) -> None:
+    if not root.is_dir():
+        raise ValueError(f"{root}: no such folder; expected an ImageNet layout, {root}/<class>/*.JPEG")
+
+
+def _find_files(folder: Path) -> list[bytes]:
+    """Return the paths of the images below `folder`, relative to it, sorted; hidden files and folders are left out."""
+    found: list[bytes] = []
+    seen: set[tuple[int, int]] = set()
+
+    def look(path: Path, prefix: str) -> None:
+        status = path.stat()
+        if (status.st_dev, status.st_ino) in seen:
+            return  # a link to a folder above
+        seen.add((status.st_dev, status.st_ino))
+        for entry in os.scandir(path):
+            if entry.name.startswith("."):
+                continue
+            # An image's name saves a call per file: a folder is hardly ever called so.
+            if _is_image(entry.name) and not entry.is_dir(follow_symlinks=False):
+                found.append(os.fsencode(prefix + entry.name))
+            elif entry.is_dir():
+                look(Path(entry.path), f"{prefix}{entry.name}/")
+
+    look(folder, "")
+    return sorted(found)
 
 
 def choose_classes(present: Sequence[str], class_list: Path, root: Path) -> list[str]:

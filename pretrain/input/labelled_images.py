@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pretrain.input.images import ImageFolder, Pixels, list_images
+from pretrain.input.decoding import MAX_MEGAPIXELS
+from pretrain.input.images import ImageFolder, Pixels, check_same_classes, list_images
 from pretrain.input.sampler import Request
 from pretrain.input.view_parameters import Recipe, choose_view, draw_uniforms
 from pretrain.input.views import MEAN, STD, Scratch, resize_crop
@@ -58,25 +59,38 @@ class LabelledImages(Dataset[Batch]):
         return np.ascontiguousarray(pixels[:, ::-1]) if view.flip else pixels
 
 
-def find_images(root: str | Path, split: str, class_list: str = "", limit: int = 0) -> ImageFolder:
-    """Return the images of ROOT/<split>/<class>/ (or ROOT/imagenet/<split>), at most `limit`, classes evenly."""
+def find_images(
+    root: str | Path, split: str, class_list: str = "", limit: int = 0, *, max_megapixels: float = MAX_MEGAPIXELS
+) -> ImageFolder:
+    """Return the images of ROOT/<split>/<class>/ (or ROOT/imagenet/<split>), at most `limit`, classes evenly.
+
+    Labels mean the same in every split: a split whose class folders are not those of ROOT/train is refused.
+
+    Raises:
+        ValueError: no such folder, no images, other classes than in ROOT/train, or a limit below their number.
+
+    """
     root = Path(root)
     if not (root / split).is_dir() and (root / "imagenet" / split).is_dir():
         root = root / "imagenet"
-    folder = list_images(root / split, class_list)
+    if not class_list and split != "train" and (root / split).is_dir() and (root / "train").is_dir():
+        check_same_classes(root / "train", root / split)
+    folder = list_images(root / split, class_list, max_megapixels=max_megapixels)
     return take_evenly(folder, limit) if 0 < limit < len(folder) else folder
 
 
 def take_evenly(folder: ImageFolder, limit: int) -> ImageFolder:
-    """Return the first images of every class, `limit` in all; the first classes get one more where it must be."""
+    """Return the first images of every class, `limit` in all; where it is no multiple, the first classes get one more.
+
+    Raises:
+        ValueError: fewer images than classes.
+
+    """
     if limit < len(folder.classes):
         raise ValueError(f"{folder.root}: {limit} images cannot show each of {len(folder.classes)} classes; raise it")
     first = np.concatenate([[0], np.cumsum(np.bincount(folder.labels))])
     place = np.arange(len(folder)) - first[folder.labels]  # within its class
-    chosen = np.sort(np.lexsort((folder.labels, place))[:limit])
-    names = [folder.name(index).encode() for index in chosen]
-    ends = np.cumsum([len(name) for name in names], dtype=np.int64)
-    return ImageFolder(folder.root, folder.classes, folder.labels[chosen], b"".join(names), ends)
+    return folder.select(np.sort(np.lexsort((folder.labels, place))[:limit]))
 
 
 def centre_crop(image: Pixels, resize_px: int, crop_px: int) -> Pixels:

@@ -96,7 +96,7 @@ def open_source(data: DataConfig) -> ImageSource:
     """Return the training images that the settings name: of the cache if there is one, else of ROOT/train."""
     if data.cache:
         return open_cache(data.cache, data.class_list)
-    return list_images(Path(data.root) / "train", data.class_list)
+    return list_images(Path(data.root) / "train", data.class_list, max_megapixels=data.max_megapixels)
 
 
 def _take_batch(batch: Any) -> Any:

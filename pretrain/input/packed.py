@@ -5,7 +5,6 @@ an image, written when the shard is whole), packing.json (what is packed, writte
 classes, and per shard its size and the digest of its index). Every image has a CRC-32.
 """
 
-import hashlib
 import mmap
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -101,7 +100,7 @@ def pack_images(images: ImageFolder, folder: str | Path, packing: Packing, worke
 
     """
     folder = Path(folder)
-    plan = {"format": FORMAT, "source_sha256": _digest_list(images), "images": len(images), **vars(packing)}
+    plan = {"format": FORMAT, "source_sha256": images.digest(), "images": len(images), **vars(packing)}
     _agree_on_plan(folder, plan)
     sweep_temporary_files(folder)
     begins = range(0, len(images), packing.images_per_shard)
@@ -178,9 +177,9 @@ def _write_pixels(images: ImageFolder, chosen: range, packing: Packing, stream: 
     for index in chosen:
         try:
             pixels = shrink(images.read(index), packing.short_side_px)
-        except BrokenImageError:
+        except BrokenImageError as error:
             if not packing.skip_broken:
-                raise
+                raise BrokenImageError(f"{error}, or leave such files out with skip_broken=true") from error
             continue
         stream.write(pixels.data)
         entries.append((offset, *pixels.shape[:2], int(images.labels[index]), zlib.crc32(pixels.data)))
@@ -204,14 +203,6 @@ def _agree_on_plan(folder: Path, plan: dict[str, Any]) -> None:
     if path.exists() and read_json(path) != plan:
         raise ValueError(f"{folder}: holds a cache of other images or settings ({path}); choose another folder")
     write_json(path, plan)
-
-
-def _digest_list(images: ImageFolder) -> str:
-    digest = hashlib.sha256("\n".join(images.classes).encode())
-    digest.update(images.labels.tobytes())
-    for index in range(len(images)):
-        digest.update(images.name(index).encode(errors="surrogateescape") + b"\0")
-    return digest.hexdigest()
 
 
 def _describe_shard(folder: Path, number: int) -> dict[str, Any]:

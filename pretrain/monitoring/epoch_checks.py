@@ -3,15 +3,14 @@
 import logging
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pretrain.config import MixingConfig, PretrainConfig
-from pretrain.input.images import ImageFolder, list_images
-from pretrain.input.labelled_images import centre_crop, normalise_images, take_evenly
+from pretrain.input.images import ImageFolder
+from pretrain.input.labelled_images import centre_crop, find_images, normalise_images
 from pretrain.key_queue import KnownKeys
 from pretrain.mixing import draw_mixes
 from pretrain.moco import MoCo
@@ -49,8 +48,13 @@ class EpochMonitors:
         self._splits: dict[str, ImageFolder] = {}
         if config.run.knn_every_epochs and distributed.is_main():
             for split, limit in (("train", BANK_IMAGES), ("val", QUERY_IMAGES)):
-                folder = list_images(Path(config.data.root) / split, config.data.class_list)
-                self._splits[split] = take_evenly(folder, limit) if limit < len(folder) else folder
+                self._splits[split] = find_images(
+                    config.data.root,
+                    split,
+                    config.data.class_list,
+                    limit,
+                    max_megapixels=config.data.max_megapixels,
+                )
 
     def after_epoch(self, model: MoCo | SimCLR, epoch: int) -> dict[str, Any]:
         """Return what is due after `epoch` (from 0): knn_top1 in percent, what `measure_negatives` finds, their cost.
@@ -67,7 +71,11 @@ class EpochMonitors:
         if values:
             ended = time.perf_counter()
             values["monitor_cost"] = round(100 * (ended - began) / max(began - self._since, 1e-9), 3)
-            logger.info("monitors after epoch %d: %.2f %% of a step", epoch + 1, values["monitor_cost"])
+            logger.info(
+                "checks after epoch %d took %.2f %% of the training time since the last ones",
+                epoch + 1,
+                values["monitor_cost"],
+            )
             self._since = ended
         return values
 

@@ -5,6 +5,8 @@ Source: Wu, Xiong, Yu and Lin, "Unsupervised Feature Learning via Non-Parametric
 Shapes: n features in the bank, m queries, D wide, C classes.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -28,8 +30,8 @@ def knn_scores(queries: Tensor, bank: Tensor, labels: Tensor, *, k: int, tempera
         (m, C) float32.
 
     """
-    bank = normalize(bank.float(), dim=1)
-    return _vote(queries, bank, labels, k=k, temperature=temperature, classes=classes)
+    nearest = _find_nearest(queries, normalize(bank.float(), dim=1), labels, k)
+    return _vote(*nearest, temperature=temperature, classes=classes)
 
 
 @torch.no_grad()
@@ -41,18 +43,50 @@ def classify_knn(
     Memory beyond the inputs: one normalised copy of the bank, and (chunk, n) similarities.
     """
     classes = int(labels.max()) + 1
-    bank = normalize(bank.float(), dim=1)
-    parts = [
-        _vote(part, bank, labels, k=k, temperature=temperature, classes=classes).argmax(dim=1)
-        for part in torch.split(queries, chunk)
-    ]
-    return torch.cat(parts)
+    return classify_knn_in_blocks(queries, [(bank, labels)], k=k, temperature=temperature, classes=classes, chunk=chunk)
 
 
-def _vote(queries: Tensor, bank: Tensor, labels: Tensor, *, k: int, temperature: float, classes: int) -> Tensor:
-    """Return the votes (m, C) as `knn_scores` does, from a bank of unit length."""
+@torch.no_grad()
+def classify_knn_in_blocks(
+    queries: Tensor,
+    blocks: Iterable[tuple[Tensor, Tensor]],
+    *,
+    k: int,
+    temperature: float,
+    classes: int,
+    chunk: int = 512,
+) -> Tensor:
+    """Return the class (m,) with the largest score for each query, from a bank that comes in blocks (rows, labels).
+
+    The bank is gone through once; of each query only the k nearest so far are kept.
+    Memory beyond the queries: a block and its normalised copy, (chunk, block) similarities, (m, k) neighbours.
+    """
+    parts = torch.split(queries, chunk)
+    nearest: list[tuple[Tensor, Tensor]] = []
+    for rows, labels in blocks:
+        bank = normalize(rows.float(), dim=1)
+        found = [_find_nearest(part, bank, labels, k) for part in parts]
+        nearest = [_merge(*pair, k) for pair in zip(nearest, found, strict=True)] if nearest else found
+    votes = [_vote(*pair, temperature=temperature, classes=classes).argmax(dim=1) for pair in nearest]
+    return torch.cat(votes)
+
+
+def _find_nearest(queries: Tensor, bank: Tensor, labels: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the similarities (m, k), largest first, and labels (m, k) of the nearest rows of a unit-length bank."""
     similarity = normalize(queries.float(), dim=1) @ bank.T  # (m, n)
     nearest, where = similarity.topk(min(k, len(bank)), dim=1)
+    return nearest, labels[where]
+
+
+def _merge(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], k: int) -> tuple[Tensor, Tensor]:
+    """Return the k nearest of two lists of neighbours."""
+    similarity, labels = (torch.cat(pair, dim=1) for pair in zip(first, second, strict=True))
+    nearest, where = similarity.topk(min(k, similarity.shape[1]), dim=1)
+    return nearest, labels.gather(1, where)
+
+
+def _vote(nearest: Tensor, labels: Tensor, *, temperature: float, classes: int) -> Tensor:
+    """Return the votes (m, C) of neighbours (m, k), the nearest first."""
     weights = ((nearest - nearest[:, :1]) / temperature).exp()
-    scores = torch.zeros(len(queries), classes, device=queries.device)
-    return scores.scatter_add_(1, labels[where], weights)
+    scores = torch.zeros(len(nearest), classes, device=nearest.device)
+    return scores.scatter_add_(1, labels, weights)

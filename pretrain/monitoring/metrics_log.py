@@ -124,7 +124,9 @@ def _start_wandb(config: PretrainConfig) -> Any:
     try:
         import wandb  # optional, and slow to import
     except ImportError as error:
-        raise ValueError("run.wandb=true needs the package wandb: .venv/bin/pip install wandb") from error
+        raise ValueError(
+            "run.wandb=true needs the package wandb: run `uv pip install wandb` or `pip install wandb`"
+        ) from error
     name = Path(config.run.out) / "wandb_id.txt"  # so that a run that goes on is one run there too
     if not name.is_file():
         write_text(name, secrets.token_hex(8))

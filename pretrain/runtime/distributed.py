@@ -1,13 +1,15 @@
-"""The only file of this package that knows torch.distributed; every function does nothing, or its obvious, alone.
+"""The only file that uses torch.distributed; with one process every function is a no-op or returns its input.
 
 Ranks are started by torchrun or by a chain on Slurm, one per GPU; RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and
-MASTER_PORT say who they are.
+MASTER_PORT describe the group. What a rank sees by itself (its clock, a file, a signal) may differ from what the others
+see: a branch that contains a collective must be decided by `any_rank` or `on_main`.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 COLLECTIVE_TIMEOUT_MIN = 30
 """A rank that waits longer for the others gives up: one of them is gone."""
+Value = TypeVar("Value")
 
 
 @contextmanager
@@ -27,6 +30,8 @@ def process_group(device: torch.device) -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or torch_distributed.is_initialized():
         yield
         return
+    if device.type == "cuda":
+        torch.cuda.set_device(local_rank())
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     torch_distributed.init_process_group(backend, timeout=timedelta(minutes=COLLECTIVE_TIMEOUT_MIN))
     try:
@@ -133,6 +138,28 @@ def any_rank(*flags: bool) -> list[bool]:
     return [bool(flag) for flag in answer.tolist()]
 
 
+def on_main(work: Callable[[], Value]) -> Value:
+    """Return `work()` of the main process on every rank; what it raises is raised on every rank.
+
+    For everything that ranks might see differently, such as files that another host has just written.
+    """
+    if world_size() == 1:
+        return work()
+    answer: list[tuple[bool, Value | Exception] | None] = [None]
+    if is_main():
+        try:
+            answer = [(True, work())]
+        except Exception as error:  # raised below, here and on the other ranks
+            answer = [(False, error)]
+    torch_distributed.broadcast_object_list(answer)
+    assert answer[0] is not None
+    done, value = answer[0]
+    if not done:
+        assert isinstance(value, Exception)
+        raise value
+    return value  # type: ignore[return-value]
+
+
 def mean_over_ranks(value: float) -> float:
     """Return the mean of `value` over the ranks."""
     if world_size() == 1:
@@ -149,6 +176,30 @@ def all_equal(number: int) -> bool:
     bounds = torch.tensor([number, -number])
     torch_distributed.all_reduce(bounds, torch_distributed.ReduceOp.MAX)
     return bool(bounds[0] == -bounds[1])
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """Replace `values` by their sum over the ranks, the same bits on each, and return them."""
+    if world_size() > 1:
+        torch_distributed.all_reduce(values)
+        torch_distributed.broadcast(values, 0)  # a reduction may round differently on different ranks
+    return values
+
+
+def copy_from_main(values: Tensor) -> None:
+    """Replace `values` by the main process's."""
+    if world_size() > 1:
+        torch_distributed.broadcast(values, 0)
+
+
+def average_gradients(model: nn.Module) -> None:
+    """Replace each gradient by its mean over the ranks: for a model that `average_gradients_of` does not wrap."""
+    if world_size() == 1:
+        return
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            torch_distributed.all_reduce(parameter.grad)
+            parameter.grad /= world_size()
 
 
 def barrier() -> None:

@@ -13,8 +13,12 @@ class Heartbeat:
     rate_per_s is the mean since this process began, time is seconds since 1970.
     """
 
-    def __init__(self, folder: str | Path, total: int, *, first_step: int = 0, unit: str = "steps") -> None:
+    def __init__(
+        self, folder: str | Path, total: int, *, first_step: int = 0, unit: str = "steps", writes: bool = True
+    ) -> None:
+        """Take `writes`, whether this process writes the file: of several ranks only the main one does."""
         self._path = Path(folder) / "progress.json"
+        self._writes = writes
         self._total, self._first, self._unit = total, first_step, unit
         self._began = time.monotonic()
         self._written = float("-inf")
@@ -22,7 +26,7 @@ class Heartbeat:
     def beat(self, step: int, phase: str = "", *, now: bool = False) -> None:
         """Note that `step` of `total` is done; `now` writes even when the last beat is under a second old."""
         seconds = time.monotonic()
-        if not now and seconds - self._written < 1 and step < self._total:
+        if not self._writes or (not now and seconds - self._written < 1 and step < self._total):
             return
         self._written = seconds
         rate = (step - self._first) / max(seconds - self._began, 1e-9)

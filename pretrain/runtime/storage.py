@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,9 @@ from typing import Any, BinaryIO
 
 TEMPORARY_PREFIX = ".partial-"
 """Temporary files begin so, and lie beside the file they will become; `sweep_temporary_files` removes leftovers."""
+
+LONGEST_NAME = 200
+"""Bytes of a name that data gives a file: file systems take 255, and a suffix and a temporary prefix come to it."""
 
 
 @contextmanager
@@ -83,6 +87,18 @@ def read_json_lines(path: str | Path) -> list[Any]:
                 break
             raise ValueError(f"{path}, line {number}: not valid JSON ({error})") from error
     return values
+
+
+def make_file_name(text: str) -> str:
+    """Return a file name for a name that comes from data: `text` itself where it is one, else its letters and a digest.
+
+    What names a place elsewhere (a slash, a leading dot), holds control characters or is too long is no file name.
+    """
+    plain = text.isprintable() and "/" not in text and not text.startswith(".")
+    if plain and 0 < len(os.fsencode(text)) <= LONGEST_NAME:
+        return text
+    letters = re.sub(r"[^A-Za-z0-9]+", "_", text)[:60].strip("_")
+    return f"{letters}-{hashlib.sha256(text.encode(errors='surrogateescape')).hexdigest()[:12]}"
 
 
 def digest_file(path: str | Path) -> str:

@@ -189,7 +189,9 @@ def _examine_disk(folder: Path) -> Iterator[Finding]:
         state="fine" if enough else "note",
         what=f"disk under {folder}",
         found=f"{free_gib:.0f} GiB free",
-        remedy="" if enough else f"a full-size chain wants {SMALLEST_FREE_GIB:.0f} GiB: set folder= to a larger disk",
+        remedy=""
+        if enough
+        else f"a full-size chain needs {SMALLEST_FREE_GIB:.0f} GiB: put the chain or a run's out= on a larger disk",
     )
     try:
         probe = existing / ".mochi-write-probe"

@@ -10,6 +10,8 @@ import torch
 from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.structures import Instances
 
+from pretrain.runtime.storage import make_file_name
+
 MIN_SCORE = 0.3
 """Weaker detections are not drawn, but the strongest of an image always is."""
 MIN_SIDE_PX = 384
@@ -32,7 +34,7 @@ def draw_detections(cfg: Any, model: Any, out: Path) -> list[Path]:
                 break
             instances = model(inputs)[0]["instances"].to("cpu")
             image = cv2.cvtColor(cv2.imread(inputs[0]["file_name"]), cv2.COLOR_BGR2RGB)
-            path = out / f"{inputs[0]['image_id']}.png"
+            path = out / f"{make_file_name(str(inputs[0]['image_id']))}.png"
             cv2.imwrite(str(path), cv2.cvtColor(draw_instances(image, instances, names), cv2.COLOR_RGB2BGR))
             paths.append(path)
     model.train(was_training)

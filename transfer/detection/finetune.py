@@ -18,6 +18,7 @@ from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils import comm
 
 import transfer.detection.heads  # noqa: F401  registers Res5ROIHeadsExtraNorm
+from pretrain.runtime import distributed
 from pretrain.runtime.progress import Heartbeat
 from pretrain.runtime.stopping import StopFlag, YieldRequested
 from pretrain.runtime.storage import read_json, write_json, write_text
@@ -31,7 +32,6 @@ from transfer.detection.protocols import FREE_KEYS, FULL_SIZE, describe_deviatio
 from transfer.detection.trainer import EvaluationHook, RunHook, StopTraining, make_hooks, make_trainer
 from transfer.detection.training_stream import build_train_loader
 from transfer.metrics.bootstrap import read_draws, summarise_draws
-from transfer.process_group import process_group, world_size, wrap_model
 from transfer.results.run_result import RunResult, read_finished, write_result
 from transfer.weights.manifest import Manifest, read_manifest
 
@@ -61,16 +61,13 @@ def finetune(cfg: Any, run: RunName, stop: StopFlag) -> RunResult | None:
     """
     manifest = read_manifest(run.weights)
     identity = {"backbone": run.backbone, "protocol": cfg.PROTOCOL, "weights_sha256": manifest.output["sha256"]}
-    if finished := read_finished(run.out, identity):
-        _check_settings(cfg, run.out, identity)
-        logger.info("%s: is finished already", run.out)
-        return finished
     check_manifest(manifest, cfg)
     deviations = lint(cfg)
-    register_datasets(cfg)
-    with process_group(cfg.MODEL.DEVICE):
-        _check_settings(cfg, run.out, identity)
-        _remember_settings(cfg, run.out, identity)
+    with distributed.process_group(torch.device(cfg.MODEL.DEVICE)):
+        if finished := distributed.on_main(lambda: _find_finished(cfg, run.out, identity)):
+            return finished
+        register_datasets(cfg)
+        distributed.on_main(lambda: _remember_settings(cfg, run.out, identity))
         if run.note and comm.is_main_process():
             logger.info("For a smaller machine: %s", run.note)
         if deviations and comm.is_main_process():
@@ -96,7 +93,9 @@ def build_trainer(cfg: Any, model: Any, *, batches_done: int) -> tuple[Any, Any]
     """Return (trainer, learning rate scheduler) of a model in training, its data to go on after so many batches."""
     optimizer = build_optimizer(cfg, model)
     loader = build_train_loader(cfg, seed=cfg.SEED, batches_done=batches_done)
-    return make_trainer(cfg, wrap_model(model, cfg.MODEL.DEVICE), loader, optimizer), build_lr_scheduler(cfg, optimizer)
+    return make_trainer(cfg, distributed.average_gradients_of(model), loader, optimizer), build_lr_scheduler(
+        cfg, optimizer
+    )
 
 
 def _train(cfg: Any, run: RunName, stop: StopFlag) -> tuple[Any, Any]:
@@ -144,7 +143,7 @@ def _run(trainer: Any, step: int, last: int) -> None:
 
 
 def _read_checkpoint(checkpointer: DetectorCheckpointer) -> dict[str, Any]:
-    path = checkpointer.get_checkpoint_file()
+    path = distributed.on_main(checkpointer.get_checkpoint_file)
     return checkpointer._load_file(path) if path else {}
 
 
@@ -168,7 +167,7 @@ def _conclude(cfg: Any, run: RunName, stop: StopFlag, model: Any, manifest: Mani
     if main:
         draw_detections(cfg, model, out / "detections")
     tell("evaluate_again")
-    again = check_saved(cfg, final, out / "evaluation_again", stop, metrics)
+    again, difference = check_saved(cfg, final, out / "evaluation_again", stop, metrics)
     tell("done")
     if not main:
         return None
@@ -177,6 +176,7 @@ def _conclude(cfg: Any, run: RunName, stop: StopFlag, model: Any, manifest: Mani
         "details": details,
         "bootstrap": summarise_draws(read_draws(out)),
         "reevaluated": again,
+        "reevaluation_warning": difference,
         "alarm": find_alarm(cfg.PROTOCOL, metrics, whole=whole),
         "precise_bn_norms": norms,
         "model_sha256": digest,
@@ -199,7 +199,7 @@ def _make_result(
         details={
             **facts,
             "steps": cfg.SOLVER.MAX_ITER,
-            "processes": world_size(),
+            "processes": distributed.world_size(),
             "rewrite": run.note,
             "input_unit": find_input_unit(cfg),
             "cuts_down": FULL_SIZE.get(cfg.PROTOCOL, ""),
@@ -213,11 +213,20 @@ def _make_result(
 def _realise(cfg: Any) -> Any:
     """Return `cfg` with SyncBN as this machine can compute it: BN alone, naiveSyncBN on several CPU processes."""
     cfg = cfg.clone()
-    alone = world_size() == 1
+    alone = distributed.world_size() == 1
     for node in (cfg.MODEL.RESNETS, cfg.MODEL.FPN, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD):
         if node.NORM in ("SyncBN", "naiveSyncBN") and (alone or cfg.MODEL.DEVICE == "cpu"):
             node.NORM = "BN" if alone else "naiveSyncBN"
     return cfg
+
+
+def _find_finished(cfg: Any, out: Path, identity: Mapping[str, Any]) -> RunResult | None:
+    """Return the result of a run that is finished; raise ValueError where OUT holds another run, finished or not."""
+    finished = read_finished(out, identity)
+    _check_settings(cfg, out, identity)
+    if finished:
+        logger.info("%s: is finished already", out)
+    return finished
 
 
 def _check_settings(cfg: Any, out: Path, identity: Mapping[str, Any]) -> None:
@@ -237,7 +246,5 @@ def _check_settings(cfg: Any, out: Path, identity: Mapping[str, Any]) -> None:
 
 
 def _remember_settings(cfg: Any, out: Path, identity: Mapping[str, Any]) -> None:
-    comm.synchronize()  # all have compared
-    if comm.is_main_process():
-        write_text(out / SETTINGS, cfg.dump())
-        write_json(out / IDENTITY, dict(identity))
+    write_text(out / SETTINGS, cfg.dump())
+    write_json(out / IDENTITY, dict(identity))

@@ -14,7 +14,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.visualizer import Visualizer
 from PIL import Image, ImageDraw, ImageFont
 
-from pretrain.runtime.storage import open_whole
+from pretrain.runtime.storage import make_file_name, open_whole
 from transfer.detection.evaluators import COCO_RESULTS_NAME, VOC_DET_FOLDER
 from transfer.metrics.coco_ap import read_coco_json
 from transfer.metrics.voc_files import read_det_files
@@ -79,9 +79,9 @@ def choose_records(records: Sequence[dict[str, Any]], count: int) -> list[dict[s
 
 def read_detections(folder: str | Path, dataset_name: str) -> dict[Any, list[Detection]]:
     """Return image id → detections, in the image's own pixels, that an evaluator saved in a run's folder."""
-    metadata = MetadataCatalog.get(dataset_name)
+    metadata, place_name = MetadataCatalog.get(dataset_name), make_file_name(dataset_name)
     # A run keeps one folder for each of its test sets; the folder of an evaluation, or of one set, does as well.
-    places = (Path(folder) / "evaluation" / dataset_name, Path(folder) / dataset_name)
+    places = (Path(folder) / "evaluation" / place_name, Path(folder) / place_name)
     place = next((place for place in places if place.is_dir()), Path(folder))
     results, det_files = place / COCO_RESULTS_NAME, place / VOC_DET_FOLDER
     if results.is_file():

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pretrain.runtime import distributed
+
 
 class _Population:
     """Sums over batches of one norm: elements, elements x mean, elements x mean of squares; float64."""
@@ -67,7 +69,7 @@ def update_statistics(model: nn.Module, batches: Iterable[Any], count: int) -> i
     if seen < count:
         raise ValueError(f"PreciseBN wants {count} batches (TEST.PRECISE_BN.NUM_ITER), the data gave {seen}")
     for norm, population in populations.items():
-        _sum_over_ranks(population.sums)
+        distributed.sum_over_ranks(population.sums)
         if (statistics := population.statistics()) is not None:
             assert norm.running_mean is not None
             assert norm.running_var is not None
@@ -79,11 +81,10 @@ def update_statistics(model: nn.Module, batches: Iterable[Any], count: int) -> i
 @torch.no_grad()
 def share_statistics(model: nn.Module) -> None:
     """Give every rank the running statistics of rank 0, which are the ones that are saved."""
-    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-        for module in model.modules():
-            if isinstance(module, _BatchNorm):
-                for buffer in module.buffers(recurse=False):
-                    torch.distributed.broadcast(buffer, 0)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            for buffer in module.buffers(recurse=False):
+                distributed.copy_from_main(buffer)
 
 
 @contextmanager
@@ -114,9 +115,3 @@ def _record(populations: dict[_BatchNorm, _Population]) -> Iterator[None]:
         for norm, (momentum, tracked) in before.items():
             norm.momentum, norm.num_batches_tracked = momentum, tracked
             norm.running_mean, norm.running_var = kept[norm]
-
-
-def _sum_over_ranks(sums: Tensor) -> None:
-    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-        torch.distributed.all_reduce(sums)
-        torch.distributed.broadcast(sums, 0)  # a reduction may round differently on different ranks

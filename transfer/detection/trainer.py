@@ -11,11 +11,11 @@ from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, hooks
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter, get_event_storage
 
+from pretrain.runtime import distributed
 from pretrain.runtime.progress import Heartbeat
 from pretrain.runtime.stopping import StopFlag
 from pretrain.runtime.storage import append_json_line, read_json_lines, write_text
 from transfer.detection.checkpoint import DetectorCheckpointer
-from transfer.process_group import any_rank
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class RunHook(HookBase):
         done = self.trainer.iter + 1
         if comm.is_main_process():
             self.heartbeat.beat(done, "train")
-        stopping = any_rank(self.stop.is_set, self.cfg.MODEL.DEVICE)
+        (stopping,) = distributed.any_rank(self.stop.is_set)
         now = time.monotonic()
         due = done % self.cfg.SOLVER.CHECKPOINT_PERIOD == 0 or now - self.saved > 60 * self.cfg.RUN.CHECKPOINT_MINUTES
         before_evaluation = is_due(self.cfg.TEST.EVAL_PERIOD, done)

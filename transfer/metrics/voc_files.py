@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from defusedxml import ElementTree
 
-from pretrain.runtime.storage import open_whole
+from pretrain.runtime.storage import make_file_name, open_whole
 from transfer.metrics.voc_ap import FloatArray, Ties, VocDetections, VocTruth, compute_voc_ap, group_by_class
 
 
@@ -89,7 +89,7 @@ def write_det_files(
     for category, name in enumerate(class_names):
         rows = lines[bounds[category] : bounds[category + 1]]
         data = rows[rows != 0].tobytes()
-        with open_whole(Path(folder) / f"{name}.txt") as stream:
+        with open_whole(Path(folder) / f"{make_file_name(name)}.txt") as stream:
             stream.write(data)
 
 
@@ -106,7 +106,7 @@ def read_det_files(folder: str | Path, images: Sequence[str], class_names: Seque
     index = {name: number for number, name in enumerate(images)}
     rows: list[list[float]] = []
     for category, name in enumerate(class_names):
-        path = Path(folder) / f"{name}.txt"
+        path = Path(folder) / f"{make_file_name(name)}.txt"
         if not path.is_file():
             raise ValueError(f"{path}: no such det file; expected one per class, empty where nothing was found")
         for number, line in enumerate(path.read_text().splitlines(), 1):

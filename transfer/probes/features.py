@@ -3,7 +3,7 @@
 Shapes: n images, D features (2048 of a ResNet-50, 512 of a ResNet-18).
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 from pretrain.input.images import ImageFolder
 from pretrain.input.labelled_images import Batch, LabelledImages, find_images, normalise_images
 from pretrain.input.sampler import Request
+from pretrain.runtime import distributed
 from pretrain.runtime.settings import as_dict
 from pretrain.runtime.stopping import end_workers_at_exit, ignore_stop_signals
-from pretrain.runtime.storage import digest_file
-from transfer.collectives import gather_rows, own_rank
-from transfer.process_group import local_rank, world_size
+from pretrain.runtime.storage import digest_file, sweep_temporary_files
+from transfer.probes.feature_table import FeatureTable, finish_table, open_rows, read_table
 from transfer.results.run_result import RESULT_NAME, RunResult, read_finished
 from transfer.weights.backbone import Backbone, build_resnet, read_backbone
 from transfer.weights.resnet_names import expected_shapes
@@ -53,6 +53,8 @@ class FeatureConfig:
     """Shorter side before the centre crop, in pixels."""
     crop_px: int = 224
     """Side of what the backbone sees, in pixels."""
+    max_megapixels: float = 179.0
+    """Refuse an image file that declares more, before it is decoded: a megapixel takes 3 MB."""
     workers: int = 8
     """DataLoader processes per rank; 0: the main process decodes."""
     feature_batch: int = 256
@@ -67,20 +69,23 @@ class FeatureConfig:
 
 @dataclass(frozen=True)
 class Features:
-    """Features of a split, on the CPU."""
+    """Features of a split, on disk."""
 
-    values: Tensor  # (n, D) float32
+    values: FeatureTable  # (n, D) float32
     labels: Tensor  # (n,) int64
     classes: tuple[str, ...]
+    source: ImageFolder
 
 
+FEATURE_KEYS = ("class_list", "train_images", "val_images", "resize_px", "crop_px")
+"""Settings that features depend on, beside the data and the weights."""
 RUN_KEYS = (
     "protocol", "backbone", "seed", "out", "data", "class_list", "workers", "feature_batch", "device", "precision",
-    "threads",
+    "threads", "max_megapixels",
 )  # fmt: skip
 """Settings that name a run or its machine, and so are no deviation from a protocol."""
 
-UNRELATED = ("out", "workers", "feature_batch", "device", "precision", "threads", "chunk")
+UNRELATED = ("out", "workers", "feature_batch", "device", "precision", "threads", "chunk", "max_megapixels")
 """Settings that may change between the parts of one run."""
 
 
@@ -134,7 +139,7 @@ def choose_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device=cuda, but torch sees no CUDA device; use device=cpu or device=auto")
-    return torch.device(name, local_rank()) if name == "cuda" else torch.device(name)
+    return torch.device(name, distributed.local_rank()) if name == "cuda" else torch.device(name)
 
 
 class FrozenBackbone:
@@ -143,6 +148,7 @@ class FrozenBackbone:
     def __init__(self, path: str | Path, device: torch.device, precision: str = "auto") -> None:
         """Load the backbone at `path`, strictly; exactly fc.weight and fc.bias of a whole ResNet stay fresh."""
         self.backbone: Backbone = read_backbone(path)
+        self.digest = digest_file(path)
         fresh = sorted({*expected_shapes(self.backbone.depth), *FRESH} - self.backbone.state.keys())
         assert fresh == list(FRESH), f"{path}: read_backbone left out {fresh}"
         self.device = device
@@ -203,34 +209,76 @@ def build_batches(images: Dataset[Batch], order: Iterable[list[Request]], worker
 def find_split(config: FeatureConfig, split: str) -> ImageFolder:
     """Return the images of `split` that the settings ask for."""
     limit = config.train_images if split == "train" else config.val_images
-    return find_images(config.data, split, config.class_list, limit)
+    return find_images(config.data, split, config.class_list, limit, max_megapixels=config.max_megapixels)
 
 
 def extract_features(
-    model: FrozenBackbone, config: FeatureConfig, split: str, *, after_batch: Callable[[int], None] = lambda _done: None
+    model: FrozenBackbone,
+    config: FeatureConfig,
+    split: str,
+    folder: Path,
+    *,
+    after_batch: Callable[[int], None] = lambda _done: None,
 ) -> Features:
-    """Return the features of the centre crops of a split, in the order of the files; each rank does its share.
+    """Write the features of the centre crops of a split below `folder`, in the order of the files; each rank its share.
 
-    `after_batch(images done)` is called after every batch: for a heartbeat, and to raise YieldRequested.
+    Features that are there already, of the same weights, data and settings, are used again. `after_batch(images done)`
+    is called equally often on every rank: for a heartbeat, and to raise YieldRequested on all ranks.
     """
-    source = find_split(config, split)
+    source, place = find_split(config, split), folder / split
+    of = _describe_features(model, config, source)
+    table = distributed.on_main(lambda: read_table(place, of))
+    if table is None:
+        distributed.on_main(lambda: sweep_temporary_files(place))
+        rank, ranks = distributed.rank(), distributed.world_size()
+        shares = share_rows(len(source), ranks)
+        with open_rows(place, rank, ranks) as stream:
+            for values in _embed(model, config, source, shares, after_batch):
+                stream.write(values.numpy().data)
+        distributed.barrier()
+        rows = [len(share) for share in shares]
+        distributed.on_main(lambda: finish_table(place, of, model.width, rows))
+        table = distributed.on_main(lambda: read_table(place, of))
+        assert table is not None, f"{place}: written just now"
+    return Features(table, torch.from_numpy(source.labels), source.classes, source)
+
+
+def share_rows(rows: int, ranks: int, unit: int = 1) -> list[range]:
+    """Return each rank's rows: neighbouring ones, as evenly as whole units allow, the last ranks fewer or none."""
+    share = -(-rows // (ranks * unit)) * unit
+    return [range(min(rank * share, rows), min((rank + 1) * share, rows)) for rank in range(ranks)]
+
+
+def _embed(
+    model: FrozenBackbone,
+    config: FeatureConfig,
+    source: ImageFolder,
+    shares: list[range],
+    after_batch: Callable[[int], None],
+) -> Iterator[Tensor]:
+    """Yield the features (b, D) of this rank's images, on the CPU."""
+    mine, size, ranks = shares[distributed.rank()], config.feature_batch, len(shares)
+    requests = [[(0, index) for index in mine[at : at + size]] for at in range(0, len(mine), size)]
     images = LabelledImages(source, crop_px=config.crop_px, resize_px=config.resize_px)
-    rank, ranks = own_rank(), world_size()
-    share = -(-len(images) // ranks)
-    mine = range(min(rank * share, len(images)), min((rank + 1) * share, len(images)))
-    requests = [
-        [(0, index) for index in mine[at : at + config.feature_batch]]
-        for at in range(0, len(mine), config.feature_batch)
-    ]
-    values = torch.zeros(share, model.width)
+    batches = iter(build_batches(images, requests, config.workers))
     done = 0
-    for batch in build_batches(images, requests, config.workers):
-        count = len(batch["label"])
-        values[done : done + count] = model(batch["image"]).cpu()
-        done += count
-        after_batch(min(done * ranks, len(images)))
-    gathered = gather_rows(values.to(model.device)).cpu()
-    return Features(gathered[: len(images)], torch.from_numpy(source.labels), source.classes)
+    for _ in range(0, len(shares[0]), size):  # the first rank has the most batches; all go round equally often
+        if (batch := next(batches, None)) is not None:
+            yield model(batch["image"]).cpu()
+            done += len(batch["label"])
+        after_batch(min(done * ranks, len(source)))
+
+
+def _describe_features(model: FrozenBackbone, config: FeatureConfig, source: ImageFolder) -> dict[str, Any]:
+    """Return what the features depend on: other weights, images or settings make others."""
+    kept = {key: getattr(config, key) for key in FEATURE_KEYS}
+    return {
+        **kept,
+        "weights_sha256": model.digest,
+        "bf16": model.bf16,
+        "data": str(source.root.absolute()),
+        "images_sha256": source.digest(),
+    }
 
 
 def _take_batch(batch: Any) -> Any:

@@ -11,11 +11,13 @@ and so are the gradients of a linear head on them; the rate belongs to batch 256
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from transfer.probes.feature_table import Rows
 from transfer.probes.features import FeatureConfig, check_feature_config
 
 LR_BATCH = 256
@@ -155,11 +157,11 @@ class Standardiser:
         return (features - self.mean) * self.scale
 
 
-def fit_standardiser(features: Tensor) -> Standardiser:
+def fit_standardiser(features: Rows) -> Standardiser:
     """Return the standardiser of the training features (n, D); sums run in float64, slice by slice."""
-    slices = torch.split(features, STATISTICS_ROWS)
-    mean = torch.stack([rows.double().sum(dim=0) for rows in slices]).sum(dim=0) / len(features)
-    squares = torch.stack([(rows.double() - mean).square().sum(dim=0) for rows in slices]).sum(dim=0)
+    slices = [slice(begin, begin + STATISTICS_ROWS) for begin in range(0, len(features), STATISTICS_ROWS)]
+    mean = torch.stack([features[rows].double().sum(dim=0) for rows in slices]).sum(dim=0) / len(features)
+    squares = torch.stack([(features[rows].double() - mean).square().sum(dim=0) for rows in slices]).sum(dim=0)
     deviation = (squares / len(features)).sqrt()
     scale = torch.where(deviation > 1e-6 * deviation.max().clamp(min=1e-12), 1 / deviation, 0.0)
     return Standardiser(mean.float(), scale.float())
@@ -173,9 +175,7 @@ class Accuracy:
     top1: tuple[float, ...]
 
 
-def summarise_accuracy(
-    history: Sequence[Accuracy], rates: Sequence[float]
-) -> tuple[dict[str, float], dict[str, object]]:
+def summarise_accuracy(history: Sequence[Accuracy], rates: Sequence[float]) -> tuple[dict[str, float], dict[str, Any]]:
     """Return the metrics and the details of a run; a sweep reports the rate that is best at the end.
 
     Returns:

@@ -1,7 +1,7 @@
 """Train linear heads from a checkpoint on disk to a result on disk; stops on request and goes on where it was.
 
-OUT/linear.pt holds heads, optimizer and position, OUT/features.pt the cached features. A batch is a pure function of
-seed, epoch and step, so a resumed run equals the uninterrupted one.
+OUT/linear.pt holds heads, optimizer and position, OUT/features/ the cached features, which no process ever holds
+all of. A batch is a pure function of seed, epoch and step, so a resumed run equals the uninterrupted one.
 """
 
 import json
@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pretrain.input.labelled_images import LabelledImages, find_images
+from pretrain.input.labelled_images import LabelledImages
 from pretrain.input.sampler import ShardedSampler
+from pretrain.runtime import distributed
 from pretrain.runtime.progress import Heartbeat
 from pretrain.runtime.settings import as_dict
 from pretrain.runtime.stopping import StopFlag, YieldRequested
-from pretrain.runtime.storage import digest_file, open_whole, sweep_temporary_files, write_text
-from transfer.collectives import average_gradients, is_main, own_rank, wait_for_all
+from pretrain.runtime.storage import open_whole, sweep_temporary_files, write_text
 from transfer.probes import features as features_module
 from transfer.probes.features import Features, FrozenBackbone, build_batches, extract_features
 from transfer.probes.linear_heads import (
@@ -28,6 +28,7 @@ from transfer.probes.linear_heads import (
     Accuracy,
     Heads,
     LinearConfig,
+    Standardiser,
     build_optimizer,
     fit_standardiser,
     list_rates,
@@ -35,7 +36,7 @@ from transfer.probes.linear_heads import (
     set_rates,
     summarise_accuracy,
 )
-from transfer.process_group import any_rank, world_size
+from transfer.probes.predictions import write_predictions
 from transfer.results.run_result import RunResult, write_result
 
 logger = logging.getLogger(__name__)
@@ -43,8 +44,7 @@ CHECKPOINT_MINUTES = 10.0
 """Longest time between two checkpoints within an epoch."""
 EVALUATION_ROWS = 4096
 """Features classified at a time."""
-FEATURE_KEYS = ("class_list", "train_images", "val_images", "resize_px", "crop_px", "augment")
-"""Settings that the cached features depend on, beside the data and the weights."""
+FEATURES_FOLDER = "features"
 
 
 class LinearTraining:
@@ -54,33 +54,42 @@ class LinearTraining:
         self.config, self.stop, self.out = config, stop, Path(config.out)
         self.began = time.monotonic()
         self.seconds_before = 0.0
-        self.weights, self.digest = weights, digest_file(weights)
+        self.weights = weights
         self.device = features_module.choose_device(config.device)
         self.model = FrozenBackbone(weights, self.device, config.precision)
-        source = find_images(config.data, "train", config.class_list, config.train_images)
+        self.digest = self.model.digest
+        source = features_module.find_split(config, "train")
         self.images = LabelledImages(
             source, crop_px=config.crop_px, resize_px=config.resize_px, random_seed=config.seed
         )
-        self.sampler = ShardedSampler(len(source), config.batch_size, config.seed, own_rank(), world_size())
+        self.sampler = ShardedSampler(
+            len(source), config.batch_size, config.seed, distributed.rank(), distributed.world_size()
+        )
         self.heads = Heads(self.model.width, len(source.classes), list_rates(config), config.seed).to(self.device)
         self.optimizer = build_optimizer(self.heads, config)
         self.history: list[Accuracy] = []
         self.epoch = self.step = 0
         self.best: dict[str, Tensor] = {}
         self.proved = 0
+        self.standardise: Standardiser | None = None
 
     def run(self) -> RunResult:
         """Train what is left of the epochs and return the result; YieldRequested after a stop was asked for."""
         steps = self.sampler.steps_per_epoch
         self._resume()
-        heartbeat = Heartbeat(self.out, self.config.epochs * steps, first_step=self.epoch * steps + self.step)
+        heartbeat = Heartbeat(
+            self.out,
+            self.config.epochs * steps,
+            first_step=self.epoch * steps + self.step,
+            writes=distributed.is_main(),
+        )
         heartbeat.beat(self.epoch * steps + self.step, "features", now=True)
         train, val = self._load_features()
         while self.epoch < self.config.epochs:
             self._train_epoch(train, heartbeat)
             self._finish_epoch(val)
         heartbeat.beat(self.config.epochs * steps, "done", now=True)
-        return self._describe()
+        return self._conclude(val)
 
     def _train_epoch(self, train: Features | None, heartbeat: Heartbeat) -> None:
         saved = time.monotonic()
@@ -88,16 +97,17 @@ class LinearTraining:
         for values, labels in self._iterate(train):
             self.optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(self.heads.loss(values, labels))
-            average_gradients(self.heads)
+            distributed.average_gradients(self.heads)
             self.optimizer.step()
             self.step += 1
             heartbeat.beat(self.epoch * self.sampler.steps_per_epoch + self.step, f"epoch {self.epoch + 1}")
-            if any_rank(self.stop.is_set, str(self.device)):
-                self._save()
-                raise YieldRequested(self.stop.reason or "another rank was asked to stop")
-            if train is None and time.monotonic() - saved > 60 * CHECKPOINT_MINUTES:
+            late = train is None and time.monotonic() - saved > 60 * CHECKPOINT_MINUTES
+            stopping, due = distributed.any_rank(self.stop.is_set, late)
+            if stopping or due:
                 self._save()
                 saved = time.monotonic()
+            if stopping:
+                raise YieldRequested(self.stop.reason or "another rank was asked to stop")
 
     def _iterate(self, train: Features | None) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield this rank's (features, labels) of each batch of the epoch, from the current step on."""
@@ -108,15 +118,19 @@ class LinearTraining:
             return
         for requests in self.sampler:
             rows = torch.tensor([index for _, index in requests])
-            yield train.values[rows].to(self.device), train.labels[rows].to(self.device)
+            yield self._prepare(train.values[rows]), train.labels[rows].to(self.device)
+
+    def _prepare(self, features: Tensor) -> Tensor:
+        """Return features (B, D) as the heads see them."""
+        return (self.standardise(features) if self.standardise else features).to(self.device)
 
     @torch.no_grad()
     def _finish_epoch(self, val: Features) -> None:
         """Measure, prove that the backbone rests, keep the best heads, write the line and the checkpoint."""
         hits = torch.zeros(len(self.heads.rates), dtype=torch.int64, device=self.device)
-        chunks = (torch.split(val.values, EVALUATION_ROWS), torch.split(val.labels, EVALUATION_ROWS))
-        for values, labels in zip(*chunks, strict=True):
-            hits += self.heads.count_hits(values.to(self.device), labels.to(self.device))
+        for rows in self._own_chunks(val):
+            hits += self.heads.count_hits(self._prepare(val.values[rows]), val.labels[rows].to(self.device))
+        distributed.sum_over_ranks(hits)
         top1 = tuple(100 * count / len(val.labels) for count in hits.tolist())
         if not self.history or max(top1) > max(max(entry.top1) for entry in self.history):
             self.best = {name: tensor.cpu().clone() for name, tensor in self.heads.state_dict().items()}
@@ -127,42 +141,34 @@ class LinearTraining:
             logger.info("epoch %d: top-1 %s %%; all %d backbone tensors rest", self.epoch, _percent(top1), self.proved)
             self._save()
 
+    def _own_chunks(self, val: Features) -> Iterator[slice]:
+        """Yield the rows of `val` that this rank measures: chunks are dealt out in turn."""
+        every = EVALUATION_ROWS * distributed.world_size()
+        for begin in range(EVALUATION_ROWS * distributed.rank(), len(val.labels), every):
+            yield slice(begin, begin + EVALUATION_ROWS)
+
     def _load_features(self) -> tuple[Features | None, Features]:
-        """Return the standardised features of both splits; train is None when its images are augmented.
+        """Return the features of both splits, on disk; train is None when its images are augmented.
 
         The centre crops of val never change, so their features are taken once and not after every epoch.
         """
-        path = self.out / "features.pt"
         splits = ("val",) if self.config.augment != "none" else ("train", "val")
-        if path.exists() and (stored := _read_tensors(path)).get("of") == self._describe_features():
-            found = {split: Features(**stored[split]) for split in splits}
-        else:
-            found = {
-                split: extract_features(self.model, self.config, split, after_batch=self._check) for split in splits
-            }
-            if is_main():
-                content = {split: vars(part) for split, part in found.items()}
-                with open_whole(path) as stream:
-                    torch.save({**content, "of": self._describe_features()}, stream)
+        found = {split: self._take_features(split) for split in splits}
         train = found.get("train")
-        if train is None or not self.config.standardise:
-            return train, found["val"]
-        change = fit_standardiser(train.values)
-        train, val = (Features(change(part.values), part.labels, part.classes) for part in (train, found["val"]))
-        return train, val
+        if train is not None and self.config.standardise:
+            self.standardise = fit_standardiser(train.values)
+        return train, found["val"]
 
-    def _describe_features(self) -> dict[str, Any]:
-        """Return what the cached features depend on: other weights or settings make others."""
-        kept = {key: getattr(self.config, key) for key in FEATURE_KEYS}
-        return {**kept, "data": str(Path(self.config.data).absolute()), "weights_sha256": self.digest}
+    def _take_features(self, split: str) -> Features:
+        def after_batch(_done: int) -> None:
+            if any(distributed.any_rank(self.stop.is_set)):
+                raise YieldRequested(self.stop.reason or "another rank was asked to stop")
 
-    def _check(self, _done: int) -> None:
-        # Several ranks have different numbers of batches here, so they cannot agree on a stop before training begins.
-        if self.stop.is_set and world_size() == 1:
-            raise YieldRequested(self.stop.reason)
+        folder = self.out / FEATURES_FOLDER
+        return extract_features(self.model, self.config, split, folder, after_batch=after_batch)
 
     def _save(self) -> None:
-        if is_main():
+        if distributed.is_main():
             state = {
                 "heads": self.heads.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
@@ -178,13 +184,12 @@ class LinearTraining:
             steps = self.sampler.steps_per_epoch
             lines = [{"step": entry.epoch * steps, "epoch": entry.epoch, "top1": entry.top1} for entry in self.history]
             write_text(self.out / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-        wait_for_all()
+        distributed.barrier()
 
     def _resume(self) -> None:
         path = self.out / "linear.pt"
-        if is_main():
-            sweep_temporary_files(self.out)
-        if not path.exists():
+        distributed.on_main(lambda: sweep_temporary_files(self.out))
+        if not distributed.on_main(path.exists):
             return
         state = _read_tensors(path)
         if state["settings"] != self._settings():
@@ -200,8 +205,19 @@ class LinearTraining:
         kept = {key: value for key, value in as_dict(self.config).items() if key not in features_module.UNRELATED}
         return {**kept, "weights_sha256": self.digest}
 
-    def _describe(self) -> RunResult:
+    @torch.no_grad()
+    def _predict(self, val: Features, rate: float) -> Tensor:
+        """Return the class (n,) that the head of `rate` gives every image of val, on every rank."""
+        head = self.heads.rates.index(rate)
+        predicted = torch.zeros(len(val.labels), dtype=torch.int64)
+        for rows in self._own_chunks(val):
+            logits = self.heads(self._prepare(val.values[rows]))[head]
+            predicted[rows] = logits.argmax(dim=1).cpu()
+        return distributed.sum_over_ranks(predicted)
+
+    def _conclude(self, val: Features) -> RunResult:
         metrics, details = summarise_accuracy(self.history, self.heads.rates)
+        predicted = self._predict(val, details["lr"])
         details |= {"proved_frozen_tensors": self.proved or self.model.prove_frozen(), "config": as_dict(self.config)}
         result = RunResult(
             backbone=self.config.backbone or self.weights.stem,
@@ -213,7 +229,8 @@ class LinearTraining:
             seconds=self.seconds_before + time.monotonic() - self.began,
             details=details,
         )
-        if is_main():
+        if distributed.is_main():
+            write_predictions(self.out, val.source, predicted.numpy())
             write_result(self.out, result)
         return result
 

@@ -1,9 +1,5 @@
 """Two real gloo processes agree: on permutations, gradients, flags, queues; alone, every function is the obvious."""
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +9,7 @@ from PIL import Image
 
 from pretrain.runtime import distributed
 from pretrain.runtime.checkpoint import read_content
-from pretrain.runtime.machine import PROJECT_ROOT
+from tests.making.ranks import run_ranks
 
 COLLECTIVES = """
 import torch
@@ -39,6 +35,16 @@ with distributed.process_group(CPU):
     assert distributed.all_equal(4)
     assert not distributed.all_equal(rank)
     distributed.barrier()
+    assert distributed.on_main(lambda: ["the main rank's", rank]) == ["the main rank's", 0]
+    try:
+        distributed.on_main(lambda: int("no number"))
+        raise SystemExit("the main rank's error was lost")
+    except ValueError as error:
+        assert "no number" in str(error)
+    assert distributed.sum_over_ranks(torch.tensor([1, rank])).tolist() == [2, 1]
+    own = torch.tensor([float(rank)])
+    distributed.copy_from_main(own)
+    assert own.item() == 0
 
     x = torch.full((2, 3), float(rank + 1), requires_grad=True)
     everyone = distributed.gather_with_gradient(x)
@@ -195,30 +201,6 @@ def test_three_ranks_stopped_by_a_signal_to_one_go_on_as_two_and_every_sample_is
     assert [code for code, _ in done] == [0, 0], "\n".join(text for _, text in done)
     newest = read_content(tmp_path / "run" / "checkpoints" / "checkpoint_00000002.pt")
     assert newest["state_dict"]["module.queue_indices"].sort().values.tolist() == list(range(24))
-
-
-def run_ranks(script: str, folder: Path, *words: str, ranks: int = 2) -> list[tuple[int, str]]:
-    """Run `script` as so many processes of one group; return the exit code and the output of each."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    path = folder / "rank.py"
-    path.write_text(script)
-    group = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    base = os.environ | group | {"PYTHONPATH": str(PROJECT_ROOT), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(path), *words],
-            cwd=folder,
-            env=base | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(ranks)
-    ]
-    texts = [process.communicate(timeout=500)[0] for process in processes]
-    return [(process.returncode, text) for process, text in zip(processes, texts, strict=True)]
 
 
 def test_alone_everything_is_the_obvious() -> None:

@@ -6,10 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pretrain.runtime.storage import (
     append_json_line,
     digest_file,
+    make_file_name,
     open_whole,
     read_json,
     read_json_lines,
@@ -94,3 +97,27 @@ def test_sweep_removes_only_temporary_files(tmp_path: Path) -> None:
     (tmp_path / "x.pt").write_bytes(b"")
     assert sweep_temporary_files(tmp_path) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["x.pt"]
+
+
+@pytest.mark.parametrize("name", ["000042", "2007_000027", "aeroplane", "Straße 7", "a.b-c"])
+def test_a_plain_name_from_data_is_its_file_name(name: str) -> None:
+    assert make_file_name(name) == name
+
+
+@given(st.text(max_size=300), st.text(max_size=300))
+def test_no_name_from_data_leaves_its_folder_or_meets_another(
+    tmp_path_factory: pytest.TempPathFactory, first: str, second: str
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    names = [make_file_name(text) for text in (first, second)]
+    for name in names:
+        assert (folder / f"{name}.png").resolve().parent == folder.resolve()
+        assert len(f".partial-{name}.png.12345678".encode()) < 256
+    assert (names[0] == names[1]) == (first == second)
+
+
+@pytest.mark.parametrize("name", ["../../outside", "/etc/x", "..", "", "a\0b", "x" * 4000, "a/b", ".hidden", "\x1b[2J"])
+def test_a_path_from_data_is_written_inside(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "run" / f"{make_file_name(name)}.txt"
+    write_text(path, "inside")
+    assert [entry for entry in tmp_path.rglob("*") if entry.is_file()] == [path]

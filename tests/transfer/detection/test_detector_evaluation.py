@@ -3,15 +3,16 @@ import math
 import pytest
 
 from pretrain.runtime.stopping import StopFlag, YieldRequested
-from transfer.detection.evaluation import ALARM_AP, StoppableLoader, compare_metrics, find_alarm
+from transfer.detection.evaluation import ALARM_AP, StoppableLoader, compare_metrics, find_alarm, judge_reevaluation
 from transfer.detection.protocols import FULL_SIZE, PROTOCOL_FILES
 
 LOGGED = {"AP": 53.5, "AP50": 81.3, "AP75": math.nan}
 
 
 def test_equal_metrics_pass_and_nan_equals_nan() -> None:
-    compare_metrics(LOGGED, dict(LOGGED), 0.0)
-    compare_metrics(LOGGED, {**LOGGED, "AP": 53.52}, 0.05)
+    assert not compare_metrics(LOGGED, dict(LOGGED), 0.0)
+    assert not compare_metrics(LOGGED, {**LOGGED, "AP": 53.52}, 0.05)
+    assert not judge_reevaluation(LOGGED, dict(LOGGED), "cpu")
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,13 @@ def test_equal_metrics_pass_and_nan_equals_nan() -> None:
 )
 def test_a_metric_that_differs_appears_or_is_lost_in_the_re_evaluation_is_refused(again: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="a result that cannot be reproduced is not written"):
-        compare_metrics(LOGGED, again, 0.05)
+        judge_reevaluation(LOGGED, again, "cpu")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:3"])
+def test_a_difference_on_cuda_is_recorded_and_the_paid_schedule_kept(device: str) -> None:
+    assert not judge_reevaluation(LOGGED, {**LOGGED, "AP": 53.54}, device)
+    assert "'AP': (53.5, 53.56)" in judge_reevaluation(LOGGED, {**LOGGED, "AP": 53.56}, device)
 
 
 def test_every_full_size_protocol_has_an_alarm_near_what_random_weights_give() -> None:
