@@ -21,6 +21,7 @@ from transfer.detection.evaluators import build_evaluator
 from transfer.detection.precise_bn import share_statistics, update_statistics
 from transfer.detection.rle_inference import RleInference
 from transfer.detection.training_stream import PRECISE_BN_STREAM, build_train_loader
+from transfer.metrics.bootstrap import MetricDraws, write_draws
 
 logger = logging.getLogger(__name__)
 
