@@ -7,11 +7,12 @@
   mochi finetune CONFIG WEIGHTS [key=value …]   Faster R-CNN on VOC, Mask R-CNN on COCO
   mochi linear CONFIG WEIGHTS [key=value …]     linear classification on frozen features
   mochi knn CONFIG WEIGHTS [key=value …]        nearest neighbours on frozen features
+  mochi evaluate GT DETECTIONS [key=value …]    saved detections against VOC's or COCO's annotations
   mochi analyse CONFIG NAME=WEIGHTS …           the paper's analyses, as figures and numbers
   mochi gallery CONFIG OUT NAME=RUN …           detections of several runs side by side
   mochi chain init|plan|submit|status|… CHAIN   all of the above in order, here or on Slurm
   mochi report CHAIN_FOLDER                     the page, the tables
-  mochi data make|check|pack …                  the embedded digits; check a data root; pack images into a cache
+  mochi data make|fetch|check|pack …            the embedded digits; VOC and COCO; check a data root; pack a cache
   mochi doctor                                  what is installed, what is missing, and the remedy
 
   mochi COMMAND --help     teaches each with an example
@@ -42,6 +43,7 @@ COMMANDS = {
     "finetune": "tools.finetune_detector",
     "linear": "tools.train_linear",
     "knn": "tools.classify_knn",
+    "evaluate": "tools.evaluate_detections",
     "analyse": "tools.analyse_encoder",
     "gallery": "tools.draw_gallery",
     "chain": "tools.chain.__main__",
@@ -50,13 +52,18 @@ COMMANDS = {
 }
 FIRST_WORDS = {"inspect": ["inspect"], "check": ["check"]}
 """Command → words that go before the user's."""
-DATA_COMMANDS = {"make": "tools.make_digits", "check": "tools.check_data", "pack": "tools.pack_images"}
+DATA_COMMANDS = {
+    "make": "tools.make_digits",
+    "fetch": "tools.data.fetch_data",
+    "check": "tools.check_data",
+    "pack": "tools.pack_images",
+}
 CHAIN_WORDS = ("init", "keys", "plan", "submit", "status", "resume", "cancel", "logs", "report")
 WITH_KEYS = ("pretrain", "linear", "knn", "analyse", "convert")
 """Commands whose `keys` are listed by tools.settings.list_settings; `chain keys` is a command of its own."""
 CONFIG_AT = {"pretrain": 0, "finetune": 0, "linear": 0, "knn": 0, "analyse": 0, "gallery": 0, "chain": 1}
 """Command → which of its words is a config."""
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+CONFIGS = PROJECT_ROOT / "configs"
 
 BASH = """_mochi() {{
   local word=${{COMP_WORDS[COMP_CWORD]}}

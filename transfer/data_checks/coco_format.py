@@ -82,17 +82,16 @@ def check_coco(content: CocoContent, folder: Path, *, deep: bool) -> Iterator[Pr
             yield from check_image(file, (images[key]["width"], images[key]["height"]))
 
 
-def compare_category_maps(first: CocoContent, second: CocoContent) -> list[Problem]:
-    """Return the problem that two sets of one task name categories differently; [] when they agree."""
-    ours, theirs = first.category_map(), second.category_map()
-    off = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
-    if not off:
+def compare_categories(first: CocoContent, second: CocoContent) -> list[Problem]:
+    """Return the problem that two sets of one task have other category names; [] when they agree."""
+    ours, theirs = set(first.category_map().values()), set(second.category_map().values())
+    if ours == theirs:
         return []
     what = (
-        f"its category map differs from {first.path.name}'s in {len(off)} ids, e.g. {off[0]} is "
-        f"{theirs.get(off[0])!r} here and {ours.get(off[0])!r} there"
+        f"its category names differ from {first.path.name}'s: lacking {sorted(ours - theirs)[:5]}, unknown "
+        f"{sorted(theirs - ours)[:5]}"
     )
-    return [Problem(where=str(second.path), what=what, remedy="give both files the same list of categories")]
+    return [Problem(where=str(second.path), what=what, remedy="give both files the same category names")]
 
 
 def _has_id(entry: Any) -> bool:

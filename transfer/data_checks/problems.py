@@ -1,12 +1,12 @@
 """What can be wrong with a file of a data set: one problem, one remedy; images decoded, copies found by their bytes."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
+from PIL import Image, ImageOps
 
 from pretrain.runtime.storage import digest_file
 
@@ -32,14 +32,40 @@ def choose_sample(names: list[Any], deep: bool) -> list[Any]:
 
 
 def check_image(path: Path, size: tuple[Any, Any]) -> list[Problem]:
-    """Return what is wrong with an image: it cannot be decoded, or is not (width, height) `size` in pixels."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is None:
-        return [Problem(where=str(path), what="cannot be decoded", remedy="fetch the image again")]
-    if (image.shape[1], image.shape[0]) == size:
+    """Return what is wrong with an image: it cannot be decoded, or is not (width, height) `size` in pixels.
+
+    It is turned as its EXIF data say, as Detectron2 turns it before it compares the sizes.
+    """
+    try:
+        with Image.open(path) as image:
+            found = image.size
+            if sorted(found) == sorted(size):  # else it need not be decoded, however large it says that it is
+                found = ImageOps.exif_transpose(image).size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return [Problem(where=str(path), what=f"cannot be decoded ({error})", remedy="fetch the image again")]
+    if found == tuple(size):
         return []
-    what = f"is {image.shape[1]} x {image.shape[0]} pixels, the annotation says {size[0]} x {size[1]}"
-    return [Problem(where=str(path), what=what, remedy="fetch the image again: one of the two is another version's")]
+    turned = " (turned as its EXIF data say)" if found == tuple(size)[::-1] else ""
+    what = f"is {found[0]} x {found[1]} pixels{turned}, the annotation says {size[0]} x {size[1]}"
+    remedy = (
+        "annotate the image as it is shown, or remove its EXIF orientation"
+        if turned
+        else ("fetch the image again: one of the two is another version's")
+    )
+    return [Problem(where=str(path), what=what, remedy=remedy)]
+
+
+def find_refusal(read: Callable[[], object], where: Path) -> list[Problem]:
+    """Return what a run's own reader says against a file: a problem per line of its error; [] when it reads it."""
+    try:
+        read()
+    except ValueError as error:
+        remedy = "correct the file; a run would refuse it"
+        return [
+            Problem(where=str(where), what=line.removeprefix(f"{where}: "), remedy=remedy)
+            for line in str(error).splitlines()
+        ]
+    return []
 
 
 def find_leak(where: Path, sets: tuple[str, str], shared: Iterable[str]) -> list[Problem]:

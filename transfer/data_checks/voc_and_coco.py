@@ -4,13 +4,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from xml.etree.ElementTree import ParseError
 
-from defusedxml import ElementTree
-
-from transfer.data_checks.coco_format import CocoContent, check_coco, compare_category_maps, read_coco
-from transfer.data_checks.problems import Problem, check_image, choose_sample, find_copies, find_leak
+from transfer.data_checks.coco_format import CocoContent, check_coco, compare_categories, read_coco
+from transfer.data_checks.problems import Problem, check_image, choose_sample, find_copies, find_leak, find_refusal
+from transfer.detection.data.coco_files import build_coco_entries
+from transfer.metrics.coco_records import normalise_truth
+from transfer.metrics.voc_annotations import read_annotation, read_image_set
 
 OFFICIAL_COUNTS = {
     ("VOC2007", "trainval"): 5011,
@@ -46,6 +45,10 @@ VOC_NAMES = frozenset(
     )
 )
 MERGE_REMEDY = "unpack VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar into the same VOC2007 folder"
+
+
+MASKS_CONVERTED = 100_000
+"""Masks that are converted without deep=true: a few seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +118,7 @@ def _check_coco2017(folder: Path, counts: Counter[str], notes: list[str], deep: 
         yield from problems
         contents += [content] if content else []
     if len(contents) == 2:
-        yield from compare_category_maps(*contents)
+        yield from compare_categories(*contents)
         names = [[entry["file_name"] for entry in content.images] for content in contents]
         both = set(names[0]) & set(names[1])
         first, second = (
@@ -138,7 +141,18 @@ def _check_coco_set(
         notes.append(
             f"{name}: {bare} of {len(content.annotations)} annotations have no segmentation: fit for box protocols only"
         )
-    return content, [*problems, *check_coco(content, folder, deep=deep)]
+    problems += check_coco(content, folder, deep=deep)
+    return content, problems or _find_coco_refusals(content, folder, deep)
+
+
+def _find_coco_refusals(content: CocoContent, folder: Path, deep: bool) -> list[Problem]:
+    """Return what the loader and the evaluator of a run say against a set that looks sound."""
+    lists = {kind: getattr(content, kind) for kind in ("images", "categories", "annotations")}
+    masks = not content.without_masks() and (deep or len(content.annotations) <= MASKS_CONVERTED)
+    return [
+        *find_refusal(lambda: build_coco_entries(lists, content.path, folder), content.path),
+        *find_refusal(lambda: normalise_truth(lists, masks=masks), content.path),
+    ]
 
 
 def _check_voc(
@@ -162,6 +176,8 @@ def _check_voc(
 def _check_voc_split(folder: Path, path: Path, names: list[str], deep: bool) -> Iterator[Problem]:
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         yield Problem(where=str(path), what=f"{len(twice)} ids twice, e.g. {twice[0]}", remedy="remove the repeats")
+    else:
+        yield from find_refusal(lambda: read_image_set(folder, path.stem), path)
     for kind, ending in (("Annotations", "xml"), ("JPEGImages", "jpg")):
         lost = [name for name in names if not (folder / kind / f"{name}.{ending}").is_file()]
         if lost:
@@ -178,28 +194,28 @@ def _check_voc_split(folder: Path, path: Path, names: list[str], deep: bool) -> 
 
 def _check_voc_file(file: Path, image: Path | None) -> Iterator[Problem]:
     try:
-        tree: Any = ElementTree.parse(file)
-        width, height = (int(tree.findtext(f"size/{side}")) for side in ("width", "height"))
-        entries = [(str(entry.findtext("name")), _read_box(entry)) for entry in tree.iterfind("object")]
-    except (ParseError, TypeError, ValueError, AttributeError) as error:
-        yield Problem(where=str(file), what=f"not a VOC annotation ({error})", remedy="unpack VOC's archive again")
+        annotation = read_annotation(file)
+    except ValueError as error:
+        what = str(error).removeprefix(f"{file}: ")
+        yield Problem(where=str(file), what=what, remedy="correct it, or unpack VOC's archive again")
         return
-    for name, (left, top, right, bottom) in entries:
-        if name not in VOC_NAMES:
+    if annotation.size is None:
+        yield Problem(where=str(file), what="not a VOC annotation: it has no size", remedy="unpack VOC's archive again")
+        return
+    width, height = annotation.size
+    for entry in annotation.objects:
+        left, top, right, bottom = entry.box
+        if entry.name not in VOC_NAMES:
             yield Problem(
                 where=str(file),
-                what=f"{name!r} is none of VOC's 20 classes",
+                what=f"{entry.name!r} is none of VOC's 20 classes",
                 remedy="register a data set of other classes in COCO's format (DATASETS.COCO_FORMAT)",
             )
         if not (1 <= left < right <= width and 1 <= top < bottom <= height):
             yield Problem(
                 where=str(file),
-                what=f"the box {(left, top, right, bottom)} of {name} is empty or leaves the {width} x {height} image",
+                what=f"the box {entry.box} of {entry.name} is empty or leaves the {width} x {height} image",
                 remedy="correct the annotation: pixels count from 1, both corners lie inside",
             )
     if image is not None and image.is_file():
         yield from check_image(image, (width, height))
-
-
-def _read_box(entry: Any) -> tuple[float, ...]:
-    return tuple(float(entry.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))

@@ -6,16 +6,17 @@ Annotations, ImageSets/Main, JPEGImages (2007: trainval and test merged); coco/a
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances, register_pascal_voc
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 
-from pretrain.runtime.storage import read_json
+from transfer.detection.data.coco_files import LAYOUT_HINT, CocoEntries, read_coco_entries
+from transfer.detection.data.packed_entries import PackedEntries, read_on_node
+from transfer.detection.data.voc_entries import load_voc_entries
 
 VOC_CLASSES: tuple[str, ...] = tuple(CLASS_NAMES)
 """VOC's twenty categories in Detectron2's order; DATASETS.VOC_CLASSES names those of a set with others."""
@@ -24,7 +25,6 @@ COCO_SETS = {
     "coco_2017_train": ("coco/annotations/instances_train2017.json", "coco/train2017"),
     "coco_2017_val": ("coco/annotations/instances_val2017.json", "coco/val2017"),
 }
-LAYOUT_HINT = "see `python -m tools.check_data ROOT` for what is there and what is missing"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,8 @@ class CocoSet:
 def register_datasets(cfg: Any) -> None:
     """Register every data set that the config trains or tests on, below cfg.DATASETS.ROOT.
 
+    Categories are matched by name: COCO-format sets may number those of the first training set as they like.
+
     VOC's difficult boxes stay in training (Detectron2's loader keeps them) and are ignored by the evaluation.
 
     Raises:
@@ -50,7 +52,12 @@ def register_datasets(cfg: Any) -> None:
     if not cfg.DATASETS.ROOT or not root.is_dir():
         raise ValueError(f"data={cfg.DATASETS.ROOT or ''}: no such folder of data sets; give data=ROOT, {LAYOUT_HINT}")
     names = list(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]))
-    mistakes = [mistake for name in names for mistake in _register(cfg, root, name)]
+    mistakes: list[str] = []
+    class_names: tuple[str, ...] | None = None
+    for name in names:
+        mistakes += _register(cfg, root, name, class_names)
+        if class_names is None and name in DatasetCatalog.list() and not mistakes:
+            class_names = tuple(MetadataCatalog.get(name).thing_classes)
     if mistakes:
         raise ValueError("\n".join(mistakes))
 
@@ -80,10 +87,10 @@ def split_voc_name(name: str) -> tuple[int, str] | None:
     return None
 
 
-def _register(cfg: Any, root: Path, name: str) -> Iterator[str]:
+def _register(cfg: Any, root: Path, name: str, class_names: tuple[str, ...] | None) -> Iterator[str]:
     coco = find_coco_sets(root, cfg.DATASETS.COCO_FORMAT)
     if name in coco:
-        yield from _register_coco(cfg, coco[name])
+        yield from _register_coco(cfg, coco[name], class_names)
     elif voc := split_voc_name(name):
         yield from _register_voc(cfg, root, name, *voc)
     else:
@@ -107,39 +114,85 @@ def _register_voc(cfg: Any, root: Path, name: str, year: int, split: str) -> Ite
         yield f"{name}: has {len(classes)} classes, MODEL.ROI_HEADS.NUM_CLASSES is {_classes(cfg)}"
         return
     _forget(name)
-    register_pascal_voc(name, str(folder), split, year, classes)
-    MetadataCatalog.get(name).set(evaluator_type="pascal_voc")
+    DatasetCatalog.register(name, partial(load_voc_entries, folder, split, classes))
+    MetadataCatalog.get(name).set(
+        thing_classes=list(classes), dirname=str(folder), year=year, split=split, evaluator_type="pascal_voc"
+    )
 
 
-def _register_coco(cfg: Any, files: CocoSet) -> Iterator[str]:
+def _register_coco(cfg: Any, files: CocoSet, class_names: tuple[str, ...] | None) -> Iterator[str]:
     missing = [path for path in (files.annotations, files.images) if not path.exists()]
     if missing:
         yield f"{files.name}: {' and '.join(map(str, missing))} missing; {LAYOUT_HINT}"
         return
-    classes, masks, boxes = _read_facts(files.annotations, files.annotations.stat().st_mtime_ns)
-    if classes != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
-        yield f"{files.annotations}: has {classes} categories, MODEL.ROI_HEADS.NUM_CLASSES is {_classes(cfg)}"
+    try:
+        entries, content = read_on_node(lambda: split_facts(files, class_names))
+    except ValueError as error:
+        yield str(error)
         return
-    if cfg.MODEL.MASK_ON and masks < boxes:
-        yield (
-            f"{files.annotations}: {boxes - masks} of {boxes} annotations have no segmentation, but MODEL.MASK_ON "
-            "needs masks: take a box protocol (MODEL.MASK_ON=False is a deviation), or another annotation file"
-        )
+    if misfit := _find_misfit(cfg, files, content):
+        yield f"{files.annotations}: {misfit}"
         return
     _forget(files.name)
-    register_coco_instances(files.name, {}, str(files.annotations), str(files.images))
+    DatasetCatalog.register(files.name, OnceRead(entries, files, content.class_names))
+    MetadataCatalog.get(files.name).set(
+        json_file=str(files.annotations),
+        image_root=str(files.images),
+        evaluator_type="coco",
+        thing_classes=list(content.class_names),
+        thing_dataset_id_to_contiguous_id=dict(content.class_indices),
+    )
 
 
-@lru_cache(maxsize=8)
-def _read_facts(path: Path, _modified_ns: int) -> tuple[int, int, int]:
-    """Return (categories, annotations with a segmentation, annotations) of a COCO file."""
-    values = read_json(path)
-    kinds = ("images", "annotations", "categories")
-    lacking = [kind for kind in kinds if not isinstance(values, dict) or not isinstance(values.get(kind), list)]
-    if lacking:
-        raise ValueError(f"{path}: no COCO annotations, {', '.join(lacking)} missing; {LAYOUT_HINT}")
-    masks = sum(isinstance(entry, dict) and bool(entry.get("segmentation")) for entry in values["annotations"])
-    return len(values["categories"]), masks, len(values["annotations"])
+def split_facts(files: CocoSet, class_names: tuple[str, ...] | None) -> tuple[list[dict[str, Any]], CocoEntries]:
+    """Return the entries of a set, and all else that is known of it."""
+    content = read_coco_entries(files.annotations, files.images, class_names)
+    return content.entries, replace(content, entries=[])
+
+
+def _find_misfit(cfg: Any, files: CocoSet, content: CocoEntries) -> str:
+    """Return why the model of `cfg` cannot learn or be tested on a set; an empty string when it can."""
+    classes, bare = len(content.class_names), content.boxes - content.masks
+    if classes != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+        return f"has {classes} categories, MODEL.ROI_HEADS.NUM_CLASSES is {_classes(cfg)}"
+    if cfg.MODEL.MASK_ON and bare:
+        return (
+            f"{bare} of {content.boxes} annotations have no segmentation, but MODEL.MASK_ON needs masks: take a box "
+            "protocol (MODEL.MASK_ON=False is a deviation), or another annotation file"
+        )
+    trains = cfg.MODEL.MASK_ON and files.name in cfg.DATASETS.TRAIN
+    if trains and content.rle_masks and cfg.INPUT.MASK_FORMAT == "polygon":
+        return (
+            f"{content.rle_masks} masks are RLE, which Detectron2 does not train on as polygons; set "
+            "INPUT.MASK_FORMAT=bitmask, or write them as polygons"
+        )
+    return ""
+
+
+class OnceRead:
+    """Give the entries that registering has read to the first who asks, and read the file again for others.
+
+    So a file of 400 MB is parsed once for checking and training, and its entries are not held in memory beside those of
+    the loader.
+    """
+
+    def __init__(self, entries: Sequence[dict[str, Any]], files: CocoSet, class_names: tuple[str, ...]) -> None:
+        self._entries: Sequence[dict[str, Any]] | None = entries
+        self.files, self.class_names = files, class_names
+
+    def peek(self) -> Sequence[dict[str, Any]]:
+        """Return the entries, and keep them for the next who asks."""
+        self._entries = self()
+        return self._entries
+
+    def __call__(self) -> Sequence[dict[str, Any]]:
+        """Return the entries."""
+        entries = self._entries
+        if not isinstance(entries, PackedEntries):  # these are shared by the ranks and cost none of them memory
+            self._entries = None
+        if entries is None:
+            entries = read_coco_entries(self.files.annotations, self.files.images, self.class_names).entries
+        return entries
 
 
 def _classes(cfg: Any) -> int:

@@ -195,12 +195,7 @@ class CocoEvaluator(DatasetEvaluator):
         """Return draws of the test set, AP by size and kinds of errors after `evaluate`; empty on other processes."""
         findings = Findings()
         for task in self.tasks if comm.is_main_process() else ():
-            more = examine_coco(self.truths[task], self._records[task], task, self.engine)
-            findings = Findings(
-                draws=findings.draws | more.draws,
-                errors=findings.errors | more.errors,
-                by_size=findings.by_size | more.by_size,
-            )
+            findings = findings.join(examine_coco(self.truths[task], self._records[task], task, self.engine))
         return findings
 
     def _describe(self, instances: Any, image_id: int) -> list[dict[str, Any]]:

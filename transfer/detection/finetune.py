@@ -24,6 +24,7 @@ from pretrain.runtime.stopping import StopFlag, YieldRequested
 from pretrain.runtime.storage import read_json, write_json, write_text
 from transfer.detection.checkpoint import FINAL_NAME, DetectorCheckpointer
 from transfer.detection.config import find_input_unit, flatten_config, read_detector_config
+from transfer.detection.data.data_readiness import check_data_sets
 from transfer.detection.datasets import register_datasets
 from transfer.detection.detection_pictures import draw_detections
 from transfer.detection.evaluation import check_saved, evaluate, find_alarm, make_statistics_precise
@@ -75,6 +76,7 @@ def finetune(cfg: Any, run: RunName, stop: StopFlag) -> RunResult | None:
         if finished := distributed.on_main(lambda: _find_finished(cfg, run.out, identity)):
             return finished
         register_datasets(cfg)
+        check_data_sets(cfg, run.out)
         distributed.on_main(lambda: _remember_settings(cfg, run.out, identity))
         if run.note and comm.is_main_process():
             logger.info("For a smaller machine: %s", run.note)

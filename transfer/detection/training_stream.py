@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import DatasetMapper, build_detection_train_loader, get_detection_dataset_dicts
+from detectron2.data import DatasetCatalog, DatasetMapper, build_detection_train_loader
 from detectron2.utils import comm
-from torch.utils.data import IterableDataset, Sampler, get_worker_info
+from torch.utils.data import ConcatDataset, IterableDataset, Sampler, get_worker_info
 
 from pretrain.runtime.stopping import end_workers_at_exit, ignore_stop_signals
+from transfer.detection.data.packed_entries import PackedEntries, pack_entries
 
 PRECISE_BN_STREAM = 1
 """Name of the stream of PreciseBN's batches; training's is 0."""
@@ -107,6 +108,32 @@ class SeededBatches:
             yield batch
 
 
+def load_training_entries(names: Sequence[str], *, filter_empty: bool) -> tuple[Any, list[bool]]:
+    """Return the packed entries of the sets, and whether each image is wider than high.
+
+    The entries and their order are those of Detectron2's get_detection_dataset_dicts; `filter_empty` leaves out images
+    without annotations, or with crowds alone.
+
+    Raises:
+        ValueError: no image is left.
+
+    """
+    parts: list[Any] = []
+    wide: list[bool] = []
+    for name in names:
+        whole = DatasetCatalog.get(name)
+        kept = []
+        for index, entry in enumerate(whole):
+            if not filter_empty or any(annotation.get("iscrowd", 0) == 0 for annotation in entry["annotations"]):
+                kept.append(index)
+                wide.append(entry["width"] > entry["height"])
+        packed = whole if isinstance(whole, PackedEntries) else pack_entries(whole)
+        parts.append(packed.select(kept))
+    if not wide:
+        raise ValueError(f"{', '.join(names)}: no image has an annotation to learn from")
+    return (parts[0] if len(parts) == 1 else ConcatDataset(parts)), wide
+
+
 def build_train_loader(cfg: Any, *, seed: int, batches_done: int = 0, stream: int = 0) -> Any:
     """Return Detectron2's training loader over cfg.DATASETS.TRAIN, to go on after `batches_done` batches of this rank.
 
@@ -127,10 +154,9 @@ def build_train_loader(cfg: Any, *, seed: int, batches_done: int = 0, stream: in
             "DATALOADER.ASPECT_RATIO_GROUPING=False keeps the order of the data over a resume only with "
             "DATALOADER.NUM_WORKERS of 0 or 1; leave the grouping on, as every protocol has it"
         )
-    entries = get_detection_dataset_dicts(
+    entries, wide = load_training_entries(
         list(cfg.DATASETS.TRAIN), filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
     )
-    wide = [entry["width"] > entry["height"] for entry in entries]
     batch = cfg.SOLVER.IMS_PER_BATCH // parts
     sampler = PositionSampler(wide, seed=(seed, stream), batch=batch, batches_done=batches_done, grouped=grouped)
     loader = build_detection_train_loader(

@@ -107,6 +107,19 @@ def draw_images(image_ids: Sequence[Any], draws: int = DRAWS) -> ImageDraws:
     return ImageDraws(counts=counts, identity=digest.hexdigest())
 
 
+def bootstrap_accuracy(image_ids: Sequence[Any], right: npt.NDArray[np.bool_], draws: int = DRAWS) -> MetricDraws:
+    """Return the accuracy in percent on the draws of a test set, from whether each image is classified rightly (N,)."""
+    sample = draw_images(image_ids, draws)
+    total = len(right)
+    hits = [int(counts[right].sum(dtype=np.int64)) for counts in sample.counts]
+    return MetricDraws(
+        identity=sample.identity,
+        images=total,
+        value=100 * int(right.sum()) / total,
+        values=np.array([100 * count / total for count in hits]),
+    )
+
+
 def percentile_interval(draws: MetricDraws, level: float = LEVEL) -> Interval:
     """Return the interval that holds `level` of the draws; NaN ends when no draw has a value."""
     sound = draws.values[np.isfinite(draws.values)]

@@ -36,6 +36,12 @@ class Findings:
     by_size: dict[str, dict[str, float]] = field(default_factory=dict)
     """{"box" or "mask": {"APs", "APm", "APl"}} in percent, by COCO's definition; NaN where no object has the size."""
 
+    def join(self, other: "Findings") -> "Findings":
+        """Return both; `other`'s where both have a name."""
+        return Findings(
+            draws=self.draws | other.draws, errors=self.errors | other.errors, by_size=self.by_size | other.by_size
+        )
+
     def details(self) -> dict[str, Any]:
         """Return what belongs into a result's details."""
         return {"errors": self.errors, "by_size": self.by_size}
@@ -66,10 +72,16 @@ def examine_coco(
 
 
 def examine_voc(
-    truth: VocTruth, detections: VocDetections, class_names: list[str], matches: list[ClassMatches], *, year: int
+    truth: VocTruth,
+    detections: VocDetections,
+    class_names: list[str],
+    matches: list[ClassMatches],
+    *,
+    year: int,
+    draws: int = DRAWS,
 ) -> Findings:
     """Return findings of a VOC test set; `matches` are those of its metric."""
-    found = bootstrap_voc(truth, class_names, matches, year=year)
+    found = bootstrap_voc(truth, class_names, matches, year=year, draws=draws)
     coco = convert_voc_truth(truth, class_names)
     evaluation = run_evaluation(load_evaluation(coco.content, _convert_detections(detections), "bbox", "hotcoco"))
     metrics = summarise_stats(evaluation.stats)

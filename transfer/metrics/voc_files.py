@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from defusedxml import ElementTree
 
 from pretrain.runtime.storage import make_file_name, open_whole
+from transfer.metrics.voc_annotations import read_annotation, read_image_set
 from transfer.metrics.voc_ap import FloatArray, Ties, VocDetections, VocTruth, compute_voc_ap, group_by_class
 
 
@@ -26,16 +26,14 @@ def read_voc_truth(root: str | Path, split: str, class_names: Sequence[str]) -> 
 
 @lru_cache(maxsize=8)
 def _read_voc_truth(root: Path, split: str, class_names: tuple[str, ...]) -> VocTruth:
-    image_set = root / "ImageSets" / "Main" / f"{split}.txt"
-    if not image_set.is_file():
-        raise ValueError(f"{image_set}: no such image set; expected VOC's layout below {root}, see tools.check_data")
-    images = tuple(line.strip() for line in image_set.read_text().splitlines() if line.strip())
+    images = read_image_set(root, split)
     index = {name: number for number, name in enumerate(class_names)}
-    rows: list[list[float]] = []
-    for number, name in enumerate(images):
-        for category, difficult, box in _read_objects(root / "Annotations" / f"{name}.xml"):
-            if category in index:
-                rows.append([number, index[category], difficult, *box])
+    rows = [
+        [number, index[entry.name], entry.difficult, *entry.box]
+        for number, name in enumerate(images)
+        for entry in read_annotation(root / "Annotations" / f"{name}.xml").objects
+        if entry.name in index
+    ]
     table = np.array(rows, dtype=np.float64).reshape(-1, 7)
     return VocTruth(
         images=images,
@@ -44,27 +42,6 @@ def _read_voc_truth(root: Path, split: str, class_names: tuple[str, ...]) -> Voc
         difficult=table[:, 2].astype(bool),
         boxes=table[:, 3:],
     )
-
-
-def _read_objects(path: Path) -> list[tuple[str, int, list[int]]]:
-    """Return (class name, difficult, [xmin, ymin, xmax, ymax]) of each object of one annotation."""
-    try:
-        tree: Any = ElementTree.parse(path)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot read the annotation ({error.strerror}); see tools.check_data") from error
-    except ElementTree.ParseError as error:
-        raise ValueError(f"{path}: not valid XML ({error}); unpack the data set again") from error
-    objects = []
-    for entry in tree.iterfind("object"):
-        try:
-            box = entry.find("bndbox")
-            corners = [int(box.find(name).text) for name in ("xmin", "ymin", "xmax", "ymax")]
-            objects.append((str(entry.find("name").text), int(entry.find("difficult").text), corners))
-        except (AttributeError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path}: an <object> needs name, difficult and a bndbox of four whole numbers ({error})"
-            ) from error
-    return objects
 
 
 def write_det_files(

@@ -18,6 +18,7 @@ from pretrain.runtime import distributed
 from pretrain.runtime.progress import Heartbeat
 from pretrain.runtime.settings import as_dict
 from pretrain.runtime.stopping import StopFlag, YieldRequested
+from transfer.metrics.bootstrap import bootstrap_accuracy, summarise_draws, write_draws
 from transfer.probes.features import (
     FeatureConfig,
     Features,
@@ -29,7 +30,7 @@ from transfer.probes.features import (
     list_deviations,
     share_rows,
 )
-from transfer.probes.predictions import write_predictions
+from transfer.probes.predictions import name_images, write_predictions
 from transfer.results.run_result import RunResult, write_result
 
 BANK_ROWS = 32_768
@@ -85,18 +86,26 @@ def run_knn(config: KnnConfig, weights: Path, stop: StopFlag) -> RunResult:
     predicted = predict_knn(train, val, config, model.device)
     right = predicted == val.labels
     per_class = {name: 100 * right[val.labels == label].float().mean().item() for label, name in enumerate(val.classes)}
+    draws = {"top1": bootstrap_accuracy(name_images(val.source), right.numpy())}
     result = RunResult(
         backbone=config.backbone or weights.stem,
         protocol=config.protocol,
         seed=config.seed,
-        metrics={"top1": 100 * right.double().mean().item()},
+        metrics={"top1": draws["top1"].value},
         deviations=deviations,
         weights_sha256=model.digest,
         seconds=time.monotonic() - began,
-        details={"per_class": per_class, "train": len(train.labels), "val": len(val.labels), "config": as_dict(config)},
+        details={
+            "per_class": per_class,
+            "bootstrap": summarise_draws(draws),
+            "train": len(train.labels),
+            "val": len(val.labels),
+            "config": as_dict(config),
+        },
     )
     if distributed.is_main():
         write_predictions(out, val.source, predicted.numpy())
+        write_draws(out, draws)
         write_result(out, result)
         shutil.rmtree(out / FEATURES_FOLDER, ignore_errors=True)
     return result

@@ -21,6 +21,7 @@ from pretrain.runtime.progress import Heartbeat
 from pretrain.runtime.settings import as_dict
 from pretrain.runtime.stopping import StopFlag, YieldRequested
 from pretrain.runtime.storage import open_whole, sweep_temporary_files, write_text
+from transfer.metrics.bootstrap import bootstrap_accuracy, summarise_draws, write_draws
 from transfer.probes import features as features_module
 from transfer.probes.features import Features, FrozenBackbone, build_batches, extract_features
 from transfer.probes.linear_heads import (
@@ -36,7 +37,7 @@ from transfer.probes.linear_heads import (
     set_rates,
     summarise_accuracy,
 )
-from transfer.probes.predictions import write_predictions
+from transfer.probes.predictions import name_images, write_predictions
 from transfer.results.run_result import RunResult, write_result
 
 logger = logging.getLogger(__name__)
@@ -218,6 +219,8 @@ class LinearTraining:
     def _conclude(self, val: Features) -> RunResult:
         metrics, details = summarise_accuracy(self.history, self.heads.rates)
         predicted = self._predict(val, details["lr"])
+        draws = {"top1": bootstrap_accuracy(name_images(val.source), (predicted == val.labels).numpy())}
+        details["bootstrap"] = summarise_draws(draws)
         details |= {"proved_frozen_tensors": self.proved or self.model.prove_frozen(), "config": as_dict(self.config)}
         result = RunResult(
             backbone=self.config.backbone or self.weights.stem,
@@ -231,6 +234,7 @@ class LinearTraining:
         )
         if distributed.is_main():
             write_predictions(self.out, val.source, predicted.numpy())
+            write_draws(self.out, draws)
             write_result(self.out, result)
         return result
 

@@ -44,16 +44,20 @@ class Predictions:
         return right
 
 
+def name_images(images: ImageFolder) -> list[str]:
+    """Return "<class folder>/<path below it>" of every image, in order."""
+    return [str(images.path(index).relative_to(images.root)) for index in range(len(images))]
+
+
 def write_predictions(out: str | Path, images: ImageFolder, predicted: npt.NDArray[np.int64]) -> Path:
     """Write OUT/predictions.npz: `predicted[i]` is the class of `images`' i-th; see the module's text for the form."""
     assert len(predicted) == len(images)
     path = Path(out) / PREDICTIONS_NAME
-    ids = [str(images.path(index).relative_to(images.root)) for index in range(len(images))]
     with open_whole(path) as stream:
         np.savez_compressed(
             stream,
             format=np.int64(FORMAT),
-            ids=np.array([_encode(name) for name in ids]),
+            ids=np.array([_encode(name) for name in name_images(images)]),
             labels=images.labels.astype(np.int32),
             predicted=predicted.astype(np.int32),
             classes=np.array([_encode(name) for name in images.classes]),

@@ -125,7 +125,7 @@ def test_every_problem_is_listed_at_once_with_its_remedy(data: Path) -> None:
         "1 images lack a sound width, the first is number 5",
         "2 annotations lack a sound bbox of four numbers, the first is number 6",
         "1 category names come twice, e.g. four",
-        "its category map differs from instances_train2017.json's in 1 ids, e.g. 4 is",
+        "its category names differ from instances_train2017.json's: lacking [], unknown ['three']",
     ):
         assert expected in text
     assert text.count("Remedy: ") == len(text.splitlines())

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from transfer.metrics.bootstrap import (
     MetricDraws,
+    bootstrap_accuracy,
     draw_images,
     mean_draws,
     paired_interval,
@@ -105,3 +106,15 @@ def test_a_run_without_the_file_has_no_draws_and_a_damaged_file_is_a_sentence(tm
     (tmp_path / "bootstrap.json").write_text(json.dumps({"version": 1, "metrics": {}})[:-3])
     with pytest.raises(ValueError, match="not valid JSON"):
         read_draws(tmp_path)
+
+
+def test_accuracy_on_the_draws_counts_each_image_as_often_as_it_is_drawn() -> None:
+    ids, right = [f"c/{number}" for number in range(30)], np.arange(30) % 3 == 0
+    draws = bootstrap_accuracy(ids, right, 50)
+    sample = draw_images(ids, 50)
+    assert draws.identity == sample.identity
+    assert draws.value == 100 * 10 / 30
+    for value, counts in zip(draws.values, sample.counts, strict=True):
+        assert value == 100 * np.repeat(right, counts).sum() / 30
+    spread = bootstrap_accuracy(ids, right, 2000).values.std()
+    assert spread == pytest.approx(100 * np.sqrt(1 / 3 * 2 / 3 / 30), rel=0.06)  # of a share of 30 images

@@ -189,7 +189,7 @@ def test_bad_voc_files_are_sentences(tmp_path: Path) -> None:
         read_det_files(tmp_path, ["1"], ["cat"])
     annotation = tmp_path / "Annotations" / "1.xml"
     annotation.write_text("<annotation><object><name>cat</name></object></annotation>")
-    with pytest.raises(ValueError, match="needs name, difficult and a bndbox"):
+    with pytest.raises(ValueError, match="needs name, bndbox and difficult, but its bndbox is"):
         read_voc_truth(tmp_path, "test", ["cat"])
     annotation.write_text("<annotation>")
     with pytest.raises(ValueError, match="not valid XML"):

@@ -14,6 +14,7 @@ from pretrain.runtime.settings import read_settings
 from tools import classify_knn as command
 from tools.digits.layouts import write_classes
 from tools.digits.scenes import load_pools
+from transfer.metrics.bootstrap import read_draws
 from transfer.probes.features import list_deviations
 from transfer.probes.knn_run import PROTOCOLS, KnnConfig, check_knn_config
 
@@ -80,6 +81,9 @@ def test_command_writes_the_accuracy_in_percent(tmp_path: Path, capsys: pytest.C
     result = json.loads((tmp_path / "out" / "metrics.json").read_text())
     # Every val image is also a training image, so that its nearest neighbour is itself.
     assert result["metrics"] == {"top1": 100.0}
+    draws = read_draws(tmp_path / "out")["top1"]
+    assert (draws.value, draws.images, set(draws.values)) == (100.0, 20, {100.0})
+    assert result["details"]["bootstrap"]["top1"]["low"] == 100.0
     assert result["protocol"] == "knn-digits"
     assert result["details"]["per_class"]["zero"] == 100.0
     assert run_command(command.main, "", [*words, "workers=0"]) == 0

@@ -18,6 +18,7 @@ from pretrain.runtime.stopping import StopFlag, YieldRequested
 from tools import train_linear
 from tools.digits.layouts import write_classes
 from tools.digits.scenes import load_pools
+from transfer.metrics.bootstrap import read_draws
 from transfer.probes import linear_heads
 from transfer.probes.features import FrozenBackbone, extract_features, find_split, list_deviations
 from transfer.probes.linear_heads import (
@@ -264,6 +265,10 @@ def test_command_writes_a_result_once_and_learns(
     result = json.loads((tmp_path / "metrics.json").read_text())
     assert result["backbone"] == "random"
     assert result["metrics"].keys() == {"top1", "top1_best"}
+    draws = read_draws(tmp_path)["top1"]
+    assert draws.value == pytest.approx(result["metrics"]["top1"], abs=1e-4)
+    interval = result["details"]["bootstrap"]["top1"]
+    assert interval["low"] <= draws.value <= interval["high"]
     assert "epochs" in {entry["key"] for entry in result["deviations"]}
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == list(range(1, 31))
