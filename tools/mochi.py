@@ -8,7 +8,7 @@
   mochi analyse CONFIG NAME=WEIGHTS …           the paper's analyses, as figures and numbers
   mochi chain plan|submit|status|… CHAIN        all of the above in order, here or on Slurm
   mochi report CHAIN_FOLDER                     the page, the tables
-  mochi data make|check|pack …                  the embedded digits; check a data root; pack images into a cache
+  mochi data make|fetch|check|pack …            the embedded digits; VOC and COCO; check a data root; pack a cache
   mochi doctor                                  what is installed, what is missing, and the remedy
 
   mochi COMMAND --help     teaches each with an example
@@ -38,7 +38,12 @@ COMMANDS = {
     "report": "tools.write_report",
     "doctor": "tools.check_setup",
 }
-DATA_COMMANDS = {"make": "tools.make_digits", "check": "tools.check_data", "pack": "tools.pack_images"}
+DATA_COMMANDS = {
+    "make": "tools.make_digits",
+    "fetch": "tools.data.fetch_data",
+    "check": "tools.check_data",
+    "pack": "tools.pack_images",
+}
 CHAIN_WORDS = ("plan", "submit", "status", "resume", "cancel", "logs", "report")
 
 BASH = """_mochi() {{

@@ -34,7 +34,7 @@ def test_words_after_the_command_are_passed_on() -> None:
 def test_wrong_word_is_answered_with_the_known_ones(words: list[str]) -> None:
     answer = run(*words)
     assert answer.returncode == 2
-    assert "pretrain, convert" in answer.stderr or "make|check|pack" in answer.stderr
+    assert "pretrain, convert" in answer.stderr or "make|fetch|check|pack" in answer.stderr
 
 
 def test_version_names_the_commit() -> None:

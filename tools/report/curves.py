@@ -6,7 +6,7 @@ from typing import Any
 
 from pretrain.runtime.storage import read_json_lines
 from tools.report.stage_record import Stage
-from transfer.analysis.seeds import method_of
+from transfer.results.seeds import method_of
 
 MAX_POINTS = 300
 """A curve is thinned to so many points: more cannot be told apart on a screen."""

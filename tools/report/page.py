@@ -18,7 +18,7 @@ from tools.report.charts import build_charts, build_heat_maps
 from tools.report.gather import ChainFiles
 from tools.report.lineage import describe_backbones, describe_cost, describe_lineage, sum_costs
 from tools.report.tables import Table
-from transfer.analysis.seeds import SPREAD, pool_seeds
+from transfer.results.seeds import SPREAD, pool_seeds
 
 GALLERY_IMAGES = 4
 """So many drawn images per protocol go into the page; the others stay in the stages' folders."""

@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from pretrain.runtime.storage import open_whole
-from transfer.analysis.seeds import COUNT, SPREAD, pool_seeds
+from transfer.results.seeds import COUNT, SPREAD, pool_seeds
 
 Row = Mapping[str, Any]
 COLOURS = ("#000000", "#e69f00", "#0072b2", "#cc79a7", "#009e73", "#56b4e9", "#d55e00", "#7f7f7f")

@@ -20,7 +20,7 @@ from transfer.analysis.config import AnalysisConfig, check_analysis_config
 from transfer.analysis.embeddings import Embeddings, Encoder, read_head
 from transfer.analysis.figures import COLOURS, DRAWERS, LINES, MARKERS, draw_figures
 from transfer.analysis.measures import DEFINITIONS, Tables, analyse
-from transfer.analysis.seeds import method_of, pool_seeds
+from transfer.results.seeds import method_of, pool_seeds
 
 CONFIG = PROJECT_ROOT / "configs" / "transfer" / "analyse_digits.yaml"
 N = 40
