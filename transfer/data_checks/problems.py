@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+from PIL import Image
 
 from pretrain.runtime.storage import digest_file
 
@@ -33,6 +34,9 @@ def choose_sample(names: list[Any], deep: bool) -> list[Any]:
 
 def check_image(path: Path, size: tuple[Any, Any]) -> list[Problem]:
     """Return what is wrong with an image: it cannot be decoded, or is not (width, height) `size` in pixels."""
+    if mode := _find_odd_mode(path):
+        what = f"has values of {mode}, which Detectron2 cuts to 8 bits: the image turns white or black"
+        return [Problem(where=str(path), what=what, remedy="convert it to 8 bits a channel")]
     image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         return [Problem(where=str(path), what="cannot be decoded", remedy="fetch the image again")]
@@ -40,6 +44,15 @@ def check_image(path: Path, size: tuple[Any, Any]) -> list[Problem]:
         return []
     what = f"is {image.shape[1]} x {image.shape[0]} pixels, the annotation says {size[0]} x {size[1]}"
     return [Problem(where=str(path), what=what, remedy="fetch the image again: one of the two is another version's")]
+
+
+def _find_odd_mode(path: Path) -> str:
+    """Return the mode of an image that holds more than 8 bits a value, as Pillow names it; "" for others."""
+    try:
+        with Image.open(path) as image:
+            return image.mode if image.mode.startswith(("I", "F")) else ""
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return ""  # told as not decodable
 
 
 def find_leak(where: Path, sets: tuple[str, str], shared: Iterable[str]) -> list[Problem]:

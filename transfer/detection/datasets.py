@@ -16,6 +16,7 @@ from detectron2.data.datasets import register_coco_instances, register_pascal_vo
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 
 from pretrain.runtime.storage import read_json
+from transfer.detection.data.own_sets import register_voc_format
 
 VOC_CLASSES: tuple[str, ...] = tuple(CLASS_NAMES)
 """VOC's twenty categories in Detectron2's order."""
@@ -84,12 +85,15 @@ def _register(cfg: Any, root: Path, name: str) -> Iterator[str]:
     coco = find_coco_sets(root, cfg.DATASETS.COCO_FORMAT)
     if name in coco:
         yield from _register_coco(cfg, coco[name])
+    elif name in [entry[0] for entry in cfg.DATASETS.VOC_FORMAT]:
+        _forget(name)
+        yield from register_voc_format(cfg, name, root)
     elif voc := split_voc_name(name):
         yield from _register_voc(cfg, root, name, *voc)
     else:
         yield (
             f"{name}: no such data set; expected voc_<2007 or 2012>_<{'|'.join(VOC_SPLITS)}>, or one of "
-            f"{', '.join(coco)} (add others under DATASETS.COCO_FORMAT: [[name, annotation file, image folder]])"
+            f"{', '.join(coco)} (name your own under data_sets:, see transfer/detection/data/own_data.py)"
         )
 
 

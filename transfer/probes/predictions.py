@@ -40,7 +40,8 @@ class Predictions:
 
     def right(self) -> npt.NDArray[np.bool_]:
         """Return (n,) whether each image was classified rightly."""
-        return self.predicted == self.labels
+        right: npt.NDArray[np.bool_] = self.predicted == self.labels
+        return right
 
 
 def write_predictions(out: str | Path, images: ImageFolder, predicted: npt.NDArray[np.int64]) -> Path:

@@ -1,0 +1,1 @@
+"""Data sets for Detectron2: registered, checked, shared between ranks."""
