@@ -36,6 +36,9 @@ def check_image(path: Path, size: tuple[Any, Any]) -> list[Problem]:
 
     It is turned as its EXIF data say, as Detectron2 turns it before it compares the sizes.
     """
+    if mode := _find_odd_mode(path):
+        what = f"has values of {mode}, which Detectron2 cuts to 8 bits: the image turns white or black"
+        return [Problem(where=str(path), what=what, remedy="convert it to 8 bits a channel")]
     try:
         with Image.open(path) as image:
             found = image.size
@@ -66,6 +69,15 @@ def find_refusal(read: Callable[[], object], where: Path) -> list[Problem]:
             for line in str(error).splitlines()
         ]
     return []
+
+
+def _find_odd_mode(path: Path) -> str:
+    """Return the mode of an image that holds more than 8 bits a value, as Pillow names it; "" for others."""
+    try:
+        with Image.open(path) as image:
+            return image.mode if image.mode.startswith(("I", "F")) else ""
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return ""  # told as not decodable
 
 
 def find_leak(where: Path, sets: tuple[str, str], shared: Iterable[str]) -> list[Problem]:

@@ -15,6 +15,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 
 from transfer.detection.data.coco_files import LAYOUT_HINT, CocoEntries, read_coco_entries
+from transfer.detection.data.own_sets import register_voc_format
 from transfer.detection.data.packed_entries import PackedEntries, read_on_node
 from transfer.detection.data.voc_entries import load_voc_entries
 
@@ -91,12 +92,15 @@ def _register(cfg: Any, root: Path, name: str, class_names: tuple[str, ...] | No
     coco = find_coco_sets(root, cfg.DATASETS.COCO_FORMAT)
     if name in coco:
         yield from _register_coco(cfg, coco[name], class_names)
+    elif name in [entry[0] for entry in cfg.DATASETS.VOC_FORMAT]:
+        _forget(name)
+        yield from register_voc_format(cfg, name, root)
     elif voc := split_voc_name(name):
         yield from _register_voc(cfg, root, name, *voc)
     else:
         yield (
             f"{name}: no such data set; expected voc_<2007 or 2012>_<{'|'.join(VOC_SPLITS)}>, or one of "
-            f"{', '.join(coco)} (add others under DATASETS.COCO_FORMAT: [[name, annotation file, image folder]])"
+            f"{', '.join(coco)} (name your own under data_sets:, see transfer/detection/data/own_data.py)"
         )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from pretrain.input.images import ImageFolder
-from pretrain.input.labelled_images import Batch, LabelledImages, find_images, normalise_images
+from pretrain.input.labelled_images import Batch, LabelledImages, find_images, normalise_images, take_listed
 from pretrain.input.sampler import Request
 from pretrain.runtime import distributed
 from pretrain.runtime.device import choose_automatic
@@ -48,6 +48,8 @@ class FeatureConfig:
     """Text file with one class folder per line (ImageNet-100); empty: all classes."""
     train_images: int = 0
     """Take so many training images, classes evenly; 0: all."""
+    train_list: str = ""
+    """Text file that names the training images to take, one file name per line; empty: all, or train_images."""
     val_images: int = 0
     """Take so many validation images, classes evenly; 0: all."""
     resize_px: int = 256
@@ -78,7 +80,7 @@ class Features:
     source: ImageFolder
 
 
-FEATURE_KEYS = ("class_list", "train_images", "val_images", "resize_px", "crop_px")
+FEATURE_KEYS = ("class_list", "train_list", "train_images", "val_images", "resize_px", "crop_px")
 """Settings that features depend on, beside the data and the weights."""
 RUN_KEYS = (
     "protocol", "backbone", "seed", "out", "data", "class_list", "workers", "feature_batch", "device", "precision",
@@ -209,8 +211,10 @@ def build_batches(images: Dataset[Batch], order: Iterable[list[Request]], worker
 
 def find_split(config: FeatureConfig, split: str) -> ImageFolder:
     """Return the images of `split` that the settings ask for."""
-    limit = config.train_images if split == "train" else config.val_images
-    return find_images(config.data, split, config.class_list, limit, max_megapixels=config.max_megapixels)
+    listed = config.train_list if split == "train" else ""
+    limit = config.val_images if split != "train" else 0 if listed else config.train_images
+    images = find_images(config.data, split, config.class_list, limit, max_megapixels=config.max_megapixels)
+    return take_listed(images, listed) if listed else images
 
 
 def extract_features(

@@ -74,6 +74,18 @@ def test_imagenet_folder_below_the_root_is_found(data: Path, tmp_path: Path) -> 
     assert len(find_images(tmp_path, "val")) == 20
 
 
+def test_list_of_images_is_taken_and_a_missing_one_named(data: Path, tmp_path: Path) -> None:
+    folder = find_images(data, "train")
+    names = [folder.path(index).name for index in (40, 3, 17)]
+    (tmp_path / "list.txt").write_text("\n".join(names) + "\n")
+    config = make_config(data, tmp_path, train_list=str(tmp_path / "list.txt"), train_images=10)
+    taken = find_split(config, "train")
+    assert {taken.path(index).name for index in range(len(taken))} == set(names)
+    (tmp_path / "list.txt").write_text("n01440764_7.JPEG\n")
+    with pytest.raises(ValueError, match=r"1 of 1 images are not in .*e\.g\. n01440764_7\.JPEG"):
+        find_split(config, "train")
+
+
 def test_random_crops_depend_on_seed_epoch_and_image_alone(data: Path) -> None:
     source = find_images(data, "train")
     images = LabelledImages(source, crop_px=32, resize_px=36, random_seed=5)
@@ -169,7 +181,9 @@ def test_summary_gives_last_and_best_of_the_rate_that_ends_best() -> None:
     assert details["rates"][0] == {"lr": 30.0, "top1": 40.0, "top1_best": 70.0, "best_epoch": 2}
 
 
-@pytest.mark.parametrize("name", ["linear_in1k", "linear_in100", "linear_digits"])
+@pytest.mark.parametrize(
+    "name", ["linear_in1k", "linear_in1k_1pct", "linear_in1k_10pct", "linear_in100", "linear_digits"]
+)
 def test_config_is_its_named_protocol(name: str) -> None:
     config = read_settings(LinearConfig, CONFIGS / f"{name}.yaml", ["out=o", "data=d"])
     check_linear_config(config)
