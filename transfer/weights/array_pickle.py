@@ -1,4 +1,4 @@
-"""Pickles of arrays without trust: read them by `transfer.weights.pickle_machine`, write them in bytes that never change.
+"""Pickles of arrays without trust: read them by `transfer.weights.files.pickle_machine`, write them in bytes that never change.
 
 A pickle is a program. Here it never names a function that runs: every name stands for an inert object of ours, and what
 the file declares (sizes, memo indices) is compared with the bytes it has before anything is allocated.
@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from transfer.weights.pickle_machine import Build, Instance, PickleMachine, StandIn, UnsafePickleError, check_key
+from transfer.weights.files.pickle_machine import Build, Instance, PickleMachine, StandIn, UnsafePickleError, check_key
 
 __all__ = ["ARRAY_TABLE", "UnsafePickleError", "finish_values", "name_some", "read_arrays", "write_arrays"]
 
