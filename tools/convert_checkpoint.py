@@ -1,17 +1,28 @@
 """Convert a pretrained checkpoint into a proved backbone file, look into one, or prove a converted one again.
 
-  python -m tools.convert_checkpoint IN OUT [to=…] [branch=…] [family=…] [layout=…] [metrics=…] [trust_pickle=true]
-  python -m tools.convert_checkpoint inspect FILE [branch=…] [family=…] [trust_pickle=true]
+  python -m tools.convert_checkpoint IN OUT [to=…] [branch=…] [family=…] [prefix=…] [pixel_format=…] [float32=true]
+                                            [layout=…] [metrics=…] [licence=…] [push=…] [overwrite=true]
+                                            [trust_pickle=true]
+  python -m tools.convert_checkpoint inspect FILE [branch=…] [family=…] [prefix=…] [pixel_format=…] [trust_pickle=true]
   python -m tools.convert_checkpoint check FILE [SOURCE] [trust_pickle=true]
 
+IN is a file, zoo:NAME, hf://OWNER/NAME[/FILE] or https://…[#sha256=DIGITS] (fetched once into $MOCHI_CACHE).
 For example: python -m tools.convert_checkpoint runs/mochi/encoder.pt runs/mochi/backbone.pkl
 
-to        detectron2 (.pkl or .pth; the default), torchvision, timm, moco, or safetensors (with a model card beside it)
+to        detectron2 (.pkl or .pth; the default), torchvision, timm, moco, safetensors (with a model card beside it),
+          or hub-folder (OUT is a folder that timm loads as local-dir: and, uploaded, as hf-hub:)
 branch    query (the default), key, teacher or student
 family    whose checkpoint it is; recognised by its keys, needed only where two are possible
+prefix    CONTAINER:PREFIX, where the encoder lies in a file of no known scheme; inspect lists them
+pixel_format  the input that the weights want: torchvision, msra (BGR, std 1, stride in the 1×1), bgr or half;
+          asked for where a Detectron2-style file does not say it
+float32=true  convert float16, bfloat16 and float64 weights to float32
 layout    any (Detectron2 matches names by their ends; the default), c4 or fpn (a detector's full names)
 metrics   metrics.json of runs from these weights, for the model card; several: metrics=[a.json,b.json]
-trust_pickle=true  accept a torch file that names other classes; they become empty stand-ins and are still not run
+licence   for the model card, as the hub writes it: licence=cc-by-nc-4.0
+push      OWNER/NAME on the Hugging Face Hub, of to=hub-folder; says what it would upload, and uploads with dry=false
+overwrite=true  replace an output that was made from another checkpoint
+trust_pickle=true  accept a torch file that names other classes; they are read as dictionaries and still not run
 
 OUT.manifest.json says where the weights came from and what was proved. Exit code 2: refused, and nothing written.
 """
@@ -19,6 +30,7 @@ OUT.manifest.json says where the weights came from and what was proved. Exit cod
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pretrain.runtime.command_line import run_command, split_arguments
 from pretrain.runtime.settings import read_settings
@@ -29,7 +41,7 @@ class ConvertSettings:
     """What key=value may say."""
 
     to: str = "detectron2"
-    """detectron2, torchvision, timm, moco or safetensors."""
+    """detectron2, torchvision, timm, moco, safetensors or hub-folder."""
     branch: str | None = None
     """query, key, teacher or student; none: the query."""
     family: str | None = None
@@ -38,8 +50,27 @@ class ConvertSettings:
     """any, c4 or fpn."""
     metrics: tuple[str, ...] = ()
     """Results for the model card."""
+    licence: str = ""
+    """Of the weights, for the model card."""
+    push: str = ""
+    """OWNER/NAME to upload a hub folder to."""
+    dry: bool = True
+    """With push: upload nothing, say what would be."""
+    prefix: str | None = None
+    """CONTAINER:PREFIX of the encoder; none: recognised."""
+    pixel_format: str | None = None
+    """torchvision, msra, bgr or half; none: what the file says."""
+    float32: bool = False
+    """Convert weights of other precisions to float32."""
+    overwrite: bool = False
+    """Replace an output of another checkpoint."""
     trust_pickle: bool = False
     """Accept names beyond tensors and plain values in a torch file."""
+
+    def reading(self) -> dict[str, Any]:
+        """Return what concerns the reading of the checkpoint."""
+        names = ("family", "branch", "prefix", "pixel_format", "float32", "trust_pickle")
+        return {name: getattr(self, name) for name in names}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -57,39 +88,42 @@ def main(arguments: Sequence[str]) -> None:
 
 def _convert(source: str, output: str, settings: ConvertSettings) -> None:
     from transfer.weights.convert import convert  # torch: --help must start at once
+    from transfer.weights.hub_folder import WEIGHTS, push_folder, write_hub_folder
     from transfer.weights.manifest import manifest_path
     from transfer.weights.model_card import write_model_card
 
-    if settings.metrics and settings.to != "safetensors":
-        raise ValueError("metrics=… goes into the model card, which is written with to=safetensors only")
-    manifest = convert(
-        source,
-        output,
-        to=settings.to,
-        family=settings.family,
-        branch=settings.branch,
-        trust_pickle=settings.trust_pickle,
-        layout=settings.layout,
-    )
+    if (settings.metrics or settings.licence) and settings.to not in ("safetensors", "hub-folder"):
+        raise ValueError("metrics= and licence= go into the model card, written with to=safetensors or hub-folder only")
+    if settings.push and settings.to != "hub-folder":
+        raise ValueError("push= uploads a hub folder; add to=hub-folder")
+    options = {"layout": settings.layout, "overwrite": settings.overwrite, **settings.reading()}
+    if settings.to == "hub-folder":
+        manifest = write_hub_folder(source, output, settings.metrics, licence=settings.licence, **options)
+        weights = f"{output}/{WEIGHTS}"
+    else:
+        manifest, weights = convert(source, output, to=settings.to, **options), output
     found = manifest.source
     print(f"source    {source}: {found['family']} ({found['reason']})")
     print(f"left out  {found['dropped']} tensors of heads and queues in the same dictionary")
     if found["filled"]:
-        print(f"filled    {found['filled']} batch counters that the source does not hold, with 0")
+        print(f"filled    {found['filled']} counters and statistics that the source does not hold")
+    print(f"assumed   {manifest.assumed}")
     print(f"output    {output}: ResNet-{manifest.depth} for {settings.to}")
     print(f"matched   {manifest.matched} of {manifest.expected} tensors, bit by bit, both key sets equal")
     print(
         f"parity    {_format_parity(manifest.parity)} (torchvision on the source, {manifest.parity_by} on the output)"
     )
-    print(f"manifest  {manifest_path(output)}")
+    print(f"manifest  {manifest_path(weights)}")
     if settings.to == "safetensors":
-        print(f"card      {write_model_card(output, manifest, settings.metrics)}")
+        print(f"card      {write_model_card(output, manifest, settings.metrics, licence=settings.licence)}")
+    if settings.push:
+        print("\n".join(push_folder(output, settings.push, dry=settings.dry)))
 
 
 def _inspect(path: str, settings: ConvertSettings) -> None:
     from transfer.weights.inspection import inspect_checkpoint  # torch: --help must start at once
 
-    print(inspect_checkpoint(path, family=settings.family, branch=settings.branch, trust_pickle=settings.trust_pickle))
+    print(inspect_checkpoint(path, **settings.reading()))
 
 
 def _check(path: str, source: str | None, settings: ConvertSettings) -> None:

@@ -7,7 +7,9 @@ r"""Fine-tune a detector on a converted backbone under a named protocol, and eva
 
 CONFIG is one of configs/transfer, WEIGHTS a file made by tools.convert_checkpoint (its manifest beside it). Settings:
 out= folder of the run; backbone= name in tables; seed=; data= root of VOC2007, VOC2012 and coco; batch_rule= same,
-divide or accumulate with divisor=, for a machine that many times smaller than the protocol's; and KEY=value for any key
+divide or accumulate with divisor=, for a machine that many times smaller than the protocol's; pixel_format=manifest
+for the input that the weights' manifest names in place of the config's (so that one protocol of a chain, by its set:,
+serves backbones of different inputs); and KEY=value for any key
 of Detectron2's config. What differs from the protocol is recorded in the result. Repeating the command resumes; a
 finished run returns at once. Exit code 75: stopped on request, run it again.
 """
@@ -38,6 +40,8 @@ class FinetuneSettings:
     """same, divide or accumulate; see transfer.detection.protocols.rewrite_for_fewer."""
     divisor: int = 1
     """How many times smaller the machine is than the protocol's."""
+    pixel_format: str = ""
+    """manifest: the input that the weights want; or torchvision, msra, bgr, half; empty: the config's."""
     threads: int = 0
     """CPU threads; 0: torch's choice."""
 
@@ -59,15 +63,19 @@ def main(arguments: Sequence[str]) -> int:
 
     import torch  # heavy: --help must come at once
 
-    from transfer.detection.config import read_detector_config
+    from transfer.detection.config import read_detector_config, set_input_unit
     from transfer.detection.finetune import RunName, finetune
     from transfer.detection.protocols import describe_rewrite, rewrite_for_fewer
+    from transfer.weights.manifest import read_manifest, unit_of
 
     if settings.threads:
         torch.set_num_threads(settings.threads)
     cfg = read_detector_config(words[0], keys)
     cfg.SEED, cfg.OUTPUT_DIR = settings.seed, settings.out
     cfg.DATASETS.ROOT = settings.data or cfg.DATASETS.ROOT
+    if settings.pixel_format:
+        wanted = unit_of(read_manifest(words[1])) if settings.pixel_format == "manifest" else settings.pixel_format
+        set_input_unit(cfg, wanted)
     smaller = rewrite_for_fewer(cfg, settings.batch_rule, settings.divisor)  # type: ignore[arg-type]
     note = describe_rewrite(cfg, smaller, settings.batch_rule, settings.divisor)
     run = RunName(backbone=settings.backbone, weights=Path(words[1]), out=Path(settings.out), note=note)

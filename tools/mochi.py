@@ -32,7 +32,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from pretrain.runtime.command_line import run_command
-from pretrain.runtime.machine import read_commit
+from pretrain.runtime.machine import PROJECT_ROOT, read_commit
 from pretrain.runtime.stopping import EXIT_USER_ERROR
 
 COMMANDS = {

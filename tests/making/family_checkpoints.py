@@ -48,6 +48,10 @@ def sequential(state: State) -> State:
     return {f"{children[name.split('.', 1)[0]]}.{name.split('.', 1)[1]}": tensor for name, tensor in state.items()}
 
 
+def without_counters(state: State) -> State:
+    return {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+
+
 def head(*names: str) -> State:
     return {name: torch.ones(4, 4) for name in names}
 
@@ -123,6 +127,92 @@ MAKERS: dict[str, Maker] = {
         | under("backbone_momentum.", sequential(k))
         | head("projection_head.layers.0.weight", "projection_head_momentum.layers.0.weight"),
     },
+    "hard-negative-mixing": lambda q, k: {
+        "model": under("encoder_q.", q)
+        | under("encoder_k.", k)
+        | head("encoder_q.fc.0.weight", "encoder_k.fc.0.weight", "queue")
+        | {"queue_file": torch.full((1, 16), -1, dtype=torch.int32)},
+        "optimizer": {},
+        "step": 1000,
+    },
+    "lightly (plain PyTorch)": lambda q, k: (
+        under("backbone.", sequential(q))
+        | under("backbone_momentum.", sequential(k))
+        | head(
+            "projection_head.layers.0.weight",
+            "projection_head_momentum.layers.0.weight",
+            "prediction_head.layers.0.bias",
+        )
+    ),
+    "lightly (densecl)": lambda q, k: (
+        under("backbone.", sequential(q))
+        | under("backbone_momentum.", sequential(k))
+        | head("projection_head_global.layers.0.weight", "projection_head_local_momentum.layers.0.weight")
+    ),
+    "lightly (smog)": lambda q, k: (
+        under("backbone.", sequential(q))
+        | under("backbone_momentum.", sequential(k))
+        | head("projection_head.layers.0.weight", "projection_head_momentum.layers.0.weight", "smog.group_features")
+    ),
+    "lightly (mocov2 benchmark)": lambda q, k: {
+        "pytorch-lightning_version": "2.0.0",
+        "state_dict": under("query_backbone.", q)
+        | under("backbone.", k)
+        | head("projection_head.layers.0.weight", "query_projection_head.layers.0.weight", "criterion.memory_bank.bank")
+        | head("online_classifier.linear.weight"),
+    },
+    "lightly (byol benchmark)": lambda q, k: {
+        "pytorch-lightning_version": "2.0.0",
+        "state_dict": under("backbone.", q)
+        | under("teacher_backbone.", k)
+        | head("teacher_projection_head.layers.0.weight", "online_classifier.linear.weight"),
+    },
+    "mmselfsup (mmpretrain's MoCo)": lambda q, k: {
+        "meta": {"cfg": "model = dict(backbone=dict(type='ResNet', depth=50, norm_cfg=dict(type='BN')))"},
+        "message_hub": {},
+        "state_dict": under("backbone.", q)
+        | under("encoder_k.module.0.", k)
+        | head("neck.mlp.0.weight", "encoder_k.module.1.mlp.0.weight", "queue")
+        | {"encoder_k.steps": torch.tensor(7), "queue_ptr": torch.zeros(1, dtype=torch.long)},
+    },
+    "mmselfsup (mmpretrain's BYOL)": lambda q, k: {
+        "meta": {"cfg": "model = dict(type='BYOL')"},
+        "state_dict": under("backbone.", q)
+        | under("target_net.module.0.", k)
+        | head("neck.fc0.weight", "head.predictor.fc0.weight", "target_net.module.1.fc0.weight")
+        | {"target_net.steps": torch.tensor(7)},
+    },
+    "solo-learn (all4one)": lambda q, k: {
+        "pytorch-lightning_version": "2.0.0",
+        "state_dict": under("backbone.", q)
+        | under("momentum_backbone.", k)
+        | head("projector.0.weight", "momentum_projector.0.weight", "classifier.weight", "predictor2.0.weight")
+        | head(
+            "transformer_encoder.layers.0.linear1.weight", "pos_enc.penc.inv_freq", "queue", "queue_y", "queue_index"
+        ),
+    },
+    "transformers (TimmBackbone)": lambda q, _: under("_backbone.", q),
+    "transformers (TimmWrapper)": lambda q, _: under("timm_model.", q | fc()),
+    "torchvision-detector": lambda q, _: {
+        "model": under("backbone.body.", without_counters(q))
+        | head("backbone.fpn.inner_blocks.0.0.weight", "rpn.head.conv.0.0.weight", "roi_heads.box_head.fc6.weight"),
+        "epoch": 25,
+    },
+    "torchvision (torch.compile)": lambda q, _: under("_orig_mod.", q | fc()),
+    "torchvision (torch.compile under DDP)": lambda q, _: {"state_dict": under("module._orig_mod.", q | fc())},
+    "torchvision (DDP under torch.compile)": lambda q, _: {"model": under("_orig_mod.module.", q | fc())},
+    "torchvision (averaged weights)": lambda q, _: under("module.", q | fc()) | {"n_averaged": torch.tensor(5)},
+    "extracted (FSDP)": lambda q, _: {
+        "model": {name.replace(".conv", "._fsdp_wrapped_module.conv"): tensor for name, tensor in q.items()}
+    },
+    "detectron2 (RetinaNet)": lambda q, _: {
+        "model": {f"backbone.bottom_up.{detectron2_name(name)}": t for name, t in without_counters(q).items()}
+        | head("backbone.fpn_lateral3.weight", "backbone.fpn_lateral3.norm.weight", "backbone.top_block.p6.weight")
+        | head("head.cls_subnet.0.weight", "head.bbox_pred.bias", "anchor_generator.cell_anchors.0")
+        | {"pixel_mean": torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)}
+        | {"pixel_std": torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1)},
+        "iteration": 89999,
+    },
     "mmselfsup": lambda q, _: {
         "meta": {"mmcv_version": "1"},
         "state_dict": under("backbone.", q) | head("neck.mlp.0.weight", "head.predictor.fc0.weight"),
@@ -160,6 +250,44 @@ def make_dino(q: State, k: State) -> dict[str, Any]:
         "teacher": under("backbone.", k) | head("head.mlp.0.weight"),
         "dino_loss": {"center": torch.ones(1, 4)},
     }
+
+
+def make_lightly_dino(q: State, k: State) -> dict[str, Any]:
+    return (
+        under("student_backbone.", sequential(q))
+        | under("teacher_backbone.", sequential(k))
+        | head("student_head.layers.0.weight", "teacher_head.layers.0.weight")
+    )
+
+
+def make_teacher_student(q: State, k: State) -> dict[str, Any]:
+    """As stable-pretraining's TeacherStudentWrapper."""
+    return {
+        "pytorch-lightning_version": "2.5",
+        "state_dict": under("backbone.student.", q)
+        | under("backbone.teacher.", k)
+        | head("projector.student.0.weight", "projector.teacher.0.weight", "callbacks_modules.linear_probe.weight")
+        | {f"backbone.{name}ema_coefficient": torch.tensor(0.99) for name in ("base_", "final_", "")},
+    }
+
+
+def caffe2_state(depth: int = 50) -> dict[str, Any]:
+    """Return a ResNet's tensors under Caffe2's names, statistics folded into scale and shift."""
+    kinds = {"weight": "s", "bias": "b"}
+    layers = {"conv1": "2a", "conv2": "2b", "conv3": "2c", "shortcut": "1"}
+    state = {}
+    for name, tensor in make_state(depth).items():
+        layer, _, kind = detectron2_name(name).rpartition(".")
+        layer, norm = layer.removesuffix(".norm"), layer.endswith(".norm")
+        if norm and kind not in kinds:
+            continue
+        if layer == "stem.conv1":
+            key = f"res_conv1_bn_{kinds[kind]}" if norm else "conv1_w"
+        else:
+            stage, block, place = layer.split(".")
+            key = f"{stage}_{block}_branch{layers[place]}_{f'bn_{kinds[kind]}' if norm else 'w'}"
+        state[key] = tensor
+    return state | {"fc1000_w": torch.ones(10, 4), "conv1_b": torch.zeros(64)}
 
 
 def save(folder: Path, tree: Any, name: str = "checkpoint.pth") -> Path:

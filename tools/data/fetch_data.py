@@ -1,6 +1,6 @@
 """Fetch VOC or COCO, check the archives, and unpack them where every command looks.
 
-  python -m tools.data.fetch_data voc data/sets        VOC2007 (trainval and test merged into one folder) and VOC2012, 2.9 GB
+  python -m tools.data.fetch_data voc data/sets        VOC2007 (trainval and test in one folder), VOC2012; 2.9 GB
   python -m tools.data.fetch_data coco data/sets       COCO 2017: train, val, annotations, 20.4 GB
   python -m tools.data.fetch_data in100-list data/sets the class list of ImageNet-100 (ImageNet itself needs an account)
 

@@ -6,6 +6,7 @@ from typing import Any
 from pretrain.runtime.storage import read_json
 from tools.report.stage_record import Stage
 from transfer.weights.manifest import manifest_path
+from transfer.weights.method_name import describe_method as name_method
 
 WEIGHTS = "backbone.pkl"
 """What a convert stage leaves, its manifest beside it."""
@@ -41,13 +42,8 @@ def describe_backbones(stages: Sequence[Stage]) -> list[dict[str, Any]]:
 
 
 def describe_method(manifest: dict[str, Any]) -> str:
-    """Return e.g. "moco with MoCHi(1024, 512, 256)"; the checkpoint's family where its settings are not known."""
-    config = manifest.get("config") or {}
-    model, mixing = config.get("model", {}), config.get("mixing", {})
-    if not model:
-        return str(manifest["source"]["family"])
-    mixed = f" with MoCHi({mixing['n']}, {mixing['s']}, {mixing['s_prime']})" if mixing.get("n") else ""
-    return f"{model.get('method', '')}{mixed}"
+    """Return the method's name, as the model card has it; see `transfer.weights.method_name`."""
+    return name_method(manifest.get("config"), str(manifest["source"]["family"]))
 
 
 def describe_lineage(stage: Stage) -> dict[str, Any]:

@@ -18,22 +18,30 @@ from pretrain.runtime.settings import parse_value
 from pretrain.runtime.yaml_nodes import FALSE, TRUE, plain_value, read_document
 from transfer.detection.data.own_data import expand_own
 from transfer.metrics.coco_ap import ENGINES
+from transfer.weights import input_units
 
 INPUT_UNITS: dict[str, dict[str, Any]] = {
-    "torchvision": {
-        "INPUT.FORMAT": "RGB",
-        "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
-        "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
-        "MODEL.RESNETS.STRIDE_IN_1X1": False,
-    },
-    "msra": {
-        "INPUT.FORMAT": "BGR",
-        "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675],
-        "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
-        "MODEL.RESNETS.STRIDE_IN_1X1": True,
-    },
+    name: {
+        "INPUT.FORMAT": unit.order,
+        "MODEL.PIXEL_MEAN": list(unit.mean),
+        "MODEL.PIXEL_STD": list(unit.std),
+        "MODEL.RESNETS.STRIDE_IN_1X1": unit.stride_in_1x1,
+    }
+    for name, unit in input_units.INPUT_UNITS.items()
 }
-"""What a backbone expects of its input: four keys that only change together (torchvision's, Detectron2's R-50.pkl)."""
+"""What a backbone expects of its input: four keys that only change together (see `transfer.weights.input_units`)."""
+
+
+def set_input_unit(cfg: Any, name: str) -> None:
+    """Set the four keys of an input unit, in place.
+
+    Raises:
+        ValueError: no unit has this name.
+
+    """
+    if name not in INPUT_UNITS:
+        raise ValueError(f"pixel_format={name}: expected one of {', '.join(INPUT_UNITS)}, or manifest")
+    cfg.merge_from_list([part for pair in INPUT_UNITS[name].items() for part in pair])
 
 
 def make_default_config() -> Any:
@@ -94,7 +102,7 @@ def flatten_config(cfg: Any) -> dict[str, Any]:
 
 
 def find_input_unit(cfg: Any) -> str:
-    """Return "torchvision" or "msra".
+    """Return the name of the config's input unit.
 
     Raises:
         ValueError: the four keys of the input unit are mixed; the text lists them.

@@ -3,6 +3,7 @@
 Shapes: n images, D features (2048 of a ResNet-50, 512 of a ResNet-18).
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from pretrain.runtime.stopping import end_workers_at_exit, ignore_stop_signals
 from pretrain.runtime.storage import digest_file, sweep_temporary_files
 from transfer.probes.feature_table import FeatureTable, finish_table, open_rows, read_table
 from transfer.results.run_result import RESULT_NAME, RunResult, read_finished
-from transfer.weights.backbone import Backbone, build_resnet, read_backbone
+from transfer.weights.backbone import Backbone, build_resnet, fit_input, place_strides, read_backbone
 from transfer.weights.resnet_names import expected_shapes
 
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -150,7 +151,8 @@ class FrozenBackbone:
 
     def __init__(self, path: str | Path, device: torch.device, precision: str = "auto") -> None:
         """Load the backbone at `path`, strictly; exactly fc.weight and fc.bias of a whole ResNet stay fresh."""
-        self.backbone: Backbone = read_backbone(path)
+        backbone = read_backbone(path)
+        self.backbone: Backbone = dataclasses.replace(backbone, state=fit_input(backbone))
         self.digest = digest_file(path)
         fresh = sorted({*expected_shapes(self.backbone.depth), *FRESH} - self.backbone.state.keys())
         assert fresh == list(FRESH), f"{path}: read_backbone left out {fresh}"
@@ -158,6 +160,7 @@ class FrozenBackbone:
         self.bf16 = precision == "bf16" or (precision == "auto" and choose_automatic(device) == "bf16")
         model = build_resnet(self.backbone.depth)
         model.load_state_dict(self.backbone.state, strict=True)
+        place_strides(model, self.backbone.pixel_format)
         self.model: nn.Module = model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
         self.width = 2048 if self.backbone.depth >= 50 else 512
         # In the model's own memory format: comparing across formats would cost more than a digits epoch.

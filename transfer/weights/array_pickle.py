@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from transfer.weights.pickle_machine import Build, Instance, PickleMachine, StandIn, UnsafePickleError, check_key
+from transfer.weights.files.pickle_machine import Build, Instance, PickleMachine, StandIn, UnsafePickleError, check_key
 
 __all__ = ["ARRAY_TABLE", "UnsafePickleError", "finish_values", "name_some", "read_arrays", "write_arrays"]
 

@@ -16,9 +16,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from pretrain.runtime.storage import digest_file
+from transfer.distributed_checkpoint import digest_folder, is_distributed, read_folder
 from transfer.weights.array_pickle import finish_values, name_some, read_arrays
-from transfer.weights.pickle_machine import PickleMachine, UnsafePickleError
-from transfer.weights.torch_storages import TORCH_TABLE, Place, Storages
+from transfer.weights.files.pickle_machine import PickleMachine, UnsafePickleError
+from transfer.weights.files.torch_storages import TORCH_TABLE, Place, Storages
 
 MAX_HEADER_BYTES = 100_000_000
 """What the safetensors library allows too; the header of a ResNet-152 has 0.1 MB."""
@@ -45,12 +47,8 @@ def read_tree(path: str | Path, *, trust_pickle: bool = False) -> dict[str, Any]
 
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; give the checkpoint's path")
-    with path.open("rb") as stream:
-        head = stream.read(16)
     try:
-        tree = _reader_of(path, head)(path, trust_pickle)
+        tree = _open(path)(path, trust_pickle)
     except UnsafePickleError as error:
         raise ValueError(f"{path}: refused, because {error}") from error
     if not isinstance(tree, dict):
@@ -62,14 +60,39 @@ def read_tree(path: str | Path, *, trust_pickle: bool = False) -> dict[str, Any]
 
 def describe_container(path: str | Path) -> str:
     """Return the container format in words."""
-    with Path(path).open("rb") as stream:
-        head = stream.read(16)
     return {
         _read_zip: "torch zip archive",
         _read_legacy: "torch stream (before 1.6)",
         _read_safetensors: "safetensors",
         _read_pickle: "pickle of arrays",
-    }[_reader_of(Path(path), head)]
+        _read_distributed: "torch.distributed.checkpoint folder",
+    }[_open(Path(path))]
+
+
+def digest_checkpoint(path: str | Path) -> str:
+    """Return the SHA-256 of a checkpoint's bytes, a folder's over all of its files."""
+    return digest_folder(Path(path)) if Path(path).is_dir() else digest_file(path)
+
+
+def _open(path: Path) -> Any:
+    if path.is_dir():
+        if is_distributed(path):
+            return _read_distributed
+        names = ", ".join(sorted(entry.name for entry in path.iterdir())[:6]) or "nothing"
+        raise ValueError(f"{path}: a folder without .metadata, so no torch.distributed.checkpoint; it holds {names}")
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; give the checkpoint's path")
+    with path.open("rb") as stream:
+        return _reader_of(path, stream.read(16))
+
+
+def _read_distributed(path: Path, _trust_pickle: bool) -> Any:
+    try:
+        return read_folder(path)
+    except UnsafePickleError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _reader_of(path: Path, head: bytes) -> Any:

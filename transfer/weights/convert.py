@@ -15,12 +15,15 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from pretrain.runtime.machine import read_commit
-from pretrain.runtime.storage import TEMPORARY_PREFIX, digest_file, write_whole
+from pretrain.runtime.storage import TEMPORARY_PREFIX, digest_file, read_json, write_whole
 from transfer.weights.array_pickle import write_arrays
 from transfer.weights.backbone import Backbone, read_backbone
-from transfer.weights.manifest import Manifest, keep_plain, manifest_path, read_manifest, write_manifest
+from transfer.weights.containers import digest_checkpoint
+from transfer.weights.input_units import INPUT_UNITS, TORCHVISION, describe_unit
+from transfer.weights.manifest import Manifest, keep_plain, manifest_path, read_manifest, unit_of, write_manifest
 from transfer.weights.parity import measure_parity, name_implementation
 from transfer.weights.resnet_names import expected_shapes, name_table
+from transfer.weights.sources.remote_weights import fetch_weights, is_remote
 
 __all__ = ["check_converted", "convert", "read_manifest", "to_detectron2"]
 
@@ -57,12 +60,19 @@ def convert(
     output: str | Path,
     *,
     to: str = "detectron2",
-    family: str | None = None,
-    branch: str | None = None,
-    trust_pickle: bool = False,
     layout: str = "any",
+    overwrite: bool = False,
+    **options: Any,
 ) -> Manifest:
     """Convert `source` to `output`, prove it, write `output` and OUT.manifest.json; return the manifest.
+
+    Args:
+        source: a checkpoint of any known family: a path, or a name that `transfer.weights.sources.remote_weights` fetches.
+        output: the file to write.
+        to: a key of `FORMATS`.
+        layout: see `to_detectron2`.
+        overwrite: replace an output that was made from another checkpoint.
+        options: the fields of `transfer.weights.backbone.ReadOptions`.
 
     Raises:
         ValueError: whatever keeps the result from being whole and equal; then no file is written or changed.
@@ -70,30 +80,90 @@ def convert(
     """
     output = Path(output)
     _check_request(source, output, to, layout)
-    backbone = read_backbone(source, family=family, branch=branch, trust_pickle=trust_pickle)
+    file = fetch_weights(source)
+    backbone = read_backbone(file, **options)
+    _check_input(backbone, to)
+    origin = _describe_source(source, file, backbone)
+    if not overwrite:
+        _check_output(output, origin)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=output.parent) as folder:
         written = Path(folder) / output.name
         write_backbone(written, backbone, to, layout)
         copy = read_backbone(written)
         matched = _compare(backbone, copy, str(written.name))
-        parity = measure_parity(backbone.state, to_detectron2(copy.state, copy.depth), copy.depth)
-        manifest = Manifest(
-            source=_describe_source(source, backbone),
-            output={"path": output.name, "sha256": digest_file(written), "format": to, "tensors": len(copy.state)},
-            depth=backbone.depth,
-            matched=matched,
-            expected=len(expected_shapes(backbone.depth)),
-            parity=parity,
-            parity_by=name_implementation(),
-            commit=read_commit(),
-            config=keep_plain(backbone.config),
-        )
+        detectron2 = to_detectron2(copy.state, copy.depth)
+        parity = measure_parity(backbone.state, detectron2, copy.depth, backbone.pixel_format)
+        manifest = _make_manifest(written, output, origin, backbone, to, matched, parity)
         proof = write_manifest(written, manifest)
+        if not overwrite and output.exists() and not manifest_path(output).exists():
+            _check_unproved(output, manifest)
         manifest_path(output).unlink(missing_ok=True)  # a crash in between leaves no manifest, never a wrong one
         written.replace(output)
         proof.replace(manifest_path(output))
     return manifest
+
+
+def _make_manifest(
+    written: Path,
+    output: Path,
+    origin: dict[str, Any],
+    backbone: Backbone,
+    to: str,
+    matched: int,
+    parity: dict[str, float],
+) -> Manifest:
+    unit = INPUT_UNITS[backbone.pixel_format]
+    return Manifest(
+        source=origin,
+        output={"path": output.name, "sha256": digest_file(written), "format": to, "tensors": matched},
+        depth=backbone.depth,
+        pixel_format=unit.order,
+        pixel_mean=unit.mean,
+        pixel_std=unit.std,
+        stride_in_1x1=unit.stride_in_1x1,
+        assumed=backbone.assumed,
+        matched=matched,
+        expected=len(expected_shapes(backbone.depth)),
+        parity=parity,
+        parity_by=name_implementation(),
+        commit=read_commit(),
+        config=keep_plain(backbone.config),
+    )
+
+
+def _check_input(backbone: Backbone, to: str) -> None:
+    """Refuse to lose the input unit: only Detectron2's files are used with a config that says it."""
+    if backbone.pixel_format != TORCHVISION and to != "detectron2":
+        raise ValueError(
+            f"to={to}: the weights want {describe_unit(backbone.pixel_format)}, which a file under these names cannot "
+            "say; its readers would take torchvision's input. Use to=detectron2"
+        )
+
+
+def _check_output(output: Path, origin: Mapping[str, Any]) -> None:
+    """Refuse to replace what was made of another checkpoint, or of another branch of this one."""
+    path = manifest_path(output)
+    if not output.exists() or not path.is_file():
+        return
+    older = read_json(path)
+    source = older.get("source", {}) if isinstance(older, dict) else {}
+    keys = ("sha256", "family", "branch")
+    if any(source.get(key) != origin[key] for key in keys):
+        raise ValueError(
+            f"{output}: was made from {source.get('path')} ({source.get('family')}, {source.get('branch')}), not from "
+            f"{origin['path']} ({origin['family']}, {origin['branch']}); give another name, or replace it by adding: "
+            "overwrite=true"
+        )
+
+
+def _check_unproved(output: Path, manifest: Manifest) -> None:
+    """Refuse to replace a file without a manifest, unless it is this very output (a crash may have left it so)."""
+    if digest_file(output) != manifest.output["sha256"]:
+        raise ValueError(
+            f"{output}: exists and has no manifest, so it is unknown what would be lost; give another name, or replace "
+            "it by adding: overwrite=true"
+        )
 
 
 def check_converted(
@@ -119,17 +189,25 @@ def check_converted(
             f"{weights_path}: holds {len(copy.state)} tensors of a ResNet-{copy.depth}; the manifest says "
             f"{manifest.expected} of a ResNet-{manifest.depth}"
         )
-    measure_parity(copy.state, to_detectron2(copy.state, copy.depth), copy.depth)
-    origin = Path(source or manifest.source["path"])
-    if source is None and not origin.is_file():
+    unit = unit_of(manifest)
+    if copy.pixel_format != unit:
+        raise ValueError(
+            f"{weights_path}: is for the input {copy.pixel_format}, its manifest says {unit}; convert again"
+        )
+    measure_parity(copy.state, to_detectron2(copy.state, copy.depth), copy.depth, unit)
+    named = source or manifest.source["path"]
+    if source is None and (is_remote(named) or not Path(named).exists()):
         return manifest, False
-    if (digest := digest_file(origin)) != manifest.source["sha256"]:
+    origin = fetch_weights(named)
+    if (digest := digest_checkpoint(origin)) != manifest.source["sha256"]:
         raise ValueError(
             f"{origin}: its SHA-256 is {digest}, the manifest of {weights_path} says {manifest.source['sha256']}: the "
             "source is another file now; convert it again"
         )
-    family, branch = manifest.source["family"], manifest.source["branch"]
-    original = read_backbone(origin, family=family, branch=branch, trust_pickle=trust_pickle)
+    options = dict(manifest.source.get("options", {}))
+    if "prefix" not in options:
+        options |= {"family": manifest.source["family"], "branch": manifest.source["branch"]}
+    original = read_backbone(origin, trust_pickle=trust_pickle, **options)
     _compare(original, copy, str(weights_path))
     return manifest, True
 
@@ -148,6 +226,8 @@ def write_backbone(path: Path, backbone: Backbone, to: str, layout: str = "any")
     if to == "detectron2":
         named = to_detectron2(state, backbone.depth, layout)
         tree = {"model": named, "__author__": "mochi-transfer", "matching_heuristics": layout == "any"}
+        if backbone.pixel_format != TORCHVISION:
+            tree["pixel_format"] = backbone.pixel_format
     if path.suffix == ".pkl":
         tree["model"] = {name: tensor.numpy() for name, tensor in tree["model"].items()}
         write_whole(path, lambda stream: write_arrays(stream, tree))
@@ -155,22 +235,24 @@ def write_backbone(path: Path, backbone: Backbone, to: str, layout: str = "any")
         write_whole(path, lambda stream: torch.save(tree, stream))
 
 
-def _describe_source(source: str | Path, backbone: Backbone) -> dict[str, Any]:
+def _describe_source(source: str | Path, file: Path, backbone: Backbone) -> dict[str, Any]:
+    """Return what the manifest says of the source: by the name that was given, and by the digest of the file."""
     return {
         "path": str(source),
-        "sha256": digest_file(source),
+        "sha256": digest_checkpoint(file),
         "family": backbone.family,
         "branch": backbone.branch,
         "epoch": backbone.epoch,
         "reason": backbone.reason,
         "dropped": len(backbone.dropped),
         "filled": backbone.filled,
+        "options": dict(backbone.options),
     }
 
 
 def _check_request(source: str | Path, output: Path, to: str, layout: str) -> None:
     if to not in FORMATS:
-        raise ValueError(f"to={to}: expected one of {', '.join(FORMATS)}")
+        raise ValueError(f"to={to}: expected one of {', '.join(FORMATS)} (or, on the command line, hub-folder)")
     if output.suffix not in FORMATS[to]:
         raise ValueError(
             f"{output}: a file for to={to} ends in {' or '.join(FORMATS[to])}; got {output.suffix or 'none'}"

@@ -9,47 +9,54 @@ from typing import Any
 
 from torch import Tensor
 
-from pretrain.runtime.storage import digest_file
-from transfer.weights.backbone import read_backbone
-from transfer.weights.containers import describe_container, read_tree
-from transfer.weights.recognition import find_containers
+from transfer.weights.backbone import read_backbone, read_epoch
+from transfer.weights.containers import describe_container, digest_checkpoint, read_tree
+from transfer.weights.key_names import find_containers
+from transfer.weights.recognition import list_resnets
 from transfer.weights.resnet_names import expected_shapes
+from transfer.weights.sources.remote_weights import fetch_weights
 
 
-def inspect_checkpoint(
-    path: str | Path, *, family: str | None = None, branch: str | None = None, trust_pickle: bool = False
-) -> str:
+def inspect_checkpoint(path: str | Path, **options: Any) -> str:
     """Return a report in plain text: container, digest, epochs, tensors by block, family, what would be converted.
 
-    A refusal of the conversion is part of the report; only an unreadable file raises.
+    Every ResNet in the file is listed with the option that converts it. A refusal of the conversion is part of the
+    report; only an unreadable file raises.
+
+    Args:
+        path: the checkpoint.
+        options: the fields of `transfer.weights.backbone.ReadOptions`.
 
     Raises:
         ValueError: the file cannot be read safely.
 
     """
-    tree = read_tree(path, trust_pickle=trust_pickle)
+    path = fetch_weights(path)
+    tree = read_tree(path, trust_pickle=bool(options.get("trust_pickle")))
     lines = [
-        f"{path}: {describe_container(path)}, {Path(path).stat().st_size:,} bytes",
-        f"sha256     {digest_file(path)}",
+        f"{path}: {describe_container(path)}, {_measure(Path(path)):,} bytes",
+        f"sha256     {digest_checkpoint(path)}",
         f"top level  {_list_keys(tree)}",
     ]
-    if isinstance(tree.get("epoch"), int):
-        lines.append(f"epoch      {tree['epoch']}")
+    if (epoch := read_epoch(tree)) is not None:
+        lines.append(f"epoch      {epoch}")
     for place, state in find_containers(tree):
         lines.append(f"tensors    {len(state)} in {place or 'the top level'}")
         lines += [f"           {block}: {count}" for block, count in _count_blocks(state).items()]
     try:
-        backbone = read_backbone(path, family=family, branch=branch, trust_pickle=trust_pickle)
+        lines += [f"resnet     {place}; convert it by: {words}" for place, words in list_resnets(tree, str(path))]
+        backbone = read_backbone(path, **options)
     except ValueError as error:
         return "\n".join([*lines, f"would be refused: {error}"])
     counts = f"{len(backbone.state)} of {len(expected_shapes(backbone.depth))}"
     lines += [
         f"family     {backbone.family}: {backbone.reason}",
         f"backbone   ResNet-{backbone.depth}, {counts} tensors, values' sha256 {digest_state(backbone.state)}",
+        f"assumed    {backbone.assumed}",
         f"dropped    {len(backbone.dropped)}: {_list_keys(backbone.dropped)}",
     ]
     if backbone.filled:
-        lines.append(f"filled     {backbone.filled} batch counters that the file does not hold, with 0")
+        lines.append(f"filled     {backbone.filled} counters and statistics that the file does not hold")
     return "\n".join(lines)
 
 
@@ -60,6 +67,10 @@ def digest_state(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
+
+
+def _measure(path: Path) -> int:
+    return sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
 
 
 def _count_blocks(names: Iterable[str]) -> dict[str, int]:

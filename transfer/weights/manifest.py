@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.runtime.storage import digest_file, read_json, write_json
+from transfer.weights.input_units import INPUT_UNITS, TORCHVISION, find_unit
 
-PIXEL_FORMAT = "RGB"
-PIXEL_MEAN = (123.675, 116.28, 103.53)
-PIXEL_STD = (58.395, 57.12, 57.375)
-"""Torchvision's input, for pixels in 0…255: ImageNet's statistics (0.485, 0.456, 0.406; 0.229, 0.224, 0.225) × 255."""
+_UNIT = INPUT_UNITS[TORCHVISION]
 MAX_SETTINGS = 10_000
 """Values; the settings of a pretraining are some hundred."""
 
@@ -22,15 +20,18 @@ class Manifest:
     """What is known of a converted file; the JSON has these keys in this order."""
 
     source: dict[str, Any]
-    """path, sha256, family, branch, epoch, reason; dropped and filled: how many keys."""
+    """path, sha256, family, branch, epoch, reason; dropped and filled: how many keys; options: the user's."""
     output: dict[str, Any]
     """path (the file's name), sha256, format, tensors."""
     depth: int
-    pixel_format: str = PIXEL_FORMAT
-    pixel_mean: tuple[float, ...] = PIXEL_MEAN
-    pixel_std: tuple[float, ...] = PIXEL_STD
-    stride_in_1x1: bool = False
+    pixel_format: str = _UNIT.order
+    """RGB or BGR."""
+    pixel_mean: tuple[float, ...] = _UNIT.mean
+    pixel_std: tuple[float, ...] = _UNIT.std
+    stride_in_1x1: bool = _UNIT.stride_in_1x1
     """Torchvision's bottleneck has its stride in the 3×3 convolution."""
+    assumed: str = ""
+    """What was taken for granted about the network and its input, since no tensor shows it."""
     matched: int
     """Tensors of the output that equal the source's, name by name."""
     expected: int
@@ -43,6 +44,22 @@ class Manifest:
     commit: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     """The pretraining's settings, where the source holds them; see `keep_plain`."""
+
+
+def unit_of(manifest: Manifest) -> str:
+    """Return the name of the input unit that a manifest describes.
+
+    Raises:
+        ValueError: it is none of the known ones.
+
+    """
+    unit = find_unit(manifest.pixel_mean, manifest.pixel_std, manifest.pixel_format)
+    if unit is None or INPUT_UNITS[unit].stride_in_1x1 != manifest.stride_in_1x1:
+        raise ValueError(
+            f"the manifest describes no known input: {manifest.pixel_format}, mean {list(manifest.pixel_mean)}, std "
+            f"{list(manifest.pixel_std)}, stride in the 1×1: {manifest.stride_in_1x1}; convert the checkpoint again"
+        )
+    return unit
 
 
 def manifest_path(weights_path: str | Path) -> Path:

@@ -1,12 +1,15 @@
 """The model card beside exported weights: method, data, epochs, input, provenance, how to load, measured results."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from pretrain.runtime.storage import write_text
 from transfer.results.run_result import RunResult, read_result
 from transfer.weights.manifest import Manifest
+from transfer.weights.method_name import describe_method
 
 _UNKNOWN = "not said by the checkpoint"
 
@@ -16,13 +19,16 @@ def card_path(weights_path: str | Path) -> Path:
     return Path(weights_path).with_suffix(".md")
 
 
-def write_model_card(weights_path: str | Path, manifest: Manifest, metrics_files: Sequence[str | Path] = ()) -> Path:
+def write_model_card(
+    weights_path: str | Path, manifest: Manifest, metrics_files: Sequence[str | Path] = (), *, licence: str = ""
+) -> Path:
     """Write the model card beside `weights_path`; the same manifest and results give the same text.
 
     Args:
         weights_path: the exported file.
         manifest: of the conversion.
         metrics_files: metrics.json files of runs that started from these weights.
+        licence: as for `render_model_card`.
 
     Returns:
         The card's path.
@@ -30,20 +36,32 @@ def write_model_card(weights_path: str | Path, manifest: Manifest, metrics_files
     """
     results = [read_result(path) for path in metrics_files]
     path = card_path(weights_path)
-    write_text(path, render_model_card(Path(weights_path).name, manifest, results))
+    write_text(path, render_model_card(Path(weights_path).name, manifest, results, licence=licence))
     return path
 
 
-def render_model_card(name: str, manifest: Manifest, results: Sequence[RunResult] = ()) -> str:
-    """Return the card as Markdown with the YAML header that model hubs read."""
+def render_model_card(
+    name: str, manifest: Manifest, results: Sequence[RunResult] = (), *, licence: str = "", hub: bool = False
+) -> str:
+    """Return the card as Markdown with the YAML header that model hubs read.
+
+    Args:
+        name: of the file or the hub folder.
+        manifest: of the conversion.
+        results: of runs from these weights.
+        licence: as the hub writes it; empty: the card says that it is not stated.
+        hub: the card lies in a hub folder.
+
+    """
     arch = f"resnet{manifest.depth}"
     config, source = manifest.config, manifest.source
     rows = {
         "Architecture": f"ResNet-{manifest.depth} (torchvision's names), without classifier",
-        "Method": _describe_method(config, source),
+        "Method": describe_method(config, source["family"]) + ("" if config.get("model") else f" ({_UNKNOWN} further)"),
         "Data": config.get("data", {}).get("root") or _UNKNOWN,
         "Epochs": _UNKNOWN if source["epoch"] is None else source["epoch"],
         "Batch size": config.get("run", {}).get("batch_size", _UNKNOWN),
+        "Licence": licence or "not stated",
         "Input": f"{manifest.pixel_format}, 0…255, mean {list(manifest.pixel_mean)}, std {list(manifest.pixel_std)}",
         "Stride": "in the 3×3 convolution" if not manifest.stride_in_1x1 else "in the 1×1 convolution",
     }
@@ -55,8 +73,9 @@ def render_model_card(name: str, manifest: Manifest, results: Sequence[RunResult
         "Largest relative difference, C2 … C5": f"{max(manifest.parity.values()):.1e} against {manifest.parity_by}",
         "Converter": manifest.commit,
     }
-    header = f"---\nlibrary_name: timm\ntags: [self-supervised, {arch}]\n---\n"
-    parts = [header, f"# {name}\n", _table(("", ""), rows.items()), "## Load\n", _EXAMPLE.format(name=name, arch=arch)]
+    load = _HUB_EXAMPLE.format(name=name) if hub else _EXAMPLE.format(name=name, arch=arch)
+    parts = [_render_header(name, arch, results, licence), f"# {name}\n", _table(("", ""), rows.items())]
+    parts += ["## Load\n", load]
     parts += ["## Proof\n", _table(("", ""), proofs.items()), "## Results\n", _describe_results(results)]
     return "\n".join(parts)
 
@@ -74,12 +93,33 @@ model.load_state_dict(load_file("{name}"))
 """
 
 
-def _describe_method(config: Mapping[str, Any], source: Mapping[str, Any]) -> str:
-    model, mixing = config.get("model", {}), config.get("mixing", {})
-    if not model:
-        return f"{source['family']} ({_UNKNOWN} further)"
-    mixed = f" with MoCHi({mixing['n']}, {mixing['s']}, {mixing['s_prime']})" if mixing.get("n") else ""
-    return f"{model.get('method', source['family'])}{mixed}"
+_HUB_EXAMPLE = """```python
+import timm
+
+model = timm.create_model("hf-hub:OWNER/{name}", num_classes=0, pretrained=True)  # or "local-dir:{name}"
+```
+"""
+
+
+def _render_header(name: str, arch: str, results: Sequence[RunResult], licence: str) -> str:
+    """Return the YAML header; its model-index holds the measured results, a protocol each."""
+    header: dict[str, Any] = {"library_name": "timm", "tags": ["self-supervised", arch]}
+    if licence:
+        header["license"] = licence
+    if entries := [_index_result(result) for result in results]:
+        header["model-index"] = [{"name": name, "results": entries}]
+    return f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---\n"
+
+
+def _index_result(result: RunResult) -> dict[str, Any]:
+    detector = result.protocol.startswith(("voc", "coco"))
+    return {
+        "task": {"type": "object-detection" if detector else "image-classification"},
+        "dataset": {"name": result.protocol, "type": result.protocol.partition("@")[0], "args": {"seed": result.seed}},
+        "metrics": [
+            {"type": name, "name": name, "value": value} for name, value in result.metrics.items() if value is not None
+        ],
+    }
 
 
 def _describe_results(results: Sequence[RunResult]) -> str:

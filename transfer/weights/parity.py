@@ -11,7 +11,8 @@ from torch.nn import functional
 
 import transfer.detectron2_compat as compat
 from transfer.res5_block import build_res5
-from transfer.weights.backbone import build_resnet
+from transfer.weights.backbone import build_resnet, place_strides
+from transfer.weights.input_units import INPUT_UNITS, TORCHVISION
 from transfer.weights.resnet_names import STAGES
 
 MAX_DIFFERENCE = 1e-4
@@ -21,7 +22,9 @@ _IMAGE_PX = 64
 """Small, and still 2×2 at C5; the kernels are the same at every size."""
 
 
-def measure_parity(source: Mapping[str, Tensor], output: Mapping[str, Tensor], depth: int) -> dict[str, float]:
+def measure_parity(
+    source: Mapping[str, Tensor], output: Mapping[str, Tensor], depth: int, pixel_format: str = TORCHVISION
+) -> dict[str, float]:
     """Return for C2 … C5 the largest |difference| over the largest |activation| of the source's.
 
     Both in evaluation mode on one fixed random image; for Detectron2's C4 and FPN arrangements, the worse counts.
@@ -30,6 +33,7 @@ def measure_parity(source: Mapping[str, Tensor], output: Mapping[str, Tensor], d
         source: torchvision names.
         output: Detectron2 names (stem.…, res2.… to res5.…).
         depth: of the ResNet.
+        pixel_format: of the weights; says where the strides are.
 
     Raises:
         ValueError: a difference above `MAX_DIFFERENCE`, or not a number.
@@ -37,8 +41,8 @@ def measure_parity(source: Mapping[str, Tensor], output: Mapping[str, Tensor], d
     """
     image = torch.randn(1, 3, _IMAGE_PX, _IMAGE_PX, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        ours = run_torchvision(source, depth, image)
-        theirs = _run_all(output, depth, image)
+        ours = run_torchvision(source, depth, image, pixel_format)
+        theirs = _run_all(output, depth, image, INPUT_UNITS[pixel_format].stride_in_1x1)
     parity = {stage: max(_difference(ours[stage], other[stage]) for other in theirs) for stage in STAGES}
     if not all(value <= MAX_DIFFERENCE for value in parity.values()):
         raise ValueError(
@@ -58,10 +62,13 @@ def name_implementation() -> str:
         return f"detectron2 {version('pb1-detectron2')}"
 
 
-def run_torchvision(state: Mapping[str, Tensor], depth: int, image: Tensor) -> dict[str, Tensor]:
+def run_torchvision(
+    state: Mapping[str, Tensor], depth: int, image: Tensor, pixel_format: str = TORCHVISION
+) -> dict[str, Tensor]:
     """Return C2 … C5 of torchvision's ResNet; (1, 3, H, W) in, (1, D, H/4 … H/32, …) out."""
     with torch.device("meta"):  # no initialisation: every tensor is assigned, and the random state stays as it was
         model: Any = build_resnet(depth).eval()
+    place_strides(model, pixel_format)
     model.load_state_dict(dict(state), strict=True, assign=True)
     x = model.maxpool(model.relu(model.bn1(model.conv1(image))))
     features = {}
@@ -70,10 +77,10 @@ def run_torchvision(state: Mapping[str, Tensor], depth: int, image: Tensor) -> d
     return features
 
 
-def run_restated(state: Mapping[str, Tensor], image: Tensor) -> dict[str, Tensor]:
+def run_restated(state: Mapping[str, Tensor], image: Tensor, stride_in_1x1: bool = False) -> dict[str, Tensor]:
     """Return C2 … C5 by Detectron2's forward pass written out in plain torch, straight from its names.
 
-    Source: detectron2/modeling/backbone/resnet.py (BasicStem, BasicBlock, BottleneckBlock), stride in the 3×3.
+    Source: detectron2/modeling/backbone/resnet.py (BasicStem, BasicBlock, BottleneckBlock).
     """
     x = functional.max_pool2d(
         functional.relu(_apply(state, "stem.conv1", image, stride=2)), kernel_size=3, stride=2, padding=1
@@ -82,17 +89,18 @@ def run_restated(state: Mapping[str, Tensor], image: Tensor) -> dict[str, Tensor
     for stage in STAGES:
         block = 0
         while f"{stage}.{block}.conv1.weight" in state:
-            x = _run_block(state, f"{stage}.{block}", x, stride=2 if block == 0 and stage != "res2" else 1)
+            x = _run_block(state, f"{stage}.{block}", x, 2 if block == 0 and stage != "res2" else 1, stride_in_1x1)
             block += 1
         features[stage] = x
     return features
 
 
-def _run_block(state: Mapping[str, Tensor], name: str, x: Tensor, stride: int) -> Tensor:
-    """Return relu(branch + shortcut); the stride sits in the first 3×3 convolution."""
+def _run_block(state: Mapping[str, Tensor], name: str, x: Tensor, stride: int, stride_in_1x1: bool) -> Tensor:
+    """Return relu(branch + shortcut); a basic block has its stride in the first 3×3 convolution."""
     bottleneck = f"{name}.conv3.weight" in state
-    out = functional.relu(_apply(state, f"{name}.conv1", x, stride=1 if bottleneck else stride))
-    out = _apply(state, f"{name}.conv2", out, stride=stride if bottleneck else 1)
+    first, second = (1, stride) if bottleneck and not stride_in_1x1 else (stride, 1)
+    out = functional.relu(_apply(state, f"{name}.conv1", x, stride=first))
+    out = _apply(state, f"{name}.conv2", out, stride=second)
     if bottleneck:
         out = _apply(state, f"{name}.conv3", functional.relu(out))
     if f"{name}.shortcut.weight" in state:
@@ -109,13 +117,15 @@ def _apply(state: Mapping[str, Tensor], name: str, x: Tensor, stride: int = 1) -
     return functional.batch_norm(x, mean, variance, scale, shift, training=False, eps=1e-5)
 
 
-def _run_all(state: Mapping[str, Tensor], depth: int, image: Tensor) -> list[dict[str, Tensor]]:
+def _run_all(state: Mapping[str, Tensor], depth: int, image: Tensor, stride_in_1x1: bool) -> list[dict[str, Tensor]]:
     if not compat.is_installed():
-        return [run_restated(state, image)]
-    return run_detectron2(state, depth, image)
+        return [run_restated(state, image, stride_in_1x1)]
+    return run_detectron2(state, depth, image, stride_in_1x1)
 
 
-def run_detectron2(state: Mapping[str, Tensor], depth: int, image: Tensor) -> list[dict[str, Tensor]]:
+def run_detectron2(
+    state: Mapping[str, Tensor], depth: int, image: Tensor, stride_in_1x1: bool = False
+) -> list[dict[str, Tensor]]:
     """Return C2 … C5 of Detectron2's own modules: the FPN arrangement (all five stages in one backbone), then C4's.
 
     C4 puts res5 behind the pooled regions, as a block of its own.
@@ -129,7 +139,7 @@ def run_detectron2(state: Mapping[str, Tensor], depth: int, image: Tensor) -> li
 
     cfg = get_cfg()
     cfg.MODEL.RESNETS.merge_from_list(
-        ["DEPTH", depth, "NORM", "BN", "STRIDE_IN_1X1", False, "RES2_OUT_CHANNELS", 256 if depth >= 50 else 64]
+        ["DEPTH", depth, "NORM", "BN", "STRIDE_IN_1X1", stride_in_1x1, "RES2_OUT_CHANNELS", 256 if depth >= 50 else 64]
     )
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     cfg.MODEL.RESNETS.OUT_FEATURES = list(STAGES)

@@ -1,6 +1,9 @@
-"""Find the one ResNet that is meant in a checkpoint's tree, say whose scheme it is, and refuse what is not clear."""
+"""Identify which encoder of a checkpoint to convert and which code base wrote it; raise if that is ambiguous."""
 
+import dataclasses
+import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,24 +12,18 @@ import torch
 from torch import Tensor
 
 from transfer.weights.families import ALSO_CALLED, FAMILIES, HEAD_WORDS, Family
-from transfer.weights.resnet_names import torchvision_names
+from transfer.weights.key_names import (
+    STYLES,
+    Container,
+    extract,
+    find_containers,
+    find_prefixes,
+    open_container,
+    refuse_spoilt_names,
+)
 
 BRANCHES = ("query", "key", "teacher", "student")
 """Online encoder and its moving average, by MoCo's names and by DINO's."""
-
-_STYLES = {
-    "torchvision": r"(conv1|bn1|layer[1-4]\.\d+)\.",
-    "sequential": r"([01]|[4-7]\.\d+)\.",
-    "detectron2": r"(stem|res[2-5])\.",
-}
-"""How each way of naming begins; sequential is nn.Sequential(conv1, bn1, relu, maxpool, layer1, …)."""
-
-_PREFIXES = {
-    "torchvision": r"(?P<prefix>(.+\.)?)layer[1-4]\.\d+\.(conv|bn|downsample)",
-    "sequential": r"(?P<prefix>(.+\.)?)[4-7]\.\d+\.(conv|bn|downsample)",
-    "detectron2": r"(?P<prefix>(.+\.)?)res[2-5]\.\d+\.(conv|shortcut)",
-}
-_CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 
 
 class AmbiguityError(ValueError):
@@ -41,6 +38,9 @@ class Candidate:
     container: str
     """Dotted keys from the top of the file; empty: the file is the state_dict itself."""
     prefix: str
+    """Without the wrappers of DDP, torch.compile and the like."""
+    raw_prefix: str
+    """As the file has it."""
     style: str
     branch: str
     state: dict[str, Tensor]
@@ -49,7 +49,11 @@ class Candidate:
 
     def place(self) -> str:
         """Return where it lies: container and prefix."""
-        return f"{self.container or 'the top level'}: {self.prefix or '(no prefix)'}"
+        return f"{self.container or 'the top level'}: {self.raw_prefix or '(no prefix)'}"
+
+    def words(self) -> str:
+        """Return the option that names it on the command line, quoted for a shell."""
+        return quote_prefix(self.container, self.prefix)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +76,21 @@ class Recognition:
 
 
 def recognise(
-    tree: Mapping[str, Any], where: str, *, family: str | None = None, branch: str | None = None
+    tree: Mapping[str, Any],
+    where: str,
+    *,
+    family: str | None = None,
+    branch: str | None = None,
+    prefix: str | None = None,
 ) -> Recognition:
     """Return which ResNet of the tree is meant.
+
+    Args:
+        tree: the checkpoint.
+        where: its path, for messages.
+        family: whose scheme; None: recognised.
+        branch: which encoder; None: the query.
+        prefix: "CONTAINER:PREFIX", the place of the encoder in a file of no known scheme; instead of the other two.
 
     Raises:
         ValueError: none is there, or the file is one that the copied conversion scripts spoil.
@@ -84,121 +100,115 @@ def recognise(
     families = _select_families(family)
     if branch is not None and branch not in BRANCHES:
         raise ValueError(f"branch={branch}: expected one of {', '.join(BRANCHES)}")
-    containers = dict(find_containers(tree))
-    if not containers:
+    if prefix is not None and (family or branch):
+        raise ValueError("prefix=… says where the encoder lies; leave out family=… and branch=…")
+    found = dict(find_containers(tree))
+    if not found:
         raise ValueError(f"{where}: holds no tensor at all (top-level keys: {_list(tree)}): nothing to convert")
-    marks = [f"{place}.{name}".lstrip(".") for place, state in containers.items() for name in state]
+    marks = [f"{place}.{name}".lstrip(".") for place, state in found.items() for name in state]
     marks += [str(key) for key in tree]
-    candidates = []
-    for container, state in containers.items():
+    for state in found.values():
         refuse_spoilt_names(state, where, detectron2="__author__" in tree or "matching_heuristics" in tree)
-        candidates += list(_find_candidates(container, state, families, marks))
+    containers = {place: open_container(state, where) for place, state in found.items()}
+    if prefix is not None:
+        candidates = [_take_place(containers, prefix, where)]
+    else:
+        candidates = [
+            candidate
+            for place, container in containers.items()
+            for candidate in _find_candidates(place, container, families, marks, where)
+        ]
     if not candidates:
         raise ValueError(_explain_nothing(containers, where, family))
     chosen = _choose(candidates, where, branch)
-    dropped, unknown = _sort_rest(containers[chosen.container], chosen.container, candidates)
+    inside = chosen.prefix if prefix is not None else ""
+    dropped, unknown = _sort_rest(containers[chosen.container], chosen.container, candidates, inside)
     return Recognition(chosen=chosen, candidates=tuple(candidates), dropped=dropped, unknown=unknown)
 
 
-def find_containers(
-    tree: Mapping[Any, Any], path: str = "", level: int = 0, seen: set[int] | None = None
-) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Yield (dotted path, tensors by name) of every dictionary that holds tensors under string keys.
-
-    A dictionary that lies in several places is told once: hostile files repeat them without end; `seen` has their ids.
-    """
-    seen = {id(tree)} if seen is None else seen
-    tensors = {key: value for key, value in tree.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    if tensors:
-        yield path, tensors
-    for key, value in tree.items():
-        if isinstance(key, str) and isinstance(value, Mapping) and level < 6 and id(value) not in seen:
-            seen.add(id(value))
-            yield from find_containers(value, f"{path}.{key}".lstrip("."), level + 1, seen)
+def list_resnets(tree: Mapping[str, Any], where: str) -> list[tuple[str, str]]:
+    """Return (place, the option that converts it) of everything in the tree that looks like a ResNet."""
+    containers = {place: open_container(state, where) for place, state in find_containers(tree)}
+    return [
+        (f"{place or 'the top level'}: {prefix or '(no prefix)'}, {style} names", quote_prefix(place, prefix))
+        for place, container in containers.items()
+        for prefix, style in find_prefixes(container.tensors)
+    ]
 
 
-def refuse_spoilt_names(names: Mapping[str, Any], where: str, *, detectron2: bool) -> None:
-    """Refuse Detectron2 names as the copied conversion scripts spoil them, each with its own sentence.
+def quote_prefix(container: str, prefix: str) -> str:
+    """Return "prefix=CONTAINER:PREFIX" as one word of a shell whose value YAML reads as a text."""
+    value = f"{container}:{prefix}"
+    plain = re.fullmatch(r"[A-Za-z_][\w.-]*:[\w.-]+", value)
+    return f"prefix={value}" if plain else shlex.quote(f"prefix={json.dumps(value, ensure_ascii=False)}")
 
-    Each of these loads into Detectron2 without an error and leaves layers at random.
-    """
-    if not detectron2 and not any(re.match(r"(.+\.)?(stem\.(conv1|fc|backbone)|res[2-5]\.\d)", name) for name in names):
-        return
-    reasons = {
-        r"module\.": "keys still begin with module.: Detectron2 would match 0 of them and train from random weights",
-        r"stem\.backbone\.|backbone\.(res5|conv1|bn1|layer\d)\.": "keys still begin with backbone.: a C4 model would "
-        "load 252 of 318 tensors, and the stem and res5 would stay random",
-        r"(.*\.)?stem\.(fc|head|projector|mlp)\.": "the projection head is written as part of the stem",
-    }
-    for pattern, reason in reasons.items():
-        if spoilt := [name for name in names if re.match(pattern, name)]:
-            raise ValueError(f"{where}: {reason} (for example {spoilt[0]}). Convert the original checkpoint instead")
+
+def _take_place(containers: Mapping[str, Container], prefix: str, where: str) -> Candidate:
+    """Return the encoder at "CONTAINER:PREFIX"; without a colon, at that prefix of the only container that has it."""
+    place, colon, inside = prefix.rpartition(":")
+    places = [place] if colon else [name for name, entry in containers.items() if _has(entry, inside)]
+    styles = [style for name in places if name in containers for style in _has(containers[name], inside)]
+    if len(places) != 1 or len(styles) != 1:
+        there = [
+            quote_prefix(name, found) for name, entry in containers.items() for found, _ in find_prefixes(entry.tensors)
+        ]
+        raise ValueError(f"{where}: no ResNet at prefix={prefix}; ResNets lie at: {', '.join(there) or 'no place'}")
+    state, raw = extract(containers[places[0]], inside, styles[0], where)
+    return Candidate(
+        family="prefix",
+        container=places[0],
+        prefix=inside,
+        raw_prefix=raw,
+        style=styles[0],
+        branch="query",
+        state=state,
+        source=f"named by prefix={prefix}",
+    )
+
+
+def _has(container: Container, prefix: str) -> list[str]:
+    """Return the styles of the ResNets at a prefix: one, or none."""
+    return [style for found, style in find_prefixes(container.tensors) if found == prefix]
 
 
 def _select_families(family: str | None) -> tuple[Family, ...]:
     if family is None:
         return FAMILIES
     name = ALSO_CALLED.get(family, family)
-    if chosen := [entry for entry in FAMILIES if entry.name == name]:
-        return (Family(name=name, schemes=chosen[0].schemes, source=chosen[0].source),)
-    known = ", ".join([*(entry.name for entry in FAMILIES), *ALSO_CALLED])
+    chosen = [entry for entry in FAMILIES if entry.name == name]
+    if len(chosen) > 1:  # its marks tell its own layouts apart
+        return tuple(chosen)
+    if chosen:
+        return (dataclasses.replace(chosen[0], marks=""),)
+    known = ", ".join(dict.fromkeys([*(entry.name for entry in FAMILIES), *ALSO_CALLED]))
     raise ValueError(f"family={family}: unknown, expected one of {known}")
 
 
 def _find_candidates(
-    container: str, state: Mapping[str, Tensor], families: tuple[Family, ...], marks: list[str]
+    place: str, container: Container, families: tuple[Family, ...], marks: list[str], where: str
 ) -> Iterator[Candidate]:
-    for prefix, style in _find_prefixes(state):
+    for prefix, style in find_prefixes(container.tensors):
         fitting = [
             (family, branch)
             for family in families
-            for place, pattern, branch in family.schemes
-            if re.fullmatch(place, container) and re.fullmatch(pattern, prefix)
-            if (style == "detectron2") == (family.name == "detectron2")
+            for pattern, inside, branch in family.schemes
+            if re.fullmatch(pattern, place) and re.fullmatch(inside, prefix)
+            if all((style == name) == (family.name == name) for name in ("detectron2", "caffe2"))
             if not family.marks or any(re.search(family.marks, mark) for mark in marks)
         ]
         if fitting:
             family, branch = fitting[0]
+            state, raw = extract(container, prefix, style, where)
             yield Candidate(
                 family=family.name,
-                container=container,
+                container=place,
                 prefix=prefix,
+                raw_prefix=raw,
                 style=style,
                 branch=branch,
-                state=_extract(state, prefix, style),
+                state=state,
                 source=family.source,
             )
-
-
-def _find_prefixes(names: Mapping[str, Tensor]) -> list[tuple[str, str]]:
-    """Return (prefix, style) of everything that looks like a ResNet; Detectron2's C4 halves count once."""
-    found: dict[tuple[str, str], None] = {}
-    for name in names:
-        for style, pattern in _PREFIXES.items():
-            if match := re.match(pattern, name):
-                found[match["prefix"], style] = None
-                break
-    if ("backbone.", "detectron2") in found:
-        found.pop(("roi_heads.", "detectron2"), None)
-    return list(found)
-
-
-def _extract(state: Mapping[str, Tensor], prefix: str, style: str) -> dict[str, Tensor]:
-    """Return the ResNet's tensors under torchvision names; a name without a counterpart stays as it is."""
-    names = {name: name.removeprefix(prefix) for name in state if name.startswith(prefix)}
-    if style == "detectron2" and prefix == "backbone.":
-        names |= {name: name.removeprefix("roi_heads.") for name in state if re.match(r"roi_heads\.res5\.\d", name)}
-    names = {name: short for name, short in names.items() if re.match(_STYLES[style], short)}
-    if style == "detectron2":
-        names = {name: torchvision_names().get(short, short) for name, short in names.items()}
-    if style == "sequential":
-        names = {name: _name_child(short) for name, short in names.items()}
-    return {short: state[name] for name, short in names.items()}
-
-
-def _name_child(name: str) -> str:
-    child, _, rest = name.partition(".")
-    return f"{_CHILDREN[child]}.{rest}"
 
 
 def _choose(candidates: list[Candidate], where: str, branch: str | None) -> Candidate:
@@ -214,9 +224,9 @@ def _choose(candidates: list[Candidate], where: str, branch: str | None) -> Cand
     if not fitting:
         raise ValueError(f"{where}: has no branch {branch}; it has {', '.join(there)}")
     if any(not _equal(fitting[0].state, other.state) for other in fitting[1:]):
-        choices = "; ".join(f"{candidate.place()} (family={candidate.family})" for candidate in fitting)
+        choices = "; ".join(f"{candidate.place()} ({candidate.words()})" for candidate in fitting)
         raise AmbiguityError(
-            f"{where}: holds several different {branch} encoders: {choices}. Say which by family=…, or keep one"
+            f"{where}: holds several different {branch} encoders: {choices}. Say which by one of these options"
         )
     return fitting[0]
 
@@ -226,35 +236,50 @@ def _equal(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
 
 
 def _sort_rest(
-    state: Mapping[str, Tensor], container: str, candidates: list[Candidate]
+    container: Container, place: str, candidates: list[Candidate], inside: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return (keys of heads, keys that nobody knows) among what is in no branch of this container."""
-    prefixes = [(entry.prefix, entry.style) for entry in candidates if entry.container == container]
-    patterns = [re.compile(re.escape(prefix) + _STYLES[style]) for prefix, style in prefixes]
-    rest = [name for name in state if not any(pattern.match(name) for pattern in patterns)]
-    heads = [name for name in rest if any(re.fullmatch(HEAD_WORDS, word) for word in name.split("."))]
-    return tuple(heads), tuple(name for name in rest if name not in set(heads))
+    """Return (keys of heads, keys that nobody knows) among what is in no branch of this container.
 
-
-def _explain_nothing(containers: Mapping[str, Mapping[str, Tensor]], where: str, family: str | None) -> str:
-    found = [
-        f"{place or 'the top level'}: {prefix or '(no prefix)'}"
-        for place, state in containers.items()
-        for prefix, _ in _find_prefixes(state)
+    With `inside`, the prefix that the user named, all that lies elsewhere is dropped too.
+    """
+    entries = [(entry.prefix, entry.style) for entry in candidates if entry.container == place]
+    patterns = [re.compile(re.escape(prefix) + STYLES[style]) for prefix, style in entries]
+    words = HEAD_WORDS + (r"|fc1000_[wb]|pred_[wb]|conv1_b|weight_order|\w+_momentum" if _is_caffe2(entries) else "")
+    rest = [name for name in container.tensors if not any(pattern.match(name) for pattern in patterns)]
+    heads = [
+        name
+        for name in rest
+        if not name.startswith(inside) or any(re.fullmatch(words, word) for word in name.split("."))
     ]
-    if any(re.search(r"res2_0_branch2a|conv1_w$", name) for state in containers.values() for name in state):
+    known = set(heads)
+    return tuple(container.raw[name] for name in heads), tuple(
+        container.raw[name] for name in rest if name not in known
+    )
+
+
+def _is_caffe2(entries: list[tuple[str, str]]) -> bool:
+    return any(style == "caffe2" for _, style in entries)
+
+
+def _explain_nothing(containers: Mapping[str, Container], where: str, family: str | None) -> str:
+    places = [
+        (f"{place or 'the top level'}: {prefix or '(no prefix)'}", quote_prefix(place, prefix))
+        for place, container in containers.items()
+        for prefix, _ in find_prefixes(container.tensors)
+    ]
+    if places and family:
+        lie = ", ".join(place for place, _ in places)
         return (
-            f"{where}: has Caffe2 names (MSRA's R-50.pkl): it wants BGR images, std 1 and stride in the 1×1 "
-            "convolution, which no torchvision ResNet has. Give it to Detectron2 as it is, with that input unit"
+            f"{where}: no ResNet by the scheme of family={family}; ResNets lie at {lie}. Leave family=… out, or name "
+            f"the place: {places[0][1]}"
         )
-    if found and family:
-        return f"{where}: no ResNet by the scheme of family={family}; ResNets lie at {', '.join(found)}"
-    if found:
+    if places:
+        lines = "".join(f"\n  {words}" for _, words in places)
         return (
-            f"{where}: a ResNet lies at {', '.join(found)}, which is no known family's scheme. Name the family by "
-            f"family=…, or re-save its state_dict alone; known: {', '.join(entry.name for entry in FAMILIES)}"
+            f"{where}: a ResNet lies at {', '.join(place for place, _ in places)}, which is no known family's scheme. "
+            f"To convert it, add:{lines}"
         )
-    names = _list([name for state in containers.values() for name in state])
+    names = _list([name for container in containers.values() for name in container.raw.values()])
     return f"{where}: no ResNet in it; its tensors are {names}"
 
 

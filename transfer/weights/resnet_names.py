@@ -88,6 +88,21 @@ def find_key_mistakes(state: Mapping[str, Tensor], depth: int) -> list[str]:
     return mistakes
 
 
+def as_expected_dtypes(state: Mapping[str, Tensor], *, float32: bool = False) -> dict[str, Tensor]:
+    """Return the state with int32 counters as int64; with `float32`, other floating-point tensors as float32.
+
+    Widening float16 and bfloat16 is exact; float64 is rounded to the nearest float32.
+    """
+    dtypes = {name: torch.int64 if name.endswith(COUNTER) else torch.float32 for name in state}
+    return {
+        name: tensor.to(dtypes[name])
+        if (tensor.is_floating_point() and float32 and dtypes[name] == torch.float32)
+        or (tensor.dtype == torch.int32 and dtypes[name] == torch.int64)
+        else tensor
+        for name, tensor in state.items()
+    }
+
+
 def find_value_mistakes(state: Mapping[str, Tensor]) -> list[str]:
     """Return the tensors that hold NaN or infinity, or a negative running variance or counter."""
     return [text for name, tensor in state.items() if (text := _find_bad_value(name, tensor))]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from transfer.weights.array_pickle import ARRAY_TABLE
-from transfer.weights.pickle_machine import Build, Instance, Name, UnsafePickleError, check_key
+from transfer.weights.files.pickle_machine import Build, Instance, Name, UnsafePickleError, check_key
 
 _MAX_ELEMENTS = 2**31
 """Of one tensor; a view with stride 0 may have more elements than its storage."""

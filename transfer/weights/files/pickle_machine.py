@@ -92,6 +92,8 @@ class PickleMachine:
     def __init__(self, table: Mapping[str, Build], persistent: Callable[[Any], Any] | None = None) -> None:
         self.table, self.persistent = table, persistent
         self.unknown: set[str] = set()
+        self.named: set[str] = set()
+        """Every name, called or not."""
         self.stack: list[Any] = []
         self.outer: list[list[Any]] = []
         """The stacks below each mark."""
@@ -232,13 +234,17 @@ class PickleMachine:
         target.update(items)
 
     def _do_global(self, text: str) -> None:
-        self.stack.append(Name(text.replace(" ", ".")))
+        self._push_name(text.replace(" ", "."))
 
     def _do_stack_global(self, _: Any) -> None:
         name, module = self._pop(), self._pop()
         if not isinstance(name, str) or not isinstance(module, str):
             raise UnsafePickleError("its pickle is damaged (a class is named by something that is no text)")
-        self.stack.append(Name(f"{module}.{name}"))
+        self._push_name(f"{module}.{name}")
+
+    def _push_name(self, text: str) -> None:
+        self.named.add(text)
+        self.stack.append(Name(text))
 
     def _do_reduce(self, _: Any) -> None:
         arguments = self._pop()

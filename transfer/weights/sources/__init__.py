@@ -1,0 +1,1 @@
+"""Checkpoints by name: where they lie and how they are fetched."""

@@ -1,0 +1,160 @@
+"""Fetch a checkpoint that is given by name into one cache, resumable, and checked where a digest is known.
+
+zoo:NAME (see `transfer.weights.sources.zoo`), hf://OWNER/NAME[/FILE] and https://…[#sha256=DIGITS]. Everything else is a path.
+"""
+
+import difflib
+import hashlib
+import os
+import re
+from pathlib import Path
+from urllib.parse import urldefrag, urlsplit
+
+from filelock import FileLock
+
+from transfer.weights.sources.zoo import ZOO
+
+CACHE_VARIABLE = "MOCHI_CACHE"
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+"""What timm and transformers call the weights of a repository, in the order in which they are tried."""
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def is_remote(source: str | Path) -> bool:
+    """Return whether a checkpoint is given by name and not by a path."""
+    return bool(re.match(r"(zoo:|hf://|https?://)", str(source)))
+
+
+def cache_folder() -> Path:
+    """Return where fetched checkpoints lie: $MOCHI_CACHE, or mochi-transfer below the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get(CACHE_VARIABLE) or Path(base) / "mochi-transfer")
+
+
+def fetch_weights(source: str | Path) -> Path:
+    """Return a local file for `source`; fetch it into the cache if it is given by name and not there yet.
+
+    Raises:
+        ValueError: an unknown name, no connection (the text says where to put the file), or another digest.
+
+    """
+    text = str(source)
+    if not is_remote(text):
+        return Path(source)
+    if text.startswith("zoo:"):
+        return _fetch_zoo(text.removeprefix("zoo:"))
+    if text.startswith("hf://"):
+        return _fetch_hub(text)
+    url, fragment = urldefrag(text)
+    if fragment and not re.fullmatch(r"(sha256|md5)=[0-9a-f]{8,64}", fragment):
+        raise ValueError(
+            f"{text}: the part after # is {fragment!r}, expected sha256= and at least 8 hexadecimal digits"
+        )
+    return _fetch_url(url, fragment.replace("=", ":"))
+
+
+def _fetch_zoo(name: str) -> Path:
+    if name not in ZOO:
+        near = difflib.get_close_matches(name, ZOO, n=3)
+        meant = f" (did you mean {', '.join(near)}?)" if near else ""
+        raise ValueError(f"zoo:{name}: unknown{meant}; known: {', '.join(ZOO)}")
+    return _fetch_url(ZOO[name].url, ZOO[name].digest)
+
+
+def _fetch_url(url: str, digest: str) -> Path:
+    parts = urlsplit(url)
+    if parts.scheme != "https" and parts.hostname not in _LOOPBACK:
+        raise ValueError(f"{url}: weights are fetched by https only; anyone on the way could change them otherwise")
+    name = Path(parts.path).name
+    if not name or not parts.hostname:
+        raise ValueError(f"{url}: names no file")
+    key = hashlib.sha256(url.encode()).hexdigest()[:12]
+    path = cache_folder() / parts.hostname / f"{key}-{name}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f"{path.name}.lock")):
+        if not path.is_file():
+            _download(url, path, digest)
+        _check_digest(path, url, digest)
+    return path
+
+
+def _download(url: str, path: Path, digest: str) -> None:
+    """Write `path` by way of a partial file, from where an earlier attempt ended; huggingface_hub's downloader."""
+    from huggingface_hub.file_download import http_get  # takes a second to import
+
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        _refuse_offline()
+        with partial.open("ab") as stream:
+            http_get(url, stream, resume_size=stream.tell(), displayed_filename=path.name)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except Exception as error:  # the downloader's and its HTTP library's many
+        raise ValueError(
+            f"{url}: cannot be fetched ({type(error).__name__}: {str(error).partition(chr(10))[0]}). Run again to "
+            f"resume; or fetch it on a machine with a network and put it at {path}"
+        ) from error
+    try:
+        _check_digest(partial, url, digest)
+    except ValueError:
+        partial.unlink()
+        raise
+    partial.replace(path)
+
+
+def _refuse_offline() -> None:
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        raise ConnectionError("HF_HUB_OFFLINE is set")
+
+
+def _check_digest(path: Path, url: str, digest: str) -> None:
+    kind, _, digits = digest.partition(":")
+    if not digits:
+        return
+    with path.open("rb") as stream:
+        found = hashlib.file_digest(stream, kind).hexdigest()
+    if not found.startswith(digits):
+        raise ValueError(
+            f"{url}: its {kind} begins with {found[: len(digits)]}, stated is {digits}: damaged, or another file than "
+            f"was published. It is not used; delete {path} if it is there, and run again"
+        )
+
+
+def _fetch_hub(text: str) -> Path:
+    """Return a file of a repository on the Hugging Face Hub, in the cache below hub/."""
+    match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+?)(?:@([\w./-]+?))?(?:/([\w./-]+))?", text)
+    if not match:
+        raise ValueError(f"{text}: expected hf://OWNER/NAME, hf://OWNER/NAME/FILE or hf://OWNER/NAME@REVISION/FILE")
+    repository, revision, name = match.groups()
+    from huggingface_hub import hf_hub_download  # takes a second to import
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    folder = cache_folder() / "hub"
+    for file in (name,) if name else HUB_FILES:
+        try:
+            path = Path(hf_hub_download(repository, file, revision=revision, cache_dir=folder))
+            _fetch_config(repository, revision, folder)
+        except LocalEntryNotFoundError as error:
+            raise ValueError(
+                f"{text}: cannot be reached, and {file} is not in the cache. Fetch it on a machine with a network "
+                f"(`hf download {repository} {file}`) and give the file's path instead"
+            ) from error
+        except EntryNotFoundError:
+            continue
+        except Exception as error:  # no such repository, gated, no right to read…
+            raise ValueError(f"{text}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}") from error
+        return path
+    raise ValueError(
+        f"{text}: holds no {' and no '.join((name,) if name else HUB_FILES)}; name the file: hf://OWNER/NAME/FILE"
+    )
+
+
+def _fetch_config(repository: str, revision: str | None, folder: Path) -> None:
+    """Fetch config.json beside the weights, where there is one: it names the network and the input."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        hf_hub_download(repository, "config.json", revision=revision, cache_dir=folder)
+    except EntryNotFoundError:
+        return
