@@ -4,14 +4,24 @@ Sources: [MoCo] facebookresearch/moco; [MoCHi] arXiv 2010.01028; [SynCo] arXiv 2
 [MoCo-v3] facebookresearch/moco-v3.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+Value = TypeVar("Value")
+FREE = "free"
+"""Key of a field's metadata: a run that is resumed may have another value of it, see `pretrain.continuation`."""
+
+
+def free(default: Value) -> Value:
+    """Return a field with `default` that does not change what is learned, up to rounding."""
+    return field(default=default, metadata={FREE: True})
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where the images are and how two views are made of each."""
 
-    root: str = ""
+    root: str = free("")
     """ImageNet layout: ROOT/train/<class>/*.JPEG and, for the monitors, ROOT/val/<class>/*.JPEG."""
     class_list: str = ""
     """imagenet100, or a text file with one class folder per line; empty: all classes."""
@@ -20,12 +30,13 @@ class DataConfig:
     pipeline: str = "auto"
     """cpu (crops and photometrics in the workers), crops (photometrics on the device) or auto (crops on CUDA)."""
     augmentation: str = "moco_v2"
-    """moco_v1, moco_v2, infomin, or moco_v2_no_blur (images too small to be blurred, as in SimCLR on CIFAR-10)."""
+    """moco_v1, moco_v2, infomin, moco_v2_no_blur (images too small to be blurred, as in SimCLR on CIFAR-10), or
+    crop_flip (no colours: the usual one of supervised training)."""
     crop_px: int = 224
     """Side of a view in pixels."""
     min_scale: float = 0.2
     """Smallest share of the image's area that a crop covers [MoCo]."""
-    workers: int = 8
+    workers: int = free(8)
     """DataLoader processes per rank; 0 decodes in the main process."""
     skip_broken: bool = False
     """Replace an unreadable image by its successor and count it, instead of stopping with its name."""
@@ -58,8 +69,8 @@ class ModelConfig:
     """Shuffle the global key batch before the key encoder, so that a key's batch statistics do not give away its query
     [MoCo §3.3]; it takes several ranks or `bn_groups`."""
     bn_groups: int = 1
-    """MoCo: encode each rank's images in so many groups, each with batch statistics of its own, as so many GPUs would:
-    what makes the shuffle work on one GPU (MoCo's CIFAR-10 demo splits batch norm for this)."""
+    """Of MoCo only: encode each rank's images in so many groups, each with batch statistics of its own, as so many GPUs
+    would: what makes the shuffle work on one GPU (MoCo's CIFAR-10 demo splits batch norm for this)."""
     sync_bn: bool = False
     """Synchronise batch statistics over the ranks, in place of shuffling."""
 
@@ -85,11 +96,34 @@ class MixingConfig:
     mask_same_image: bool = False
     """Remove the query image's own older keys from the denominator and the mixes; off in the paper."""
     detach: bool = True
-    """Stop the gradient at the synthetic features (all public code); off: also through q inside h'."""
+    """Stop the gradient at the synthetic features (all public code); off: also through q inside h' (MoCHi only)."""
     approximate: bool = False
     """Find the hardest N approximately; faster, recall about 95 %, never the default."""
     hcl_beta: float = 0.0
     """Re-weight the real negatives by exp(beta t / tau) as HCL does (arXiv 2010.04592); 0: off."""
+
+    @property
+    def is_synco(self) -> bool:
+        """Whether the mixes are SynCo's six types, in place of MoCHi's two."""
+        return any(self.synco)
+
+    @property
+    def count(self) -> int:
+        """Return M, how many mixes each query gets while mixing is on."""
+        return sum(self.synco) if self.is_synco else self.s + self.s_prime
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is anything to mix: hardest negatives, and mixes of them."""
+        return self.n > 0 and self.count > 0
+
+    def is_on_in(self, epoch: int, epochs: int) -> bool:
+        """Whether `epoch` (from 0) of `epochs` mixes: not in the warm-up at the start, nor in the cool-down."""
+        return self.is_on and self.warmup_epochs <= epoch < epochs - self.cooldown_epochs
+
+    def without_mixes(self) -> "MixingConfig":
+        """Return the same without mixes: HCL's weights, the oracle and the masks stay."""
+        return replace(self, s=0, s_prime=0, synco=())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,23 +159,25 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """How fast and on what; nothing here changes what is learned, up to rounding."""
+    """How fast and on what; what is `free` does not change what is learned, up to rounding."""
 
-    device: str = "auto"
+    device: str = free("auto")
     """auto (cuda if there is one), cuda or cpu."""
-    precision: str = "auto"
-    """fp32, bf16, fp16, or auto (bf16 on CUDA, fp32 on a CPU). The contrastive head stays in float32."""
-    tf32: bool = True
+    precision: str = free("auto")
+    """fp32, bf16, fp16, or auto: bf16 on a CUDA device that computes in it, fp16 on an older one (V100, T4), fp32 on a
+    CPU. The contrastive head stays in float32."""
+    tf32: bool = free(True)
     """Let CUDA matrix products round to TF32."""
-    channels_last: bool = True
+    channels_last: bool = free(True)
     """Memory format of images and weights."""
-    compile: bool = False
+    compile: bool = free(False)
     """torch.compile the query encoder."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = free(False)
     """Recompute the query encoder's activations in the backward: less memory, more time (BN moves twice)."""
     max_batch_per_rank: int = 0
-    """Accumulate gradients over slices of at most this many images; 0: the whole share of the rank at once."""
-    threads: int = 0
+    """Accumulate gradients over slices of at most this many images; 0: the whole share of the rank at once. Batch
+    statistics are those of a slice, so it changes what is learned."""
+    threads: int = free(0)
     """Intra-op CPU threads; 0: torch's choice."""
 
 
@@ -149,7 +185,7 @@ class EngineConfig:
 class RunConfig:
     """Length, seeds, files."""
 
-    out: str = ""
+    out: str = free("")
     """Folder of the run: checkpoints/, metrics.jsonl, progress.json, tensorboard/, encoder.pt."""
     epochs: int = 200
     """Passes over the data; 0 writes the random initialisation as encoder.pt."""
@@ -157,23 +193,23 @@ class RunConfig:
     """Global batch: over all ranks and accumulation slices."""
     seed: int = 0
     """Of weights, order, augmentation and mixing."""
-    checkpoint_minutes: float = 15.0
+    checkpoint_minutes: float = free(15.0)
     """Longest time between two checkpoints; one is also written at the end of every epoch."""
-    checkpoint_steps: int = 0
+    checkpoint_steps: int = free(0)
     """Write a checkpoint every so many steps; 0: by time and epoch only."""
-    milestone_every_epochs: int = 0
+    milestone_every_epochs: int = free(0)
     """Keep the checkpoint of every n-th epoch for ever; 0: only the newest two and the last."""
-    log_every_steps: int = 20
+    log_every_steps: int = free(20)
     """Steps between two lines of metrics.jsonl and TensorBoard."""
-    knn_every_epochs: int = 0
+    knn_every_epochs: int = free(0)
     """kNN accuracy on ROOT/val every n epochs; 0: never."""
-    analyse_every_epochs: int = 0
+    analyse_every_epochs: int = free(0)
     """Hardness histogram and the paper's other monitors of queue or SimCLR batch, every n epochs; 0: never."""
-    resume: bool = True
+    resume: bool = free(True)
     """Continue from the newest valid checkpoint in OUT/checkpoints."""
-    profile_steps: int = 0
+    profile_steps: int = free(0)
     """Profile so many steps, after three that warm up: OUT/profile/ gets a trace and a table; 0: none."""
-    wandb: bool = False
+    wandb: bool = free(False)
     """Also log to Weights & Biases, under the same keys (needs the package wandb)."""
 
 

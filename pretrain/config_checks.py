@@ -1,9 +1,13 @@
 """Check a pretraining's settings before anything is started: all mistakes at once."""
 
+import math
+from dataclasses import fields
+from itertools import pairwise
 from typing import Any
 
-from pretrain.config import PretrainConfig
+from pretrain.config import MixingConfig, PretrainConfig
 from pretrain.encoder import ARCHITECTURES, HEADS
+from pretrain.input.view_parameters import RECIPES
 from pretrain.methods import METHODS
 from pretrain.optimization.optimizers import OPTIMIZERS
 from pretrain.optimization.schedule import LR_RULES, SCHEDULES
@@ -12,7 +16,7 @@ from pretrain.synco import TYPES
 
 CHOICES = {
     "data.pipeline": ("auto", "cpu", "crops"),
-    "data.augmentation": ("moco_v1", "moco_v2", "moco_v2_no_blur", "infomin"),
+    "data.augmentation": tuple(RECIPES),
     "model.arch": ARCHITECTURES,
     "model.method": METHODS,
     "model.head": HEADS,
@@ -38,14 +42,19 @@ AT_LEAST = {
     "optimizer.weight_decay": 0,
     "optimizer.warmup_steps": 0,
     "engine.max_batch_per_rank": 0,
+    "engine.threads": 0,
     "run.epochs": 0,
     "run.batch_size": 2,  # batch norm needs two images
+    "run.seed": 0,  # numpy's generators take no negative seed
     "run.log_every_steps": 1,
+    "run.checkpoint_minutes": 0,
     "run.checkpoint_steps": 0,
+    "run.milestone_every_epochs": 0,
     "run.knn_every_epochs": 0,
     "run.analyse_every_epochs": 0,
     "run.profile_steps": 0,
 }
+LARGEST_SEED = 2**63 - 1
 
 
 def check_config(config: PretrainConfig, world_size: int = 1) -> None:
@@ -60,62 +69,101 @@ def check_config(config: PretrainConfig, world_size: int = 1) -> None:
         for key, least in AT_LEAST.items()
         if _get(config, key) < least
     ]
-    mistakes += _find_bad_ranges(config) + _find_contradictions(config, world_size)
+    mistakes += _find_infinite(config) + _find_bad_ranges(config) + _find_contradictions(config)
+    if config.run.batch_size >= 2 and world_size >= 1:
+        mistakes += _find_bad_batches(config, world_size)
     if mistakes:
         raise SettingsError("\n".join(mistakes))
 
 
+def _find_infinite(config: PretrainConfig) -> list[str]:
+    """Return the numbers that are NaN or infinite: comparisons with bounds do not find a NaN."""
+    parts = {part.name: getattr(config, part.name) for part in fields(config)}
+    return [
+        f"{name}.{field.name}: expected a finite number; got {value}"
+        for name, part in parts.items()
+        for field in fields(part)
+        if isinstance(value := getattr(part, field.name), float) and not math.isfinite(value)
+    ]
+
+
 def _find_bad_ranges(config: PretrainConfig) -> list[str]:
+    data, model, settings = config.data, config.model, config.optimizer
     mistakes = []
-    if not 0 < config.data.min_scale <= 1:
-        mistakes.append(f"data.min_scale: expected a share in (0, 1]; got {config.data.min_scale}")
-    if not 0 <= config.model.momentum <= 1:
-        mistakes.append(f"model.momentum: expected a number in [0, 1]; got {config.model.momentum}")
-    if config.model.temperature <= 0:
-        mistakes.append(f"model.temperature: expected a number above 0; got {config.model.temperature}")
-    if not 0 <= config.optimizer.momentum < 1:
-        mistakes.append(f"optimizer.momentum: expected a number in [0, 1); got {config.optimizer.momentum}")
-    if config.optimizer.lr <= 0:
-        mistakes.append(f"optimizer.lr: expected a number above 0; got {config.optimizer.lr}")
-    if any(not 0 < share < 1 for share in config.optimizer.milestones):
-        mistakes.append(
-            f"optimizer.milestones: expected shares of all epochs in (0, 1); got {config.optimizer.milestones}"
-        )
+    if data.min_scale <= 0 or data.min_scale > 1:
+        mistakes.append(f"data.min_scale: expected a share in (0, 1]; got {data.min_scale}")
+    if model.momentum < 0 or model.momentum > 1:
+        mistakes.append(f"model.momentum: expected a number in [0, 1]; got {model.momentum}")
+    if model.temperature <= 0:
+        mistakes.append(f"model.temperature: expected a number above 0; got {model.temperature}")
+    if settings.momentum < 0 or settings.momentum >= 1:
+        mistakes.append(f"optimizer.momentum: expected a number in [0, 1); got {settings.momentum}")
+    if settings.lr <= 0:
+        mistakes.append(f"optimizer.lr: expected a number above 0; got {settings.lr}")
+    marks = settings.milestones
+    if any(not 0 < share < 1 for share in marks) or any(a >= b for a, b in pairwise(marks)):
+        mistakes.append(f"optimizer.milestones: expected rising shares of all epochs in (0, 1); got {marks}")
+    if any(count < 0 for count in config.mixing.synco):
+        mistakes.append(f"mixing.synco: expected counts of 0 or more; got {config.mixing.synco}")
+    if config.run.seed > LARGEST_SEED:
+        mistakes.append(f"run.seed: expected {LARGEST_SEED} or less; got {config.run.seed}")
     return mistakes
 
 
-def _find_contradictions(config: PretrainConfig, world_size: int) -> list[str]:
-    mistakes = []
+def _find_contradictions(config: PretrainConfig) -> list[str]:
     mixing, model = config.mixing, config.model
-    share = config.run.batch_size // world_size
-    if config.run.batch_size % world_size:
-        mistakes.append(f"run.batch_size: {config.run.batch_size} cannot be split evenly over {world_size} processes")
-    if mixing.n == 0 and (mixing.s or mixing.s_prime or any(mixing.synco)):
-        mistakes.append(
-            "mixing.n: is 0, so nothing can be mixed, but mixes are asked for; set N, the hardest negatives"
-        )
+    mistakes = _find_bad_mixing(mixing)
     if model.method == "supervised" and (mixing.n or mixing.oracle or mixing.mask_same_image or mixing.hcl_beta):
         mistakes.append("mixing: supervised pretraining has no negatives; leave mixing at its defaults (mixing.n=0)")
     if model.method == "moco" and mixing.n > model.queue_len:
         mistakes.append(f"mixing.n: {mixing.n} hardest negatives of a queue of only {model.queue_len}")
-    if mixing.synco and len(mixing.synco) != len(TYPES):
-        mistakes.append(f"mixing.synco: expected six counts ({', '.join(TYPES)}); got {mixing.synco}")
-    if mixing.synco and (mixing.s or mixing.s_prime):
-        mistakes.append("mixing.synco: replaces s and s_prime; set both to 0")
-    if model.method == "simclr" and 0 < config.engine.max_batch_per_rank < share:
-        mistakes.append(
-            "engine.max_batch_per_rank: SimCLR's negatives are the images of one pass, so slices would leave most of "
-            "them out; use more processes, or engine.gradient_checkpointing=true"
-        )
-    images = config.engine.max_batch_per_rank or share
-    if model.bn_groups > 1 and images < 2 * model.bn_groups:
-        mistakes.append(f"model.bn_groups: {images} images make no {model.bn_groups} groups of at least two")
+    if model.bn_groups > 1 and model.method != "moco":
+        mistakes.append(f"model.bn_groups: MoCo alone encodes in groups; {model.method} needs model.bn_groups=1")
     if model.bn_groups > 1 and model.sync_bn:
         mistakes.append("model.bn_groups: keeps batch statistics apart, and model.sync_bn joins them; choose one")
     if not config.run.out:
         mistakes.append("run.out: say where the run's files go, e.g. run.out=runs/first")
     if config.run.epochs and not (config.data.root or config.data.cache):
         mistakes.append("data.root: say where the images are (ROOT/train/<class>/*.JPEG), or give data.cache")
+    return mistakes
+
+
+def _find_bad_mixing(mixing: MixingConfig) -> list[str]:
+    mistakes = []
+    if mixing.n == 0 and mixing.count:
+        mistakes.append(
+            "mixing.n: is 0, so nothing can be mixed, but mixes are asked for; set N, the hardest negatives"
+        )
+    if mixing.synco and len(mixing.synco) != len(TYPES):
+        mistakes.append(f"mixing.synco: expected six counts ({', '.join(TYPES)}); got {mixing.synco}")
+    if mixing.synco and (mixing.s or mixing.s_prime):
+        mistakes.append("mixing.synco: replaces s and s_prime; set both to 0")
+    if mixing.synco and not mixing.detach:
+        mistakes.append(
+            "mixing.detach: false is a variant of MoCHi's mixes; SynCo's are always constant, set it to true"
+        )
+    return mistakes
+
+
+def _find_bad_batches(config: PretrainConfig, world_size: int) -> list[str]:
+    """Return what is wrong with how the global batch is split over ranks, slices and groups of batch statistics."""
+    mistakes = []
+    batch, size, groups = config.run.batch_size, config.engine.max_batch_per_rank, config.model.bn_groups
+    share = batch // world_size
+    if batch % world_size:
+        mistakes.append(f"run.batch_size: {batch} cannot be split evenly over {world_size} processes")
+    if config.model.method == "simclr" and 0 < size < share:
+        mistakes.append(
+            "engine.max_batch_per_rank: SimCLR's negatives are the images of one pass, so slices would leave most of "
+            "them out; use more processes, or engine.gradient_checkpointing=true"
+        )
+    smallest = share if size <= 0 or size >= share else share % size or size
+    if smallest < 2 * groups:
+        mistakes.append(
+            f"model.bn_groups={groups} needs at least {2 * groups} images, two for each batch statistic, in every "
+            f"slice of every rank; the smallest of run.batch_size={batch} over {world_size} processes with "
+            f"engine.max_batch_per_rank={size} has {smallest}"
+        )
     return mistakes
 
 

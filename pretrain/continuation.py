@@ -1,33 +1,35 @@
 """Whether a stored run and the present settings are the same recipe; what may differ between two starts."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pretrain.config import PretrainConfig
+from pretrain.config import FREE, PretrainConfig
 from pretrain.runtime.settings import SettingsError, as_dict, from_dict
 
-LEARNED = {
-    "model": None,
-    "mixing": None,
-    "optimizer": None,
-    "data": ("class_list", "augmentation", "crop_px", "min_scale"),
-    "run": ("epochs", "batch_size", "seed"),
-}
-"""The settings that change what is learned; None: all of the part. Everything else may differ after a restart."""
+
+def learned_keys(schema: Any = PretrainConfig, prefix: str = "") -> tuple[str, ...]:
+    """Return the settings ("model.dim") that a resumed run must share: all fields that are not marked as free."""
+    keys: list[str] = []
+    for field in dataclasses.fields(schema):
+        if dataclasses.is_dataclass(field.type):
+            keys.extend(learned_keys(field.type, f"{prefix}{field.name}."))
+        elif not field.metadata.get(FREE, False):
+            keys.append(prefix + field.name)
+    return tuple(keys)
 
 
 def check_same_recipe(stored: Mapping[str, Any], config: PretrainConfig, where: Path) -> None:
     """Raise SettingsError that names every setting in which `stored` (a checkpoint's config) differs from `config`."""
     before, now = as_dict(from_dict(PretrainConfig, stored)), as_dict(config)
-    differences = [
-        f"  {part}.{key}: {before[part][key]} there, {now[part][key]} asked for"
-        for part, keys in LEARNED.items()
-        for key in keys or now[part]
-        if before[part][key] != now[part][key]
-    ]
+    differences = []
+    for key in learned_keys():
+        part, name = key.split(".")
+        if before[part][name] != now[part][name]:
+            differences.append(f"  {key}: {before[part][name]} there, {now[part][name]} asked for")
     if differences:
         raise SettingsError(
             f"{where}: was made with other settings, so this run cannot continue it:\n" + "\n".join(differences) + "\n"
-            "Use another run.out, or run.resume=false to begin anew"
+            "Use another run.out, or run.resume=false to start from the beginning"
         )

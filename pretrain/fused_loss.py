@@ -1,11 +1,10 @@
 """InfoNCE with mixing in one autograd.Function: the gradient is formed in the forward, in the logits' own memory.
 
-Shapes as in pretrain/loss.py. One (B, K) buffer holds in turn the logits, their exponentials, and dloss/dt but for a
-factor per query; the mixes add theirs by scattering onto their parents. What is kept for the backward is dloss/dq,
-(B, D): one product with the negatives.
+Shapes as in pretrain/loss.py. The caller's (B, K) buffer of logits is reused for their exponentials, then for the
+unscaled gradient dloss/dt; the mixes scatter theirs onto their parents. Only dloss/dq, (B, D), is kept for the
+backward: one product with the negatives.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,16 +22,16 @@ class FusedContrast(torch.autograd.Function):
         q: Tensor,
         k: Tensor,
         n: Tensor,
+        logits: Tensor,
+        mixes: Mixes | None,
         temperature: float,
-        exclude: Tensor | None,
-        draw: Callable[[Tensor], Mixes | None],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return loss (scalar), hits (B,), hits with mixes (B,); `draw` makes the mixes from t / tau."""
+        """Return loss (scalar), hits (B,), hits with mixes (B,).
+
+        `logits` (B, K) hold t / tau (-inf where a negative is excluded) and are overwritten, by
+        exp(t / tau - top), then by the unscaled gradient.
+        """
         positive = torch.einsum("bd,bd->b", q, k)[:, None] / temperature  # (B, 1)
-        logits = (q / temperature) @ n.T  # (B, K): t / tau, then exp(t / tau - top), then the gradient, unscaled
-        mixes = draw(logits)
-        if exclude is not None:
-            logits.masked_fill_(exclude, -torch.inf)
         hardest = logits.amax(dim=1, keepdim=True)
         mixed = mixes.cosines / temperature if mixes else torch.full_like(positive, -torch.inf)  # (B, M)
         hardest_mix = mixed.amax(dim=1, keepdim=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pretrain.config import MixingConfig
 from pretrain.fused_loss import FusedContrast
-from pretrain.mixing import Mixes, draw_mixes, mix
+from pretrain.mixing import draw_mixes, mix
 from pretrain.synco import mix_synco
 
 
@@ -68,17 +68,17 @@ def contrastive_loss(
     with torch.autocast(queries.device.type, enabled=False):
         kind = torch.float64 if queries.dtype == torch.float64 else torch.float32
         q, k, n = (tensor.to(kind) for tensor in (queries, keys, negatives))
-        plain = mixing is not None and (any(mixing.synco) or mixing.hcl_beta)
+        plain = mixing is not None and (mixing.is_synco or mixing.hcl_beta)
         if plain or k.requires_grad or n.requires_grad:
             return plain_loss(q, k, n, temperature, mixing, generator, exclude)
-
-        def draw(logits: Tensor) -> Mixes | None:
-            if mixing is None or not mixing.n or not mixing.s + mixing.s_prime:
-                return None
-            return draw_mixes(logits, n, mixing, temperature=temperature, generator=generator, exclude=exclude)
-
-        loss, hits, hits_with_mixes = FusedContrast.apply(q, k, n, temperature, exclude, draw)
-        return ContrastiveOutput(loss, hits, hits_with_mixes)
+        mixes = None
+        with torch.no_grad():
+            logits = (q / temperature) @ n.T  # (B, K)
+            if mixing is not None and mixing.is_on:
+                mixes = draw_mixes(logits, n, mixing, temperature=temperature, generator=generator, exclude=exclude)
+            if exclude is not None:
+                logits.masked_fill_(exclude, -torch.inf)
+        return ContrastiveOutput(*FusedContrast.apply(q, k, n, logits, mixes, temperature))
 
 
 def plain_loss(
@@ -95,9 +95,9 @@ def plain_loss(
     real = torch.einsum("bd,kd->bk", q, n)  # (B, K)
     columns = [positive / temperature, _weigh(real / temperature, mixing, exclude)]
     hardest_mix = torch.full_like(positive, -torch.inf)
-    if mixing is not None and mixing.n > 0 and (mixing.s or mixing.s_prime or any(mixing.synco)):
+    if mixing is not None and mixing.is_on:
         cosines = torch.einsum("bd,kd->bk", q, n.detach()) if n.requires_grad else real
-        make = mix_synco if any(mixing.synco) else mix
+        make = mix_synco if mixing.is_synco else mix
         mixes = make(q, n.detach(), cosines, mixing, generator=generator, exclude=exclude)  # (B, M)
         columns.append(mixes / temperature)
         hardest_mix = mixes.detach().amax(dim=1, keepdim=True)

@@ -98,7 +98,7 @@ def take_inputs(
     shapes = tuple(queries.shape), tuple(negatives.shape), tuple(logits.shape)
     if queries.shape[1:] != negatives.shape[1:] or logits.shape != (len(queries), len(negatives)):
         raise ValueError(f"mix: expected queries (B, D), negatives (K, D) and logits (B, K); got {shapes}")
-    if settings.n < 1 and (settings.s or settings.s_prime or any(settings.synco)):
+    if settings.n < 1 and settings.count:
         raise ValueError(f"mixing.n: mixes are asked for, of {settings.n} hardest negatives; expected 1 or more")
     kind = torch.float64 if logits.dtype == torch.float64 else torch.float32
     return queries.to(kind), negatives.detach().to(kind), logits.to(kind)
@@ -183,12 +183,6 @@ def mix_norm(a: Tensor, cosine: Tensor) -> Tensor:
     """Return ‖a x + (1-a) y‖ of unit vectors with x·y = cosine; never 0, so that opposite parents stay finite."""
     squared = a**2 + (1 - a) ** 2 + 2 * a * (1 - a) * cosine
     return squared.clamp_min_(torch.finfo(squared.dtype).tiny).sqrt_()
-
-
-def is_mixing_on(settings: MixingConfig, epoch: int, epochs: int) -> bool:
-    """Return whether this epoch (from 0) mixes: not during the warm-up at the start, nor the cool-down at the end."""
-    wanted = settings.n > 0 and (settings.s > 0 or settings.s_prime > 0 or any(settings.synco))
-    return wanted and settings.warmup_epochs <= epoch < epochs - settings.cooldown_epochs
 
 
 def measure_recall(cosines: Tensor, n: int) -> float:

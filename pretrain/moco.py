@@ -7,7 +7,6 @@ Shapes: B images of this rank, G = B × ranks, K keys in the queue, D their widt
 """
 
 import copy
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +27,6 @@ class MoCo(nn.Module):
         """Build both encoders, equal at the start, and a queue of random unit rows."""
         super().__init__()
         self.settings, self.mixing = settings, mixing
-        self.without_mixes = replace(mixing, s=0, s_prime=0, synco=())  # HCL's weights stay in the warm-up
         self.encoder_q = build_encoder(settings)
         self.encoder_k = copy.deepcopy(self.encoder_q).requires_grad_(False)
         self.queue = KeyQueue(settings.queue_len, settings.dim)
@@ -56,7 +54,7 @@ class MoCo(nn.Module):
             k_all[mine],
             self.queue.keys,
             temperature=self.settings.temperature,
-            mixing=self.mixing if mixing_on else self.without_mixes,
+            mixing=self.mixing if mixing_on else self.mixing.without_mixes(),
             generator=generators.mixing,
             exclude=excluded,
         )

@@ -4,8 +4,6 @@ Source: Chen et al., "A Simple Framework for Contrastive Learning of Visual Repr
 Shapes: B images of this rank, two views each; G = B × ranks; D the width of an embedding.
 """
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,7 +23,6 @@ class SimCLR(nn.Module):
         """Build the encoder, called encoder_q as in MoCo, so that the checkpoints look alike."""
         super().__init__()
         self.settings, self.mixing = settings, mixing
-        self.without_mixes = replace(mixing, s=0, s_prime=0, synco=())  # HCL's weights stay in the warm-up
         self.encoder_q = build_encoder(settings)
         self.latest: KnownKeys | None = None
 
@@ -49,7 +46,7 @@ class SimCLR(nn.Module):
             partners,
             everyone,
             temperature=self.settings.temperature,
-            mixing=self.mixing if mixing_on else self.without_mixes,
+            mixing=self.mixing if mixing_on else self.mixing.without_mixes(),
             generator=generators.mixing,
             exclude=own if excluded is None else own | excluded,
         )

@@ -24,7 +24,6 @@ from pretrain.input.loader import ViewLoader, build_loader
 from pretrain.input.views import finish_on_device
 from pretrain.loss import ContrastiveOutput
 from pretrain.methods import Method, build_method
-from pretrain.mixing import is_mixing_on
 from pretrain.moco import MoCo
 from pretrain.monitoring.collapse import CollapseMonitor
 from pretrain.monitoring.epoch_checks import EpochMonitors
@@ -139,7 +138,7 @@ def train_epochs(run: Run, stop: StopFlag) -> None:
         profile_steps(Path(config.run.out) / "profile", profiled, run.device) as note_profiled,
     ):
         for epoch in range(run.step // steps_per_epoch, config.run.epochs):
-            mixing_on = is_mixing_on(config.mixing, epoch, config.run.epochs)
+            mixing_on = config.mixing.is_on_in(epoch, config.run.epochs)
             for batch in take_batches(loader, epoch, run.step % steps_per_epoch, monitor):
                 rate = find_rate(schedule, config.optimizer, step=run.step, steps=steps, epochs=config.run.epochs)
                 output = take_step(run, batch, rate, mixing_on=mixing_on)
@@ -261,7 +260,8 @@ def restore(run: Run, content: dict[str, Any]) -> None:
     check_same_recipe(content["config"], run.config, run.checkpoints.folder)
     run.model.load_state_dict(from_moco_state(content["state_dict"]))
     run.optimizer.load_state_dict(content["optimizer"])
-    run.scaler.load_state_dict(content["scaler"])
+    if run.scaler.is_enabled() and content["scaler"]:  # empty where the run had another precision so far
+        run.scaler.load_state_dict(content["scaler"])
     torch.set_rng_state(content["rng"])
     run.step = run.saved_step = content["step"]
     logger.info("continuing after step %d", run.step)

@@ -42,11 +42,17 @@ class FinetuneSettings:
     """CPU threads; 0: torch's choice."""
 
 
+def split_words(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the words of `FinetuneSettings`, and those for Detectron2's config (whose keys are upper case)."""
+    ours = [word for word in overrides if word.split("=")[0].islower()]
+    return ours, [word for word in overrides if word not in ours]
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run, resume or do nothing; print the metrics."""
     stop = StopFlag().install()  # before the slow imports, so that no signal is lost
     words, overrides = split_arguments(arguments, ["CONFIG", "WEIGHTS"])
-    ours = [word for word in overrides if word.split("=")[0].islower()]
+    ours, keys = split_words(overrides)
     settings = read_settings(FinetuneSettings, None, ours)
     if not settings.out or not settings.backbone:
         raise UsageError("out=FOLDER and backbone=NAME are needed. Add --help for an example.")
@@ -59,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
 
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    cfg = read_detector_config(words[0], [word for word in overrides if word not in ours])
+    cfg = read_detector_config(words[0], keys)
     cfg.SEED, cfg.OUTPUT_DIR = settings.seed, settings.out
     cfg.DATASETS.ROOT = settings.data or cfg.DATASETS.ROOT
     smaller = rewrite_for_fewer(cfg, settings.batch_rule, settings.divisor)  # type: ignore[arg-type]

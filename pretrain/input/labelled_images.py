@@ -14,10 +14,10 @@ from torch.utils.data import Dataset
 
 from pretrain.input.images import ImageFolder, Pixels, list_images
 from pretrain.input.sampler import Request
-from pretrain.input.view_parameters import Recipe, choose_view, draw_uniforms
+from pretrain.input.view_parameters import RECIPES, choose_view, draw_uniforms
 from pretrain.input.views import MEAN, STD, Scratch, resize_crop
 
-CROP_AND_FLIP = Recipe(jitter=(0.0, 0.0, 0.0, 0.0), jitter_chance=0.0, blur_chance=0.0, grey_chance=0.0)
+CROP_AND_FLIP = RECIPES["crop_flip"]
 """Random crop and flip without colours: the training transform of facebookresearch/moco, main_lincls.py."""
 MIN_SCALE = 0.08
 """Smallest share of the area that a training crop covers: torchvision's RandomResizedCrop."""

@@ -45,8 +45,9 @@ RECIPES = {
     "moco_v2": Recipe(jitter=(0.4, 0.4, 0.4, 0.1), jitter_chance=0.8, blur_chance=0.5),
     "moco_v2_no_blur": Recipe(jitter=(0.4, 0.4, 0.4, 0.1), jitter_chance=0.8, blur_chance=0.0),
     "infomin": Recipe(jitter=(0.8, 0.8, 0.8, 0.2), jitter_chance=0.8, blur_chance=0.5),
+    "crop_flip": Recipe(jitter=(0.0, 0.0, 0.0, 0.0), jitter_chance=0.0, blur_chance=0.0, grey_chance=0.0),
 }
-"""Augmentations by name."""
+"""Augmentations by name. crop_flip: supervised training of pytorch/vision, and facebookresearch/moco's linear one."""
 
 
 @dataclass(frozen=True, slots=True)

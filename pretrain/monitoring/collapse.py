@@ -14,7 +14,6 @@ from torch import Tensor
 
 from pretrain.config import PretrainConfig
 from pretrain.methods import Method
-from pretrain.mixing import is_mixing_on
 from pretrain.optimization.rates import FAR, rate_excess
 from pretrain.runtime import distributed
 from pretrain.supervised import Supervised
@@ -58,8 +57,7 @@ def chance_loss(config: PretrainConfig, model: Method, *, mixing_on: bool) -> fl
     """
     if isinstance(model, Supervised):
         return math.log(model.classes)
-    mixing = config.mixing
-    mixes = (sum(mixing.synco) or mixing.s + mixing.s_prime) if mixing_on else 0
+    mixes = config.mixing.count if mixing_on else 0
     negatives = config.model.queue_len if config.model.method == "moco" else 2 * config.run.batch_size - 2
     return math.log(1 + negatives + mixes)
 
@@ -84,7 +82,7 @@ class CollapseMonitor:
         if not distributed.is_main():
             return {}
         epoch = (step - 1) // self._steps_per_epoch
-        mixing_on = is_mixing_on(self._config.mixing, epoch, self._config.run.epochs)
+        mixing_on = self._config.mixing.is_on_in(epoch, self._config.run.epochs)
         values = {"chance_loss": round(chance_loss(self._config, self._model, mixing_on=mixing_on), 6)}
         embeddings = self._newest()
         if embeddings is not None:

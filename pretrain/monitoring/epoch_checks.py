@@ -160,7 +160,7 @@ def _measure_parents(
     settings: MixingConfig, cosines: Tensor, classes: Tensor, known: KnownKeys, own: Tensor
 ) -> dict[str, float]:
     """Return the shares (%) of mixes with parents of the query's class, over mixes drawn as the training draws them."""
-    if not settings.n or not settings.s + settings.s_prime:
+    if not settings.is_on or settings.is_synco:
         return {}
     generator = torch.Generator(device=cosines.device).manual_seed(0)  # the training's own draws stay as they were
     parents = draw_mixes(cosines, known.keys, settings, generator=generator, exclude=own).parents

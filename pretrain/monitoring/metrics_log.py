@@ -126,7 +126,7 @@ class Monitor:
             )  # keys leave in order, so the mean is half the span
         if self._config.data.skip_broken and (broken := distributed.sum_over_ranks(self._broken)):
             values["broken_images"] = broken
-        self.write(step, values | more)
+        self.write(step, {**values, **more})
         if self._main:
             shown = {"loss": f"{values['loss']:.3f}", "proxy": f"{values['accuracy']:.1f}%"}
             self._bar.set_postfix(shown | {"img/s": f"{values['images_per_s']:.0f}"}, refresh=False)

@@ -53,4 +53,10 @@ def find_doubts(config: PretrainConfig) -> list[str]:
             f"optimizer.per_step: is false, so the rate moves only {config.run.epochs} times in this run; set "
             "optimizer.per_step=true"
         )
+    mixing, epochs = config.mixing, config.run.epochs
+    if mixing.is_on and not mixing.is_on_in(mixing.warmup_epochs, epochs):
+        doubts.append(
+            f"mixing: warmup_epochs={mixing.warmup_epochs} and cooldown_epochs={mixing.cooldown_epochs} leave none of "
+            f"the {epochs} epochs to mix in; lower them, or run more epochs"
+        )
     return doubts

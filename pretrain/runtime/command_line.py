@@ -2,9 +2,13 @@
 
 import logging
 import sys
+import unicodedata
 from collections.abc import Callable, Sequence
 
 from pretrain.runtime.stopping import EXIT_USER_ERROR, EXIT_YIELD, YieldRequested
+
+HIDDEN = ("Cc", "Cf", "Cs")
+"""Unicode's control, format and surrogate characters."""
 
 
 class UsageError(ValueError):
@@ -39,6 +43,9 @@ def run_command(
     Anything else is a fault of ours and keeps its traceback.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if bad := [word for word in words if _has_surrogates(word)]:
+        print(f"error: this word is not UTF-8: {bad[0]!a}; rename the file, or quote the word", file=sys.stderr)
+        return EXIT_USER_ERROR
     if "--help" in words or "-h" in words:
         print((description or "").strip())
         return 0
@@ -49,8 +56,23 @@ def run_command(
         print(f"stopped on request, work saved: {request}", file=sys.stderr)
         return EXIT_YIELD
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {show(str(error))}", file=sys.stderr)
         return EXIT_USER_ERROR
+
+
+def show(text: str) -> str:
+    """Return a text with every character that a terminal would obey, or not show, as its escape sequence."""
+    return "".join(
+        _escape(sign) if unicodedata.category(sign) in HIDDEN and sign not in "\n\t" else sign for sign in text
+    )
+
+
+def _escape(sign: str) -> str:
+    return sign.encode("unicode_escape").decode()
+
+
+def _has_surrogates(word: str) -> bool:
+    return any(unicodedata.category(sign) == "Cs" for sign in word)
 
 
 def _is_override(word: str) -> bool:

@@ -9,7 +9,10 @@ from pretrain.runtime import distributed
 def choose_device(settings: EngineConfig) -> torch.device:
     """Return the device of this rank."""
     if settings.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("engine.device=cuda, but torch sees no GPU; use engine.device=cpu, or run the doctor")
+        raise ValueError(
+            "engine.device=cuda, but torch sees no GPU; use engine.device=cpu, or run `python -m tools.check_setup` to "
+            "find out why"
+        )
     if settings.device == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", distributed.local_rank())
@@ -19,5 +22,16 @@ def choose_device(settings: EngineConfig) -> torch.device:
 
 def choose_precision(settings: EngineConfig, device: torch.device) -> torch.dtype:
     """Return the autocast type; float32 stands for none."""
-    name = settings.precision if settings.precision != "auto" else {"cuda": "bf16"}.get(device.type, "fp32")
+    name = choose_automatic(device) if settings.precision == "auto" else settings.precision
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+
+
+def choose_automatic(device: torch.device) -> str:
+    """Return the precision that `auto` stands for on `device`.
+
+    bf16 where a CUDA device computes in it (compute capability 8.0). On older ones (V100, T4) torch only emulates bf16,
+    slower than float32, so they get fp16 with a gradient scaler.
+    """
+    if device.type != "cuda":
+        return "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"

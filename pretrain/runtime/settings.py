@@ -1,52 +1,53 @@
 """Read settings: frozen dataclasses filled from YAML that holds only differences, and from key=value overrides.
 
-A YAML file may name one parent with `_base_: other.yaml` (beside it); the parent may not name another.
+A YAML file may name one parent with `_base_: other.yaml` (beside it); the parent may not name another. The type of a
+setting decides how its text is read; every mistake is found and named, with its line, before any is raised.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args, get_origin
+from typing import Any, TypeVar, cast
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from pretrain.runtime.setting_types import SettingsError, coerce, entry_schema, say_unknown
+from pretrain.runtime.yaml_nodes import DocumentError, Node, parse_document, plain_value, read_document
+
+__all__ = ["SettingsError", "as_dict", "from_dict", "parse_overrides", "parse_value", "read_bool", "read_settings"]
 
 Schema = TypeVar("Schema")
+Check = Callable[[Schema], Iterable[tuple[Sequence[str], str]]]
+COMMAND_LINE = "the command line"
 
 
-class SettingsError(ValueError):
-    """A setting is unknown, ill-typed or out of range; the text says which, and what is allowed."""
-
-
-def read_settings(schema: type[Schema], path: str | Path | None = None, overrides: Sequence[str] = ()) -> Schema:
+def read_settings(
+    schema: type[Schema],
+    path: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    check: Check[Schema] = lambda _settings: (),
+) -> Schema:
     """Return a `schema` with the values of the YAML file at `path`, then of `overrides` ("model.dim=64").
 
+    Args:
+        schema: a dataclass with a default for every field.
+        path: a YAML file.
+        overrides: key=value words.
+        check: yields (the names that lead to a setting, a sentence) for what the types cannot see.
+
     Raises:
-        SettingsError: with one line per mistake: unknown key (lists the allowed ones), wrong type, bad override.
+        SettingsError: with one line per mistake: unknown key (lists the allowed ones), wrong type, bad override, and
+            what `check` finds.
 
     """
-    layers: list[tuple[str, Mapping[str, Any]]] = []
-    if path is not None:
-        layers.extend(_read_layers(Path(path)))
-    layers.append(("the command line", parse_overrides(overrides)))
-    mistakes = [text for where, layer in layers for text in _find_unknown_keys(schema, layer, where)]
+    mistakes: list[str] = []
+    node = Node({}, str(path) if path is not None else COMMAND_LINE)
+    for layer in _read_layers(Path(path)) if path is not None else ():
+        node = _merge(node, layer)
+    node = _merge(node, _read_overrides(overrides, mistakes))
+    settings: Schema = coerce(schema, node, "", mistakes)
+    mistakes += [f"{_locate(node, names)}: {text}" for names, text in check(settings)]
     if mistakes:
-        raise SettingsError("\n".join(mistakes))
-    node = OmegaConf.structured(schema)
-    for field in dataclasses.fields(schema):  # type: ignore[arg-type]
-        if entry := _entry_schema(field.type):
-            names = dict.fromkeys(name for _, layer in layers for name in layer.get(field.name) or {})
-            node._get_node(field.name)._set_flag("readonly", False)
-            for name in names:
-                node[field.name][name] = OmegaConf.structured(entry)
-    _unlock(node)
-    for where, layer in layers:
-        try:
-            node = OmegaConf.merge(node, layer)
-        except OmegaConfBaseException as error:
-            raise SettingsError(f"{where}: {error.full_key}: {str(error.msg or error).splitlines()[0]}") from error
-    return cast(Schema, _build(schema, OmegaConf.to_container(node, resolve=True, enum_to_str=False)))
+        raise SettingsError("\n".join(dict.fromkeys(mistakes)))
+    return settings
 
 
 def as_dict(settings: Any) -> dict[str, Any]:
@@ -64,67 +65,119 @@ def from_dict(schema: type[Schema], values: Mapping[str, Any]) -> Schema:
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     """Return nested dictionaries from "a.b=value" strings; values are read as YAML reads them."""
-    bad = [text for text in overrides if "=" not in text or text.startswith("=")]
-    if bad:
-        raise SettingsError(f"the command line: expected key=value, got {', '.join(map(repr, bad))}")
-    try:
-        return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides))))
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise SettingsError(f"the command line: {error}") from error
+    mistakes: list[str] = []
+    node = _read_overrides(overrides, mistakes)
+    if mistakes:
+        raise SettingsError("\n".join(mistakes))
+    return cast(dict[str, Any], plain_value(node))
 
 
-def _read_layers(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def parse_value(text: str) -> Any:
+    """Return what the text after key= means: a list, mapping, number, boolean or null of YAML, else the text itself."""
+    return plain_value(_read_value(text))
+
+
+def read_bool(key: str, text: str) -> bool:
+    """Return a switch of a command line; SettingsError for anything but true, false and the like."""
+    mistakes: list[str] = []
+    value = coerce(bool, _read_value(text), key, mistakes)
+    if mistakes:
+        raise SettingsError(mistakes[0])
+    return value is True
+
+
+def _read_layers(path: Path) -> Iterator[Node]:
     own = _read_yaml(path)
-    base = own.pop("_base_", None)
-    if base is not None:
-        parent = path.parent / str(base)
+    content = cast(dict[str, Node], own.content)
+    if base := content.pop("_base_", None):
+        if not isinstance(base.content, str) or base.is_null():
+            raise SettingsError(f"{base.place()}: _base_ names one file beside this one, as text")
+        parent = path.parent / base.content
         values = _read_yaml(parent)
-        if "_base_" in values:
+        if "_base_" in values.content:
             raise SettingsError(f"{parent}: a _base_ may not have a _base_ of its own (it is named by {path})")
-        yield str(parent), values
-    yield str(path), own
+        yield values
+    yield own
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path) -> Node:
     if not path.is_file():
         raise SettingsError(
             f"{path}: no such config file; see the folder configs/ for those that come with the project"
         )
     try:
-        node = OmegaConf.load(path)
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(node, DictConfig):
+        node = read_document(path)
+    except DocumentError as error:
+        raise SettingsError(str(error)) from error
+    if node.is_null():
+        return Node({}, str(path))
+    if not isinstance(node.content, dict):
         raise SettingsError(f"{path}: expected a mapping of settings at the top, got a list or a single value")
-    return cast(dict[str, Any], OmegaConf.to_container(node))
+    return dataclasses.replace(node, content=dict(node.content))
+
+
+def _read_overrides(overrides: Sequence[str], mistakes: list[str]) -> Node:
+    node = Node({}, COMMAND_LINE)
+    bad = [text for text in overrides if "=" not in text or text.startswith("=")]
+    if bad:
+        mistakes.append(f"{COMMAND_LINE}: expected key=value, got {', '.join(map(repr, bad))}")
+    for text in overrides:
+        key, sign, value = text.partition("=")
+        parts = key.split(".")
+        if not sign or not key:
+            continue
+        if not all(parts):
+            mistakes.append(f"{COMMAND_LINE}: {key}: a dot stands between two names, and one of them is empty")
+            continue
+        entry = _read_value(value)
+        for part in reversed(parts):
+            entry = Node({part: entry}, COMMAND_LINE)
+        node = _merge(node, entry)
+    return node
+
+
+def _read_value(text: str) -> Node:
+    """Return the YAML value in `text`, or the text as it stands where it is no YAML."""
+    try:
+        node = parse_document(text, COMMAND_LINE, 0)
+    except DocumentError:
+        return Node(text, COMMAND_LINE)
+    if node.is_null() or (node.content == {} and not text.strip()):
+        return Node(text.strip(), COMMAND_LINE, plain=True)
+    return node
+
+
+def _merge(below: Node, above: Node) -> Node:
+    """Return `above` laid over `below`: mappings entry by entry, everything else replaced."""
+    if not isinstance(below.content, dict) or not isinstance(above.content, dict):
+        return above
+    merged = dict(below.content)
+    places = {key: below.place(key) for key in below.content} | {key: above.place(key) for key in above.content}
+    for key, node in above.content.items():
+        merged[key] = _merge(merged[key], node) if key in merged else node
+    return dataclasses.replace(below if not above.content else above, content=merged, places=places)
+
+
+def _locate(node: Node, names: Sequence[str]) -> str:
+    """Return where the setting behind `names` stands, or the nearest above it that is given."""
+    place = node.where
+    for name in names:
+        if not isinstance(node.content, dict) or name not in node.content:
+            break
+        place, node = node.place(name), node.content[name]
+    return place
 
 
 def _find_unknown_keys(schema: Any, values: Mapping[str, Any], where: str, prefix: str = "") -> Iterator[str]:
     fields = {field.name: field.type for field in dataclasses.fields(schema)}
     for key, value in values.items():
-        if (entry := _entry_schema(fields.get(key))) and isinstance(value, Mapping):
+        if (entry := entry_schema(fields.get(key))) and isinstance(value, Mapping):
             for name, inner in value.items():
-                if isinstance(inner, Mapping):
-                    yield from _find_unknown_keys(entry, inner, where, f"{prefix}{key}.{name}.")
-                else:
-                    yield f"{where}: {prefix}{key}.{name} holds settings of its own, got the single value {inner!r}"
-            continue
-        if key not in fields:
-            allowed = ", ".join(prefix + name for name in fields)
-            yield f"{where}: unknown setting {prefix}{key}; allowed are: {allowed}"
-        elif dataclasses.is_dataclass(fields[key]):
-            if isinstance(value, Mapping):
-                yield from _find_unknown_keys(fields[key], value, where, f"{prefix}{key}.")
-            else:
-                yield f"{where}: {prefix}{key} holds settings of its own, got the single value {value!r}"
-
-
-def _unlock(node: Any) -> None:
-    OmegaConf.set_readonly(node, False)
-    for key in node:
-        child = node._get_node(key)
-        if isinstance(child, DictConfig):
-            _unlock(child)
+                yield from _find_unknown_keys(entry, inner, where, f"{prefix}{key}.{name}.")
+        elif key not in fields:
+            yield say_unknown(where, prefix, key, list(fields))
+        elif dataclasses.is_dataclass(fields[key]) and isinstance(value, Mapping):
+            yield from _find_unknown_keys(fields[key], value, where, f"{prefix}{key}.")
 
 
 def _build(schema: Any, values: Any) -> Any:
@@ -135,19 +188,12 @@ def _build(schema: Any, values: Any) -> Any:
         value = values[field.name]
         if dataclasses.is_dataclass(field.type):
             value = _build(field.type, value)
-        elif entry := _entry_schema(field.type):
+        elif entry := entry_schema(field.type):
             value = {name: _build(entry, inner) for name, inner in value.items()}
         elif isinstance(value, list):
             value = tuple(value)
         arguments[field.name] = value
     return schema(**arguments)
-
-
-def _entry_schema(kind: Any) -> Any:
-    """Return the dataclass X of a field typed dict[str, X]; None for every other type."""
-    if get_origin(kind) is dict and dataclasses.is_dataclass(get_args(kind)[1]):
-        return get_args(kind)[1]
-    return None
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import pretrain.mixing
 from pretrain.config import MixingConfig
-from pretrain.mixing import draw_mixes, find_hardest, is_mixing_on, measure_recall, mix
+from pretrain.mixing import draw_mixes, find_hardest, measure_recall, mix
 from pretrain.synco import mix_synco
 
 
@@ -189,8 +189,8 @@ def test_approximate_top_n_finds_most_and_exact_finds_all() -> None:
 
 @pytest.mark.parametrize(("epoch", "on"), [(0, False), (9, False), (10, True), (197, True), (198, False)])
 def test_mixing_pauses_in_warm_up_and_cool_down(epoch: int, on: bool) -> None:
-    assert is_mixing_on(MixingConfig(n=8, s=4, warmup_epochs=10, cooldown_epochs=2), epoch, 200) is on
-    assert not is_mixing_on(MixingConfig(), epoch, 200)
+    assert MixingConfig(n=8, s=4, warmup_epochs=10, cooldown_epochs=2).is_on_in(epoch, 200) is on
+    assert not MixingConfig().is_on_in(epoch, 200)
 
 
 def test_example_in_the_docstring_runs() -> None:

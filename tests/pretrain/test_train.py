@@ -290,10 +290,16 @@ def test_profile_leaves_a_trace_and_a_table(images: Path, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name",
-    ["moco_v1_mochi_r50_in1k", "mochi_r50_in1k", "simclr_mochi_r50_in1k", "synco_r50_in1k", "mochi_oracle_r50_in100"],
+    ("name", "more"),
+    [
+        ("moco_v1_r50_in1k", ["mixing.s=1024", "mixing.s_prime=512"]),
+        ("mochi_r50_in1k", []),
+        ("simclr_r50_in1k", ["mixing.s=128", "mixing.s_prime=64"]),
+        ("synco_r50_in1k", []),
+        ("mochi_r50_in100", ["mixing.oracle=true"]),
+    ],
 )
-def test_methods_train_with_mixing_from_their_configs(name: str, images: Path, tmp_path: Path) -> None:
+def test_methods_train_with_mixing_from_their_configs(name: str, more: list[str], images: Path, tmp_path: Path) -> None:
     classes = tmp_path / "classes.txt"
     classes.write_text("# both\na\nb\n")
     small = [
@@ -306,7 +312,9 @@ def test_methods_train_with_mixing_from_their_configs(name: str, images: Path, t
     short = ["mixing.n=4", "mixing.warmup_epochs=1", "run.epochs=2", "run.batch_size=4", "run.log_every_steps=4"]
     folders = [f"data.root={images}", f"run.out={tmp_path}"]
     train(
-        read_settings(PretrainConfig, PROJECT_ROOT / "configs" / "pretrain" / f"{name}.yaml", small + short + folders),
+        read_settings(
+            PretrainConfig, PROJECT_ROOT / "configs" / "pretrain" / f"{name}.yaml", small + short + more + folders
+        ),
         StopFlag(),
     )
     warm_up, mixed = (json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())

@@ -82,7 +82,7 @@ class OurTraining:
         self.turn += 1
         clock = Clock(self.run.device)
         for batch in clock.watch(iter(self.loader)):
-            take_step(self.run, batch, self.run.config.optimizer.lr, mixing_on=self.run.config.mixing.n > 0)
+            take_step(self.run, batch, self.run.config.optimizer.lr, mixing_on=self.run.config.mixing.is_on)
             self.run.step += 1
         return clock.stop()
 

@@ -23,20 +23,25 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 
 from pretrain.runtime.command_line import UsageError, run_command, split_arguments
 from pretrain.runtime.stopping import EXIT_YIELD
+from pretrain.runtime.yaml_nodes import FALSE, TRUE
 from tools.chain import status
+from tools.chain.difference import refuse_other_work
 from tools.chain.ending import print_ending
-from tools.chain.explain import explain_plan
+from tools.chain.explain import explain_plan, list_rows
 from tools.chain.fitness import refuse_unfit_setup
 from tools.chain.local import LocalDriver
 from tools.chain.logs import find_logs
+from tools.chain.memory import recall, remember
+from tools.chain.options import TAKES, Options, split_options
+from tools.chain.plan.preflight import Survey, open_checked
 from tools.chain.record import state
 from tools.chain.record.attempts import is_alive, read_attempts
 from tools.chain.submit import Chain, freeze, hold, open_chain, shorten, submit_lock
 
-OWN_OPTIONS = ("dry_run", "retry", "watch", "json", "follow", "stage")
 WATCH_S = 3.0
 LOG_LINES = 60
 
@@ -46,33 +51,41 @@ def main(arguments: Sequence[str]) -> int:
     words, overrides = split_arguments(arguments, ["COMMAND", "CHAIN"], ["STAGE"])
     if words[0] not in COMMANDS:
         raise UsageError(f"expected one of {', '.join(COMMANDS)}; got {words[0]!r}. Add --help for what they do.")
-    options = dict(word.split("=", 1) for word in overrides if word.split("=", 1)[0] in OWN_OPTIONS)
-    if len(words) == 3:
-        options["stage"] = words[2]
-    settings = [word for word in overrides if word.split("=", 1)[0] not in OWN_OPTIONS]
-    chain = open_chain(words[1], settings, submitted=words[0] not in PLANNING)
+    if len(words) == 3 and "stage" not in TAKES[words[0]]:
+        raise UsageError(f"{words[0]} takes one chain; got {words[2]!r} beside it. Options are written key=value.")
+    options, given = split_options(words[0], overrides, words[2] if len(words) == 3 else "")
+    path, settings = recall(words[1], given)
+    if words[0] not in PLANNING:
+        return COMMANDS[words[0]](open_chain(path, settings, submitted=True), options)
+    chain, survey = open_checked(path, settings)
+    if words[0] == "plan" or options.dry_run:
+        return plan(chain, options, survey)
     return COMMANDS[words[0]](chain, options)
 
 
-def plan(chain: Chain, _options: dict[str, str]) -> int:
-    """Print the graph, what is done, why the rest runs, and the GPU-hours."""
-    print(explain_plan(chain))
-    if chain.config.backend == "slurm":
+def plan(chain: Chain, options: Options, survey: Survey | None = None) -> int:
+    """Print the table of stages, what is done, why the rest runs, and the GPU-hours."""
+    if options.json:
+        print(json.dumps([asdict(row) for row in list_rows(chain, survey)], indent=2, ensure_ascii=False))
+        return 0
+    print(explain_plan(chain, survey))
+    if options.sbatch and chain.config.backend == "slurm":
         from tools.chain.slurm.submit import explain_jobs  # heavy: submitit
 
         print(explain_jobs(chain))
     return 0
 
 
-def submit(chain: Chain, options: dict[str, str]) -> int:
+def submit(chain: Chain, options: Options) -> int:
     """Freeze the plan and run or submit it."""
-    if options.get("dry_run", "false") == "true":
-        return plan(chain, options)
-    retry = _read_retry(chain, options.get("retry", "false"))
+    retry = _read_retry(chain, options.retry)
+    if not options.changed:
+        refuse_other_work(chain)
     lock = submit_lock(chain)
     refuse_unfit_setup(chain)
     with hold(lock):
         freeze(chain)
+        remember(chain)
         for stage in chain.stages:
             state.clear_for_run(chain.folder, stage, stage.name in retry)
         if chain.config.backend == "slurm":
@@ -86,38 +99,38 @@ def submit(chain: Chain, options: dict[str, str]) -> int:
     return code
 
 
-def resume(chain: Chain, options: dict[str, str]) -> int:
+def resume(chain: Chain, options: Options) -> int:
     """Submit with every failed stage tried again."""
-    return submit(chain, {"retry": "true", **options})
+    return submit(chain, replace(options, retry=options.retry or "true"))
 
 
-def show_status(chain: Chain, options: dict[str, str]) -> int:
+def show_status(chain: Chain, options: Options) -> int:
     """Print the table, once or until the chain has ended."""
     while True:
         stages = state.read_plan(chain.folder)[1]  # anew each time: another submit may change it
         rows = status.describe_stages(chain.folder, stages, _ask_queue(chain))
-        if options.get("json") == "true":
+        if options.json:
             print(json.dumps(rows, indent=2, ensure_ascii=False))
             return 0
-        if options.get("watch") == "true":
+        if options.watch:
             print("\033[H\033[2J", end="")
         print(status.write_table(rows), flush=True)
-        if options.get("watch") != "true" or all(row["state"] in state.ENDED for row in rows):
+        if not options.watch or all(row["state"] in state.ENDED for row in rows):
             return 0
         time.sleep(WATCH_S)
 
 
-def cancel(chain: Chain, options: dict[str, str]) -> int:
+def cancel(chain: Chain, options: Options) -> int:
     """Write STOP into the stages that have not ended, upon which they save and end; cancel their jobs.
 
     The whole chain includes what an earlier submit with other settings left in the queue.
     """
     states = state.find_states(chain.folder, chain.stages)
-    chosen = {entry.folder: entry.name for entry in chain.stages if options.get("stage") in (None, entry.name)}
+    chosen = {entry.folder: entry.name for entry in chain.stages if options.stage in ("", entry.name)}
     if not chosen:
-        raise _unknown_stage(chain, options["stage"])
+        raise _unknown_stage(chain, options.stage)
     ended = {entry.folder for entry in chain.stages if states[entry.name] in state.ENDED}
-    if "stage" not in options:
+    if not options.stage:
         chosen |= {path.name: path.name for path in (chain.folder / "stages").iterdir() if path.name not in chosen}
         ended |= {name for name in chosen if (state.stage_folder(chain.folder, name) / "DONE.json").exists()}
     for name in chosen:
@@ -131,12 +144,12 @@ def cancel(chain: Chain, options: dict[str, str]) -> int:
     return 0
 
 
-def logs(chain: Chain, options: dict[str, str]) -> int:
+def logs(chain: Chain, options: Options) -> int:
     """Print the end of a stage's log, and what comes after while it runs."""
     stages = {entry.name: entry for entry in chain.stages}
-    if options.get("stage") not in stages:
-        raise _unknown_stage(chain, options.get("stage", ""))
-    stage = stages[options["stage"]]
+    if options.stage not in stages:
+        raise _unknown_stage(chain, options.stage)
+    stage = stages[options.stage]
     folder = state.stage_folder(chain.folder, stage.folder)
     paths = find_logs(chain.folder, stage.folder, state.find_states(chain.folder, chain.stages)[stage.name])
     if not paths:
@@ -145,14 +158,14 @@ def logs(chain: Chain, options: dict[str, str]) -> int:
         texts = [stream.read(), *(path.read_text(errors="replace") for path in paths[1:])]
         for path, text in zip(paths, texts, strict=True):
             print("\n".join([f"==> {path}", *text.splitlines()[-LOG_LINES:]]), flush=True)
-        while options.get("follow") == "true" and any(is_alive(entry) for entry in read_attempts(folder)):
+        while options.follow and any(is_alive(entry) for entry in read_attempts(folder)):
             print(stream.read(), end="", flush=True)
             time.sleep(0.5)
         print(stream.read(), end="", flush=True)
     return 0
 
 
-def report(chain: Chain, _options: dict[str, str]) -> int:
+def report(chain: Chain, _options: Options) -> int:
     """Write the report from what is there."""
     from tools.write_report import main as write_report  # heavy: drawing
 
@@ -168,10 +181,11 @@ def _ask_queue(chain: Chain) -> dict[str, dict[str, str]] | None:
 
 
 def _read_retry(chain: Chain, text: str) -> set[str]:
+    """Return the stages to try again: all for true, none for false or nothing, else those named."""
     names = {stage.name for stage in chain.stages}
-    if text in ("true", "false"):
-        return names if text == "true" else set()
-    wanted = set(filter(None, text.strip("[]").replace(" ", "").split(",")))
+    if text.lower() in ("", *TRUE, *FALSE):
+        return names if text.lower() in TRUE else set()
+    wanted = set(filter(None, text.split(",")))
     if wanted - names:
         raise _unknown_stage(chain, ", ".join(sorted(wanted - names)))
     return wanted
@@ -184,7 +198,7 @@ def _unknown_stage(chain: Chain, name: str) -> ValueError:
 
 PLANNING = ("plan", "submit", "resume")
 """Commands that look at the chain's files as they are now; the others go by the last submit."""
-COMMANDS: dict[str, Callable[[Chain, dict[str, str]], int]] = {
+COMMANDS: dict[str, Callable[[Chain, Options], int]] = {
     "plan": plan,
     "submit": submit,
     "status": show_status,

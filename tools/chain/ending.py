@@ -4,7 +4,8 @@ import csv
 import io
 
 from pretrain.runtime.storage import read_json, write_text
-from tools.chain.plan.sweep import find_values, list_points
+from tools.chain.memory import say_command
+from tools.chain.plan.sweep import find_values, list_axes, list_points
 from tools.chain.record.state import find_states, stage_folder
 from tools.chain.submit import Chain, shorten
 
@@ -31,7 +32,7 @@ def print_ending(chain: Chain) -> None:
         if path.exists():
             print(f"{label:8} {shorten(path)}")
     if any(states[stage.name] == "failed" for stage in chain.stages):
-        print(f"try the failed stages again: python -m tools.chain resume {chain.path}")
+        print(f"try the failed stages again: {say_command(chain, 'resume')}")
 
 
 def write_results(chain: Chain) -> str:
@@ -60,7 +61,7 @@ def write_sweep(chain: Chain) -> str:
     if not chain.config.grid:
         return ""
     points = {point.name: point.values for point in list_points(chain.config)}
-    axes = list(chain.config.grid)
+    axes = list_axes(chain.config)
     lines = [[*axes, "backbone", "protocol", "seed", "metric", "value"]]
     for stage in chain.stages:
         path = stage_folder(chain.folder, stage.folder) / "metrics.json"

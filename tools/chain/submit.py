@@ -32,6 +32,8 @@ class Chain:
     folder: Path
     """Absolute: RUNS/NAME."""
     stages: list[Stage]
+    overrides: tuple[str, ...] = ()
+    """The key=value words that were laid over the file."""
 
 
 def open_chain(path: str | Path, overrides: Sequence[str] = (), *, submitted: bool = False) -> Chain:
@@ -51,12 +53,23 @@ def open_chain(path: str | Path, overrides: Sequence[str] = (), *, submitted: bo
     path = Path(path)
     config = read_chain(path, tuple(overrides))
     forget_digests()
+    folder = find_chain_folder(path, config)
+    if submitted:
+        return Chain(path, config, folder, read_plan(folder)[1], tuple(overrides))
+    stages = make_plan(config, list_places(path))
+    return Chain(path, config, folder, stages, tuple(overrides))
+
+
+def list_places(path: Path) -> list[Path]:
+    """Return the folders in which the relative file names of the chain file at `path` are looked up."""
+    return [Path.cwd(), path.parent.absolute(), PROJECT_ROOT]
+
+
+def find_chain_folder(path: Path, config: ChainConfig) -> Path:
+    """Return the folder of a chain, RUNS/NAME, absolute."""
     name = config.name or path.stem
     safe = name if folder_name(name, "").removesuffix("-") == name else folder_name(name, _short_digest(name))
-    folder = (Path(config.runs) / safe).absolute()
-    if submitted:
-        return Chain(path, config, folder, read_plan(folder)[1])
-    return Chain(path, config, folder, make_plan(config, [Path.cwd(), path.parent.absolute(), PROJECT_ROOT]))
+    return (Path(config.runs) / safe).absolute()
 
 
 def submit_lock(chain: Chain) -> FileLock:

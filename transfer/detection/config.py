@@ -5,6 +5,7 @@ MODEL.CHANNELS_LAST, SOLVER.ACCUMULATE, and RUN (how a run behaves; nothing in i
 """
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
+from pretrain.runtime.settings import parse_value
+from pretrain.runtime.yaml_nodes import FALSE, TRUE, plain_value, read_document
 from transfer.metrics.coco_ap import ENGINES
 
 INPUT_UNITS: dict[str, dict[str, Any]] = {
@@ -71,7 +74,7 @@ def read_detector_config(path: str | Path, overrides: Sequence[str] = ()) -> Any
         key, sign, text = override.partition("=")
         if not sign:
             raise ValueError(f"the command line: expected KEY=value, got {override!r}")
-        if mistake := _merge(cfg, key, text, known, "the command line"):
+        if mistake := _merge(cfg, key, _read_value(text), known, "the command line"):
             mistakes.append(mistake)
     if cfg.RUN.COCO_ENGINE not in ENGINES:
         mistakes.append(f"{path}: RUN.COCO_ENGINE={cfg.RUN.COCO_ENGINE}: expected {' or '.join(ENGINES)}")
@@ -113,13 +116,17 @@ def get_key(cfg: Any, key: str) -> Any:
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path}: no such config file; see configs/transfer for those that come with the project")
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid YAML: {error}") from error
+    values = plain_value(read_document(path))
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected a mapping of settings at the top")  # noqa: TRY004 (the user's file)
     return values
+
+
+def _read_value(text: str) -> Any:
+    """Return a list or a boolean as YAML writes it; other texts stay for Detectron2's reader, Python's tuples too."""
+    if text.lower() in TRUE | FALSE or text.startswith(("[", "{")):
+        return parse_value(text)
+    return text
 
 
 def _merge(cfg: Any, key: str, value: Any, known: set[str], where: str) -> str:
@@ -127,6 +134,8 @@ def _merge(cfg: Any, key: str, value: Any, known: set[str], where: str) -> str:
     if key not in known:
         near = ", ".join(difflib.get_close_matches(key, known, 3, 0.5)) or "see Detectron2's config reference"
         return f"{where}: unknown setting {key}; did you mean {near}?"
+    if isinstance(get_key(cfg, key), float) and re.fullmatch(r"[-+]?[0-9]+", str(value)):
+        value = float(value)  # yacs takes no whole number for a fraction
     try:
         cfg.merge_from_list([key, value])
     except (ValueError, KeyError, AssertionError) as error:

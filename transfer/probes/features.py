@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from pretrain.input.images import ImageFolder
 from pretrain.input.labelled_images import Batch, LabelledImages, find_images, normalise_images
 from pretrain.input.sampler import Request
+from pretrain.runtime.device import choose_automatic
 from pretrain.runtime.settings import as_dict
 from pretrain.runtime.stopping import end_workers_at_exit, ignore_stop_signals
 from pretrain.runtime.storage import digest_file
@@ -60,7 +61,7 @@ class FeatureConfig:
     device: str = "auto"
     """auto (cuda if there is one), cuda or cpu."""
     precision: str = "auto"
-    """Of the frozen backbone: fp32, bf16 or auto (bf16 on CUDA, fp32 on a CPU)."""
+    """Of the frozen backbone: fp32, bf16 or auto (bf16 on a CUDA device that computes in it, else fp32)."""
     threads: int = 0
     """Intra-op CPU threads; 0: torch's choice."""
 
@@ -146,7 +147,7 @@ class FrozenBackbone:
         fresh = sorted({*expected_shapes(self.backbone.depth), *FRESH} - self.backbone.state.keys())
         assert fresh == list(FRESH), f"{path}: read_backbone left out {fresh}"
         self.device = device
-        self.bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+        self.bf16 = precision == "bf16" or (precision == "auto" and choose_automatic(device) == "bf16")
         model = build_resnet(self.backbone.depth)
         model.load_state_dict(self.backbone.state, strict=True)
         self.model: nn.Module = model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]

@@ -54,3 +54,16 @@ def test_own_faults_keep_their_traceback() -> None:
 def test_help_prints_the_docstring_and_runs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(lambda _words: 9, "What it does.", ["x", "--help"]) == 0
     assert capsys.readouterr().out == "What it does.\n"
+
+
+def test_word_that_is_not_utf8_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(lambda _words: 0, "doc", ["name=\udcff"]) == 2
+    assert "not UTF-8: 'name=\\udcff'" in capsys.readouterr().err
+
+
+def test_error_shows_what_a_terminal_would_obey(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(_words: Sequence[str]) -> int:
+        raise ValueError("no file a\x1b[2Jb\u202ec")
+
+    assert run_command(main, "doc", []) == 2
+    assert capsys.readouterr().err == "error: no file a\\x1b[2Jb\\u202ec\n"

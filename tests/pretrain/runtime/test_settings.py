@@ -56,7 +56,7 @@ def test_every_unknown_key_is_named_with_the_allowed_ones(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("override", "text"),
     [
-        ("inner.rate=fast", "inner.rate: Value 'fast'"),
+        ("inner.rate=fast", "inner.rate: expected a number, got 'fast'"),
         ("inner=3", "inner holds settings of its own, got the single value 3"),
         ("name", "expected key=value, got 'name'"),
         ("=3", "expected key=value, got '=3'"),
@@ -105,3 +105,65 @@ def test_named_parts_are_dataclasses_and_as_strict(tmp_path: Path) -> None:
     assert from_dict(Named, as_dict(settings)) == settings
     with pytest.raises(SettingsError, match=r"unknown setting parts.a.pace; allowed are: parts.a.rate"):
         read_settings(Named, path, ["parts.a.pace=3"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    time_min: int = field(default=60, metadata={"least": 1})
+    mem_gb: float = 0.0
+    fast: bool = False
+    version: str = ""
+    hosts: str = field(default="", metadata={"join": ","})
+    kind: str = field(default="a", metadata={"choices": ("a", "b")})
+
+
+@pytest.mark.parametrize("word", ["true", "True", "TRUE", "yes", "on", "1"])
+def test_boolean_is_read_as_people_write_it(word: str) -> None:
+    assert read_settings(Job, None, [f"fast={word}"]).fast
+    assert not read_settings(Job, None, ["fast=true", "fast=Off"]).fast
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("time_min=12:00:00", r"expected a whole number \(minutes\), got '12:00:00'; as Slurm reads it, write 720"),
+        ("time_min=1-00", "write 1440"),
+        ("time_min=true", "expected a whole number"),
+        ("time_min=0", r"time_min is 0; expected at least 1 \(minutes\)"),
+        ("mem_gb=64G", r"expected a number \(GB\), got '64G'"),
+        ("mem=64", r"unknown setting mem; .* Did you mean mem_gb \(GB\)\?"),
+        ("fast=maybe", "expected true or false, got 'maybe'"),
+        ("kind=c", "kind is 'c'; expected one of a, b"),
+        ("version=[1]", "version: expected a text"),
+        ("version=${oc.env:HOME}", "settings are taken as they stand"),
+        ("a..b=1", "a dot stands between two names"),
+    ],
+)
+def test_wrong_value_is_answered_with_type_and_unit(override: str, sentence: str) -> None:
+    with pytest.raises(SettingsError, match=sentence):
+        read_settings(Job, None, [override])
+
+
+def test_text_stays_as_written_and_a_list_of_hosts_is_joined(tmp_path: Path) -> None:
+    path = write(tmp_path, "job.yaml", "version: 1.10\nhosts: [a, b]\n")
+    assert read_settings(Job, path) == Job(version="1.10", hosts="a,b")
+    assert read_settings(Job, path, ["version=@x: y*"]).version == "@x: y*"
+    assert read_settings(Job, path, ["version="]).version == ""
+
+
+def test_all_mistakes_of_a_file_are_named_at_once_with_their_lines(tmp_path: Path) -> None:
+    write(tmp_path, "base.yaml", "\nmem_gb: lots\n")
+    path = write(tmp_path, "job.yaml", "_base_: base.yaml\ntime: 3\nfast: 7\nkind: c\n")
+    with pytest.raises(SettingsError) as caught:
+        read_settings(Job, path, ["hots=a"])
+    lines = str(caught.value).splitlines()
+    assert [line.split(": ")[0].rpartition("/")[2] for line in lines] == [
+        "base.yaml, line 2", "job.yaml, line 2", "job.yaml, line 3", "job.yaml, line 4", "the command line",
+    ]  # fmt: skip
+    assert "Did you mean hosts?" in lines[-1]
+
+
+def test_file_that_is_its_own_base_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.yaml", "_base_: a.yaml\n")
+    with pytest.raises(SettingsError, match="may not have a _base_ of its own"):
+        read_settings(Outer, path)

@@ -216,3 +216,23 @@ def test_written_config_reads_back(tmp_path: Path) -> None:
     cfg = read_protocol("coco-fpn-digits@infomin")
     (tmp_path / "config.yaml").write_text(cfg.dump())
     assert flatten_config(read_detector_config(tmp_path / "config.yaml")) == flatten_config(cfg)
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("DATASETS.TRAIN=[voc_2007_trainval, 'b']", ["voc_2007_trainval", "b"]),
+        ("SOLVER.STEPS=[100, 200]", [100, 200]),
+        ("SOLVER.STEPS=(100, 200)", [100, 200]),
+        ("SOLVER.STEPS=[]", []),
+        ("MODEL.CHANNELS_LAST=true", True),
+        ("MODEL.CHANNELS_LAST=True", True),
+        ("MODEL.CHANNELS_LAST=off", False),
+        ("SOLVER.BASE_LR=1", 1.0),
+        ("SOLVER.BASE_LR=1e-3", 0.001),
+        ("INPUT.FORMAT=RGB", "RGB"),
+    ],
+)
+def test_override_of_a_detector_is_read_as_yaml_or_python_write_it(override: str, value: object) -> None:
+    cfg = read_detector_config(CONFIG_FOLDER / "voc_c4_24k_moco.yaml", [override])
+    assert get_key(cfg, override.partition("=")[0]) == value

@@ -7,7 +7,7 @@ key is the same work: stages of two plans that share a key share a folder and ru
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ from typing import Any
 from pretrain.runtime.machine import PROJECT_ROOT
 from tools.chain.plan import stage_commands
 from tools.chain.plan.config import ChainConfig, Protocol
-from tools.chain.plan.resources import Resources, look_up_resources
-from tools.chain.plan.source import digest_config, digest_module
+from tools.chain.plan.order import sort_drafts
+from tools.chain.plan.resources import Resources, find_unknown_labels, look_up_resources
+from tools.chain.plan.seeds import expand_seeds
+from tools.chain.plan.source import digest_config, digest_module, is_untrained
 from tools.chain.plan.stage_commands import Draft
-from tools.chain.plan.sweep import expand_grid
+from tools.chain.plan.sweep import expand_grid, list_points
 
 KEY_LENGTH = 12
 
@@ -60,14 +62,31 @@ def make_plan(config: ChainConfig, places: list[Path], code: Path = PROJECT_ROOT
         ValueError: a file that is not there, an unknown stage, a circle; all files that miss are named.
 
     """
-    config = expand_grid(config)
+    drafts, problems = draft_stages(config, places, code)
+    if problems:
+        raise ValueError("\n".join(problems))
     find = _Finder(places, code)
-    drafts = [replace(draft, command=find.files_in(draft)) for draft in _draft(config, find)]
-    find.raise_if_missing()
     done: dict[str, Stage] = {}
-    for draft in _sort(drafts):
+    for draft in sort_drafts(drafts):
         done[draft.name] = _freeze(draft, done, config, find)
     return list(done.values())
+
+
+def draft_stages(config: ChainConfig, places: list[Path], code: Path = PROJECT_ROOT) -> tuple[list[Draft], list[str]]:
+    """Return the chain's stages without order and keys, and a sentence for each name in it that leads nowhere.
+
+    Raises:
+        SettingsError: the grid cannot be unfolded.
+
+    """
+    owners = {point.name: point.owner for point in list_points(config)}
+    find = _Finder(places, code)
+    drafts = [
+        replace(draft, command=find.files_in(draft), labels=stage_commands.list_labels(draft, owners))
+        for draft in _draft(expand_seeds(expand_grid(config)), find)
+    ]
+    labels = {label for draft in drafts for label in draft.labels}
+    return drafts, [*find.say_missing(), *find_unknown_labels(config.resources, labels)]
 
 
 def folder_name(name: str, key: str) -> str:
@@ -94,11 +113,13 @@ class _Finder:
             return f"{{code}}/{path.relative_to(self.code).as_posix()}"
         return str(path)
 
-    def raise_if_missing(self) -> None:
-        """Raise one ValueError that names every file that is not there."""
-        if self.missing:
-            where = ", ".join(map(str, dict.fromkeys(self.places)))
-            raise ValueError(f"the chain names files that are not there: {', '.join(self.missing)} (looked in {where})")
+    def say_missing(self) -> list[str]:
+        """Return one sentence that names every file that is not there; none when all are."""
+        if not self.missing:
+            return []
+        where = ", ".join(map(str, dict.fromkeys(self.places)))
+        names = ", ".join(dict.fromkeys(self.missing))
+        return [f"the chain names files that are not there: {names} (looked in {where})"]
 
     def files_in(self, draft: Draft) -> tuple[str, ...]:
         """Return the words of a user's own command with the files among them by absolute path."""
@@ -112,13 +133,14 @@ class _Finder:
         return Path(word.replace("{code}", str(self.code)))
 
 
-def _draft(config: ChainConfig, find: Callable[[str], str]) -> Iterator[Draft]:
+def _draft(config: ChainConfig, find: _Finder) -> Iterator[Draft]:
     data = str(Path(config.data.root).absolute()) if config.data.root else "{stage:data}/digits"
     if not config.data.root and config.backbones:
         yield stage_commands.make_data(config.data.make)
     for name, backbone in config.backbones.items():
         if backbone.pretrain:
-            yield stage_commands.pretrain(name, backbone, data, find(backbone.pretrain))
+            word = find(backbone.pretrain)
+            yield stage_commands.pretrain(name, backbone, data, word, is_untrained(find.real(word), backbone.set))
     for name, backbone in config.backbones.items():
         yield stage_commands.convert(name, backbone, find(backbone.weights) if backbone.weights else "")
     for name, protocol in config.protocols.items():
@@ -141,34 +163,6 @@ def _measure_all(config: ChainConfig, name: str, protocol: Protocol, data: str) 
     for seed in seeds:
         for backbone in protocol.backbones or config.backbones:
             yield stage_commands.measure(name, protocol, backbone, seed, data)
-
-
-def _sort(drafts: list[Draft]) -> list[Draft]:
-    """Return the drafts, each after those it names, else in the given order; the report is given all others."""
-    names = [draft.name for draft in drafts]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"two stages have the name {', '.join(sorted(twice))}; rename a backbone, protocol or stage")
-    waiting = [replace(draft, after=_before(draft, names)) for draft in drafts]
-    ordered: dict[str, Draft] = {}
-    while waiting:
-        ready = next((draft for draft in waiting if all(name in ordered for name in draft.after)), None)
-        if ready is None:
-            circle = ", ".join(draft.name for draft in waiting)
-            raise ValueError(f"these stages wait for each other: {circle}; mend `after` or the {{stage:NAME}} words")
-        ordered[ready.name] = ready
-        waiting.remove(ready)
-    return list(ordered.values())
-
-
-def _before(draft: Draft, names: list[str]) -> tuple[str, ...]:
-    if draft.kind == "report":
-        return tuple(name for name in names if name != draft.name)
-    before = tuple(dict.fromkeys((*draft.after, *stage_commands.stages_named_in(draft.command))))
-    if unknown := [name for name in before if name not in names]:
-        raise ValueError(
-            f"stage {draft.name} builds on {', '.join(unknown)}, no stage of this chain; there are: {', '.join(names)}"
-        )
-    return before
 
 
 def _freeze(draft: Draft, done: dict[str, Stage], config: ChainConfig, find: _Finder) -> Stage:
@@ -197,7 +191,7 @@ def _freeze(draft: Draft, done: dict[str, Stage], config: ChainConfig, find: _Fi
         array=draft.array,
         configs={word: digest for word, digest in external.items() if not word.startswith("{code}")},
         why=why,
-        resources=look_up_resources(config.resources, draft.labels),
+        resources=look_up_resources(config.resources, draft.labels, is_light=draft.is_light),
     )
 
 

@@ -1,10 +1,11 @@
 """What one stage's job asks of the cluster."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pretrain.runtime.settings import SettingsError, from_dict
+from pretrain.runtime.setting_types import find_near
+from pretrain.runtime.settings import from_dict
 
 BUILT_IN: dict[str, dict[str, Any]] = {
     "pretrain": {"gpus": 1, "time_min": 1440},
@@ -14,8 +15,11 @@ BUILT_IN: dict[str, dict[str, Any]] = {
     "analyse": {"gpus": 1, "time_min": 120},
 }
 """Kinds that use a GPU where there is one; a chain's own `resources` go over these."""
-SHORTEST_MIN = 1
-"""Least time limit of a job."""
+LIGHT: dict[str, Any] = {"gpus": 0, "time_min": 30}
+"""Of random initialisation, conversion, kNN on the digits and the report: minutes on a CPU."""
+SIZES = ("gpus", "nodes", "time_min", "hours")
+KINDS = ("data", "initialise", "pretrain", "convert", "detector", "linear", "knn", "command", "analyse", "report")
+"""Labels that hold for every chain, beside "default"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,45 +27,78 @@ class Resources:
     """One job; empty and 0 mean the site's default."""
 
     partition: str = ""
+    """Slurm's partition."""
     account: str = ""
+    """Slurm's account."""
     qos: str = ""
-    nodes: int = 1
-    gpus: int = 0
+    """Slurm's quality of service."""
+    nodes: int = field(default=1, metadata={"least": 1})
+    """Machines."""
+    gpus: int = field(default=0, metadata={"least": 0})
     """GPUs per node; one task runs on each."""
-    gpu_option: str = "gpus"
+    gpu_option: str = field(default="gpus", metadata={"choices": ("gpus", "gres")})
     """gpus (--gpus-per-node) or gres (--gres=gpu:N), whichever the site knows."""
-    cpus: int = 4
+    cpus: int = field(default=4, metadata={"least": 1})
     """CPUs per task, and OMP_NUM_THREADS of each."""
-    mem_gb: float = 0.0
+    mem_gb: float = field(default=0.0, metadata={"least": 0})
     """Memory per node."""
-    time_min: int = 60
+    time_min: int = field(default=60, metadata={"least": 1})
+    """Time limit of the job; a stage that needs longer is resumed by the next job."""
     constraint: str = ""
-    exclude: str = ""
+    """Node features, as sbatch takes them."""
+    exclude: str = field(default="", metadata={"join": ","})
+    """Hosts to leave out: a text as sbatch takes it, or a list."""
     mail_user: str = ""
+    """Address for Slurm's mail."""
     mail_type: str = ""
+    """When Slurm sends mail: END,FAIL."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Further sbatch options by their long name: {"reservation": "x"}."""
-    setup: tuple[str, ...] = ()
+    setup: tuple[str, ...] = field(default=(), metadata={"shell": True})
     """Lines of bash before the stage starts, run under set -e: module load …"""
     srun: tuple[str, ...] = ()
     """Further words for srun."""
-    hours: float = 0.0
+    hours: float = field(default=0.0, metadata={"least": 0})
     """Your estimate for the whole stage, for the plan's GPU-hours until a rate has been measured."""
 
 
-def look_up_resources(table: Mapping[str, Mapping[str, Any]], labels: Sequence[str]) -> Resources:
-    """Return the resources of a stage: those of its kind, "default", then each of `labels` in order."""
+def look_up_resources(
+    table: Mapping[str, Mapping[str, Any]], labels: Sequence[str], *, is_light: bool = False
+) -> Resources:
+    """Return the resources of a stage: those of its kind, "default", then each of `labels` in order.
+
+    A light stage (minutes on a CPU) takes no size from "default", so that it never waits for the GPUs of the others.
+    """
     merged = dict(BUILT_IN.get(labels[0], {}))
-    for label in ("default", *labels):
-        merged |= _checked(label, table.get(label) or {})
-    if isinstance(merged.get("exclude"), list):
+    merged |= table.get("default") or {}
+    if is_light:
+        merged = {key: value for key, value in merged.items() if key not in SIZES} | LIGHT
+    for label in labels:
+        merged |= table.get(label) or {}
+    if isinstance(merged.get("exclude"), (list, tuple)):  # in a chain.json of before
         merged["exclude"] = ",".join(merged["exclude"])
-    resources = from_dict(Resources, merged)
-    if resources.time_min < SHORTEST_MIN:
-        raise SettingsError(
-            f"resources of {labels[-1]}: time_min is {resources.time_min}; expected at least {SHORTEST_MIN} (minutes)"
-        )
-    return resources
+    return from_dict(Resources, merged)
+
+
+def find_line_breaks(label: str, values: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for every setting with a line break, which would be a second option for sbatch."""
+    return [
+        f"resources.{label}.{key}: {value!r} has a line break, which no sbatch option may hold"
+        for key, value in values.items()
+        if key != "setup" and any(set(text) & set("\n\r") for text in _texts_in(value))
+    ]
+
+
+def find_unknown_labels(table: Mapping[str, Any], labels: Iterable[str]) -> list[str]:
+    """Return a sentence for every entry of `table` that is no label of a stage."""
+    known = list(dict.fromkeys(("default", *KINDS, *labels)))
+    found = []
+    for label in table:
+        if label not in known:
+            near = find_near(label, known)
+            hint = f"did you mean {near}?" if near else f"expected one of {', '.join(known[:40])}"
+            found.append(f"resources.{label}: no kind, protocol or stage of this chain has this name; {hint}")
+    return found
 
 
 def resources_as_dict(resources: Resources) -> dict[str, Any]:
@@ -71,20 +108,8 @@ def resources_as_dict(resources: Resources) -> dict[str, Any]:
 
 def _texts_in(value: Any) -> list[str]:
     """Return the texts of a setting that may be a text, a list or a dictionary."""
-    parts = [*value, *value.values()] if isinstance(value, Mapping) else value if isinstance(value, list) else [value]
+    if isinstance(value, Mapping):
+        parts = [*value, *value.values()]
+    else:
+        parts = list(value) if isinstance(value, (list, tuple)) else [value]
     return [str(part) for part in parts]
-
-
-def _checked(label: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    kinds = {entry.name: type(getattr(Resources(), entry.name)) for entry in fields(Resources)}
-    for key, value in values.items():
-        if key not in kinds:
-            raise SettingsError(f"resources.{label}: unknown setting {key}; allowed are: {', '.join(kinds)}")
-        good: Any = (int, float) if kinds[key] in (int, float) else (list, tuple) if kinds[key] is tuple else kinds[key]
-        if key == "exclude":
-            good = (str, list)
-        if not isinstance(value, good):
-            raise SettingsError(f"resources.{label}.{key}: expected {kinds[key].__name__}, got {value!r}")
-        if key != "setup" and any(set(text) & set("\n\r") for text in _texts_in(value)):
-            raise SettingsError(f"resources.{label}.{key}: {value!r} has a line break, which no sbatch option may hold")
-    return dict(values)

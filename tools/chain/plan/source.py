@@ -11,9 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pretrain.runtime.machine import PROJECT_ROOT
+from pretrain.runtime.yaml_nodes import DocumentError, plain_value, read_document
 
 PACKAGES = ("pretrain", "transfer", "tools")
 
@@ -48,25 +47,41 @@ def digest_config(path: Path) -> str:
     return hashlib.sha256(json.dumps(_read_config(path), sort_keys=True).encode()).hexdigest()
 
 
+def is_untrained(config: Path, words: tuple[str, ...]) -> bool:
+    """Return whether a pretraining config asks for no epoch: its stage writes the random initialisation."""
+    key = "run.epochs="
+    said = [word.removeprefix(key) for word in words if word.startswith(key)]
+    return (said[-1] if said else _epochs_in(config)) == "0"
+
+
+@cache
+def _epochs_in(config: Path) -> str:
+    values: dict[str, Any] = {}
+    for layer in reversed(_read_config(config) if config.is_file() else []):
+        values |= (layer.get("run") or {}) if isinstance(layer, dict) else {}
+    return str(values.get("epochs", ""))
+
+
 def forget_digests() -> None:
     """Read every file anew from now on (a process that plans again later)."""
-    for function in (digest_module, digest_config, _digest_source, _imports_of):
+    for function in (digest_module, digest_config, _digest_source, _imports_of, _epochs_in):
         function.cache_clear()
 
 
-def _read_config(path: Path) -> list[Any]:
-    content = path.read_bytes()
+def _read_config(path: Path, seen: tuple[Path, ...] = ()) -> list[Any]:
+    """Return the settings of a file and of those that it is based on, each file once."""
     try:
-        values = yaml.safe_load(content)
-    except yaml.YAMLError:
-        return [hashlib.sha256(content).hexdigest()]  # a tag of the tool's own: its bytes count
+        values = plain_value(read_document(path))
+    except DocumentError:
+        return [hashlib.sha256(path.read_bytes()).hexdigest()]  # a tag of the tool's own: its bytes count
     if not isinstance(values, dict):
         return [repr(values)]
     based = [values.pop(key) for key in ("_base_", "_BASE_") if key in values]
-    layers: list[Any] = [json.loads(json.dumps(values, default=str))]
+    layers: list[Any] = [values]
     for name in based:
         parent = path.parent / str(name)
-        layers += _read_config(parent) if parent.is_file() else [str(name)]
+        is_new = parent.is_file() and parent.resolve() not in seen
+        layers += _read_config(parent, (*seen, parent.resolve())) if is_new else [str(name)]
     return layers
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.chain.plan.config import Analysis, Backbone, OwnStage, Protocol
+from transfer.results.seeds import method_of
 
 CONVERTED = "backbone.pkl"
 """What a convert stage writes; its manifest lies beside it."""
@@ -36,8 +37,14 @@ class Draft:
     """Run when the stages before it have ended, well or not."""
     array: str = ""
     """Stages of one name here differ by the seed alone and may become one job array."""
+    protocol: str = ""
+    """Of a measurement: the protocol's name."""
+    backbone: str = ""
+    """The backbone that it makes or measures."""
+    is_light: bool = False
+    """Minutes on a CPU: no GPU and a short limit, whatever the chain's "default" says."""
     labels: tuple[str, ...] = ()
-    """Where its resources are looked up, in this order, the later ones winning."""
+    """Where its resources are looked up, in this order, the later ones winning; `list_labels` adds to them."""
 
 
 def run_tool(module: str, *words: str) -> tuple[str, ...]:
@@ -57,8 +64,11 @@ def make_data(words: tuple[str, ...]) -> Draft:
     return Draft(name="data", kind="data", command=command, outputs=("digits/digits.json",), labels=("data",))
 
 
-def pretrain(name: str, backbone: Backbone, data: str, config: str) -> Draft:
-    """Return the stage that pretrains an encoder; the data's place can be overridden by the backbone's own words."""
+def pretrain(name: str, backbone: Backbone, data: str, config: str, is_untrained: bool = False) -> Draft:
+    """Return the stage that pretrains an encoder; the data's place can be overridden by the backbone's own words.
+
+    A random initialisation (`is_untrained`) takes none of the resources that the chain gives to pretraining.
+    """
     words = [f"data.root={data}/imagenet", *backbone.set, "run.out={out}"]
     return Draft(
         name=f"pretrain-{name}",
@@ -66,7 +76,9 @@ def pretrain(name: str, backbone: Backbone, data: str, config: str) -> Draft:
         command=run_tool("tools.pretrain_encoder", config, *words),
         outputs=(ENCODER,),
         configs=(config,),
-        labels=("pretrain", f"pretrain-{name}"),
+        backbone=name,
+        is_light=is_untrained,
+        labels=("initialise",) if is_untrained else ("pretrain",),
     )
 
 
@@ -80,7 +92,9 @@ def convert(name: str, backbone: Backbone, weights: str) -> Draft:
         command=run_tool("tools.convert_checkpoint", source, f"{{out}}/{CONVERTED}", *words),
         outputs=(CONVERTED, f"{CONVERTED}.manifest.json"),
         configs=(weights,) if weights else (),
-        labels=("convert", f"convert-{name}"),
+        backbone=name,
+        is_light=True,
+        labels=("convert",),
     )
 
 
@@ -105,7 +119,10 @@ def measure(name: str, protocol: Protocol, backbone: str, seed: int | None, data
         outputs=() if protocol.kind == "command" else (RESULT,),
         configs=() if protocol.kind == "command" else (protocol.config,),
         array="" if seed is None else f"{name}-{backbone}",
-        labels=(protocol.kind, name, stage_name),
+        protocol=name,
+        backbone=backbone,
+        is_light=protocol.kind == "knn" and data.startswith("{stage:"),  # the digits: a few hundred images
+        labels=(protocol.kind,),
     )
 
 
@@ -140,7 +157,7 @@ def own(name: str, stage: OwnStage, seed: int | None, data: str) -> Draft:
         after=stage.after,
         always=stage.always,
         array="" if seed is None else name,
-        labels=("command", name),
+        labels=tuple(dict.fromkeys(("command", name, name if seed is None else f"{name}-seed{seed}"))),
     )
 
 
@@ -153,8 +170,30 @@ def report(after: tuple[str, ...]) -> Draft:
         outputs=("../../report/summary.json",),
         after=after,
         always=True,
+        is_light=True,
         labels=("report",),
     )
+
+
+def list_labels(draft: Draft, owners: Mapping[str, str]) -> tuple[str, ...]:
+    """Return where a stage's resources are looked up: its kind, protocol, backbone and name, the general ones first.
+
+    Args:
+        draft: the stage.
+        owners: name of a sweep's variant → the backbone or protocol that it is a variant of.
+
+    """
+    backbones = _lineage(draft.backbone, owners)
+    protocols = _lineage(draft.protocol, owners)
+    named = [f"{first}-{second}" for first in protocols or (draft.kind,) for second in backbones]
+    return tuple(dict.fromkeys((*draft.labels, *protocols, *named, *([draft.name] if protocols else []))))
+
+
+def _lineage(name: str, owners: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the names by which a file may speak of a backbone or protocol: owner in the grid, method, itself."""
+    method = method_of(name)
+    found = (owners.get(method) or owners.get(name), method, name)
+    return tuple(dict.fromkeys(entry for entry in found if entry))
 
 
 def fill_in(words: tuple[str, ...], values: dict[str, str]) -> list[str]:

@@ -1,11 +1,15 @@
 """Sweeps: a grid over settings makes variants of backbones and protocols; what they share runs once.
 
 grid:
-  "mochi:mixing.n": [256, 1024]          # BACKBONE:key, a setting of its pretraining
-  "voc:SOLVER.BASE_LR": [0.01, 0.02]     # PROTOCOL:key, a setting of its tool
+  "mochi:mixing.n": [256, 1024]                                     # BACKBONE:key, a setting of its pretraining
+  "mochi:mixing.n,s,s_prime": [[1024, 1024, 128], [512, 1024, 0]]   # several settings that change together
+  "voc:SOLVER.BASE_LR": [0.01, 0.02]                                # PROTOCOL:key, a setting of its tool
+An axis of a backbone with seeds applies to all its seeds.
 """
 
+import difflib
 import itertools
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,6 +17,7 @@ from typing import Any
 
 from pretrain.runtime.settings import SettingsError
 from tools.chain.plan.config import ChainConfig
+from transfer.results.seeds import method_of
 
 
 @dataclass(frozen=True)
@@ -39,22 +44,54 @@ def expand_grid(config: ChainConfig) -> ChainConfig:
             mine = [point for point in points if point.owner == owner]
             table.update({point.name: replace(base, set=(*base.set, *point.words)) for point in mine})
     for name, protocol in protocols.items():
-        chosen = tuple(variant for owner in protocol.backbones for variant in variants.get(owner, (owner,)))
+        chosen = tuple(variant for choice in protocol.backbones for variant in _variants_of(choice, variants))
         protocols[name] = replace(protocol, backbones=chosen)
     return replace(config, grid={}, backbones=backbones, protocols=protocols)
 
 
 def list_points(config: ChainConfig) -> list[Point]:
-    """Return every variant that the grid asks for."""
-    axes = [_split_axis(axis, config) for axis in config.grid]
+    """Return every variant that the grid asks for.
+
+    Raises:
+        SettingsError: axes that name nothing in the chain, or whose values do not fit their keys; all at once.
+
+    """
+    if mistakes := find_grid_mistakes(config):
+        raise SettingsError("\n".join(mistakes))
+    axes = [_split_axis(axis) for axis in config.grid]
     points = []
     for owner in dict.fromkeys(owner for owner, _ in axes):
-        keys = [key for other, key in axes if other == owner]
-        for values in itertools.product(*(config.grid[f"{owner}:{key}"] for key in keys)):
-            words = tuple(f"{key}={value}" for key, value in zip(keys, values, strict=True))
-            named = {f"{owner}:{key}": value for key, value in zip(keys, values, strict=True)}
-            points.append(Point(owner, variant_name(owner, words), words, named))
+        mine = [_settings_of(axis, config) for axis in config.grid if _split_axis(axis)[0] == owner]
+        for chosen in itertools.product(*mine):
+            pairs = [pair for pairs in chosen for pair in pairs]
+            words = tuple(f"{key}={_say_value(value)}" for key, value in pairs)
+            points.append(Point(owner, variant_name(owner, words), words, {f"{owner}:{k}": v for k, v in pairs}))
     return points
+
+
+def list_axes(config: ChainConfig) -> list[str]:
+    """Return "OWNER:key" for every single setting that the grid changes, in order."""
+    return [f"{owner}:{key}" for owner, keys in map(_split_axis, config.grid) for key in keys]
+
+
+def find_grid_mistakes(config: ChainConfig) -> list[str]:
+    """Return a sentence for each axis that names nothing in the chain or whose values do not fit."""
+    known = {**config.backbones, **config.protocols}
+    mistakes = []
+    for axis, values in config.grid.items():
+        owner, keys = _split_axis(axis)
+        if owner not in known or not all(keys):
+            near = difflib.get_close_matches(owner, known, 1)
+            hint = f"did you mean {near[0]}:{axis.partition(':')[2]}?" if near else f"there are: {', '.join(known)}"
+            mistakes.append(f"grid: expected BACKBONE:key or PROTOCOL:key, got {axis!r}; {hint}")
+        if not values:
+            mistakes.append(f"grid: the axis {axis!r} has no values")
+        mistakes += [
+            f"grid: the axis {axis!r} sets {len(keys)} keys; expected as many values, got {value}"
+            for value in (values if len(keys) > 1 else ())
+            if not isinstance(value, (list, tuple)) or len(value) != len(keys)
+        ]
+    return mistakes
 
 
 def find_values(points: Mapping[str, Mapping[str, Any]], measured: str, backbone: str) -> dict[str, Any]:
@@ -63,27 +100,47 @@ def find_values(points: Mapping[str, Mapping[str, Any]], measured: str, backbone
     Args:
         points: name of a variant → axis → value.
         measured: the stage's array or, where it has none, its name: PROTOCOL-BACKBONE.
-        backbone: the name of the backbone's variant.
+        backbone: the name of the backbone's variant, or of one seed of it.
 
     """
-    names = (backbone, measured.removesuffix(f"-{backbone}"))
+    names = (method_of(backbone), backbone, measured.removesuffix(f"-{backbone}"))
     return {axis: value for name in names for axis, value in points.get(name, {}).items()}
 
 
 def variant_name(owner: str, words: tuple[str, ...]) -> str:
-    """Return e.g. "mochi_n1024_s32" for ("mixing.n=1024", "mixing.s=32")."""
+    """Return e.g. "mochi_n1024_s32" for ("mixing.n=1024", "mixing.s=32"); the @SEED of an owner stays at the end."""
     parts = []
     for word in words:
         key, _, value = word.partition("=")
         parts.append(re.sub(r"[^\w.+-]", "", key.rpartition(".")[2] + value))
-    return "_".join([owner, *parts])
+    name, sign, seed = owner.partition("@")
+    return "_".join([name, *parts]) + sign + seed
 
 
-def _split_axis(axis: str, config: ChainConfig) -> tuple[str, str]:
-    owner, sign, key = axis.partition(":")
-    if not sign or not key or owner not in {**config.backbones, **config.protocols}:
-        known = ", ".join([*config.backbones, *config.protocols])
-        raise SettingsError(f"grid: expected BACKBONE:key or PROTOCOL:key, got {axis!r}; there are: {known}")
-    if not config.grid[axis]:
-        raise SettingsError(f"grid: the axis {axis!r} has no values")
-    return owner, key
+def _variants_of(choice: str, variants: Mapping[str, list[str]]) -> list[str]:
+    """Return the variants of a backbone, or of one seed of it (NAME@SEED)."""
+    if choice in variants:
+        return variants[choice]
+    owner, sign, seed = choice.partition("@")
+    return [f"{variant}{sign}{seed}" for variant in variants[owner]] if owner in variants else [choice]
+
+
+def _split_axis(axis: str) -> tuple[str, tuple[str, ...]]:
+    """Return the owner and the keys of an axis: "mochi:mixing.n,s" has mixing.n and mixing.s."""
+    owner, _, text = axis.partition(":")
+    first, *more = (key.strip() for key in text.split(","))
+    part = first.rpartition(".")[0]
+    return owner, (first, *(key if "." in key or not part or not key else f"{part}.{key}" for key in more))
+
+
+def _settings_of(axis: str, config: ChainConfig) -> list[list[tuple[str, Any]]]:
+    """Return the (key, value) pairs of each value of an axis."""
+    _, keys = _split_axis(axis)
+    return [list(zip(keys, value if len(keys) > 1 else [value], strict=True)) for value in config.grid[axis]]
+
+
+def _say_value(value: Any) -> str:
+    """Return a value as the settings readers take it on a command line."""
+    if isinstance(value, bool):
+        return str(value)
+    return json.dumps(value) if isinstance(value, (list, tuple, dict)) or value is None else str(value)

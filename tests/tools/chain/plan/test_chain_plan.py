@@ -160,7 +160,10 @@ def test_resources_are_looked_up_from_general_to_special_and_checked(folder: Pat
     assert (stages["data"].resources.gpus, stages["data"].resources.time_min) == (0, 100)
     assert stages["voc-public-seed0"].resources.gpus == 8
     assert [stages[f"voc-mochi-seed{seed}"].resources.qos for seed in (0, 1)] == ["", "high"]
-    with pytest.raises(SettingsError, match=r"resources.default: unknown setting gpu; allowed are: partition, account"):
+    with pytest.raises(
+        SettingsError,
+        match=r"unknown setting resources.default.gpu; allowed are: .*gpus.*Did you mean resources.default.gpus",
+    ):
         plan(folder, "resources.default.gpu=1")
     with pytest.raises(SettingsError, match=r"resources.default.partition: 'a\\ntouch b' has a line break"):
         plan(folder, 'resources.default.partition="a\\ntouch b"')

@@ -1,0 +1,50 @@
+"""Pretraining seeds: a backbone with `seeds: [0, 1]` stands for NAME@0 and NAME@1, one pretraining each.
+
+A seed of a pretraining is a replication of its method: NAME@SEED is the name under which everything downstream (stages,
+results, analyses) knows it, and a backbone written out under such a name means the same.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from tools.chain.plan.config import Backbone, ChainConfig
+from transfer.results.seeds import method_of
+
+SEED_KEY = "run.seed"
+"""The setting of tools.pretrain_encoder that a seed sets."""
+
+
+def expand_seeds(config: ChainConfig) -> ChainConfig:
+    """Return the chain with every backbone that lists seeds replaced by one backbone per seed.
+
+    `protocols.NAME.backbones` may name a method, which means all its seeds, or one seed.
+    """
+    backbones: dict[str, Backbone] = {}
+    for name, backbone in config.backbones.items():
+        if not backbone.seeds:
+            backbones[name] = backbone
+        for seed in backbone.seeds:
+            words = (*backbone.set, f"{SEED_KEY}={seed}")
+            backbones[seed_name(name, seed)] = replace(backbone, set=words, seeds=())
+    protocols = {
+        name: replace(protocol, backbones=select_backbones(protocol.backbones, backbones))
+        for name, protocol in config.protocols.items()
+    }
+    return replace(config, backbones=backbones, protocols=protocols)
+
+
+def seed_name(name: str, seed: int) -> str:
+    """Return the name of one pretraining of a method."""
+    return f"{name}@{seed}"
+
+
+def select_backbones(chosen: Iterable[str], backbones: Iterable[str]) -> tuple[str, ...]:
+    """Return the backbones that `chosen` means: each itself where it is one, else all seeds of that method."""
+    known = tuple(backbones)
+    found = [name for choice in chosen for name in ([choice] if choice in known else seeds_of(choice, known))]
+    return tuple(dict.fromkeys(found))
+
+
+def seeds_of(method: str, backbones: Iterable[str]) -> list[str]:
+    """Return the backbones that are seeds of `method`."""
+    return [name for name in backbones if method_of(name) == method]
