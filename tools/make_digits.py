@@ -4,9 +4,10 @@
   python -m tools.make_digits data/digits seed=1 imagenet_train=20000 coco_train=2000
 
 Real handwritten digits (scikit-learn's bundled set, nothing is downloaded) are painted bright, at random sizes and
-places, on dark textured grounds; images of train and of test or val show different digits on different textures. Written are
-OUT/imagenet/{train,val}/<digit>/*.JPEG, OUT/VOC2007, OUT/VOC2012 and OUT/coco, as Detectron2's loaders expect them.
-The same settings give the same bytes. OUT/digits.json, written last, says that the set is whole and how it was made.
+places, on dark textured grounds; images of train and of test or val show different digits on different textures.
+Written are OUT/imagenet/{train,val}/<digit>/*.JPEG, OUT/VOC2007, OUT/VOC2012 and OUT/coco, as Detectron2's loaders
+expect them. The same settings give the same bytes. OUT/digits.json, written last, says that the set is whole and how it
+was made.
 """
 
 import shutil

@@ -164,7 +164,7 @@ def test_digits_protocols_take_the_depth_of_the_weights_and_full_size_ones_keep_
     for depth, channels in ((18, 64), (34, 64), (50, 256), (101, 256)):
         cfg = match_depth(read_protocol(name), depth)
         found = cfg.MODEL.RESNETS
-        assert (found.DEPTH, found.RES2_OUT_CHANNELS) == (depth, channels)
+        assert (depth, channels) == (found.DEPTH, found.RES2_OUT_CHANNELS)
         assert lint(cfg) == []
         full = match_depth(read_protocol(FULL_SIZE[name]), depth)
         assert (full.MODEL.RESNETS.DEPTH, lint(full)) == (50, [])
