@@ -19,7 +19,7 @@ system: setup
 demo: setup ## pretrain, convert, detect, segment, report on the embedded digits: 15 minutes on 2 cores
 	@$(PYTHON) -m tools.chain submit configs/chains/digits.yaml
 
-study: setup ## the demo with MoCo-v2, SimCLR and three seeds: an hour more
+study: setup ## the demo with six methods on two ResNets and two fine-tunings each: 3 hours more
 	@$(PYTHON) -m tools.chain submit configs/chains/digits_study.yaml
 
 check: setup ## lint, types, import contracts, fast tests: 3 minutes

@@ -24,7 +24,7 @@ CHOICES = {
     "optimizer.lr_rule": LR_RULES,
     "optimizer.schedule": SCHEDULES,
     "engine.device": ("auto", "cuda", "cpu"),
-    "engine.precision": ("auto", "fp32", "bf16", "fp16"),
+    "engine.precision": ("auto", "fast", "fp32", "bf16", "fp16"),
 }
 AT_LEAST = {
     "data.crop_px": 32,  # torchvision's ResNet halves five times

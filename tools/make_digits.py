@@ -5,9 +5,9 @@
 
 Real handwritten digits (scikit-learn's bundled set, nothing is downloaded) are painted bright, at random sizes and
 places, on dark textured grounds; images of train and of test or val show different digits on different textures.
-It writes OUT/imagenet/{train,val}/<digit>/*.JPEG, OUT/VOC2007, OUT/VOC2012 and OUT/coco, as Detectron2's loaders
-expect them.
-The same settings give the same bytes. OUT/digits.json, written last, says that the set is whole and how it was made.
+Written are OUT/imagenet/{train,val}/<digit>/*.JPEG, OUT/VOC2007, OUT/VOC2012 and OUT/coco, as Detectron2's loaders
+expect them. The same settings give the same bytes. OUT/digits.json, written last, says that the set is whole and how it
+was made.
 """
 
 import shutil

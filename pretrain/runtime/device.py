@@ -1,9 +1,16 @@
 """Choose the device and the precision that a rank trains with."""
 
+import re
+from pathlib import Path
+
 import torch
 
 from pretrain.config import EngineConfig
 from pretrain.runtime import distributed
+
+BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
+"""Flags of x86 processors that multiply bf16 in hardware; on others oneDNN emulates it."""
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 def choose_device(settings: EngineConfig) -> torch.device:
@@ -22,7 +29,9 @@ def choose_device(settings: EngineConfig) -> torch.device:
 
 def choose_precision(settings: EngineConfig, device: torch.device) -> torch.dtype:
     """Return the autocast type; float32 stands for none."""
-    name = choose_automatic(device) if settings.precision == "auto" else settings.precision
+    name = choose_automatic(device) if settings.precision in ("auto", "fast") else settings.precision
+    if settings.precision == "fast" and device.type == "cpu" and computes_in_bf16(CPU_INFO):
+        name = "bf16"
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
 
 
@@ -35,3 +44,10 @@ def choose_automatic(device: torch.device) -> str:
     if device.type != "cuda":
         return "fp32"
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
+def computes_in_bf16(cpu_info: Path) -> bool:
+    """Return whether the processor that Linux describes in `cpu_info` has instructions for bf16; False elsewhere."""
+    text = cpu_info.read_text() if cpu_info.is_file() else ""
+    flags = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
+    return bool(flags) and any(name in flags[1].split() for name in BF16_INSTRUCTIONS)

@@ -67,7 +67,7 @@ def convert(
     """Convert `source` to `output`, prove it, write `output` and OUT.manifest.json; return the manifest.
 
     Args:
-        source: a checkpoint of any known family: a path, or a name that `transfer.weights.sources.remote_weights` fetches.
+        source: a checkpoint of any known family: a path, or a name that remote_weights.py fetches.
         output: the file to write.
         to: a key of `FORMATS`.
         layout: see `to_detectron2`.

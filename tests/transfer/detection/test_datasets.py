@@ -6,6 +6,7 @@ import pytest
 
 from tests.making.detector_runs import make_small_digits
 from tools.check_data import main as check_data_command
+from tools.digits.layouts import VOC_NAMES
 from transfer.data_checks.voc_and_coco import check_data
 from transfer.detection.datasets import register_datasets
 from transfer.detection.protocols import read_protocol
@@ -34,6 +35,18 @@ def test_voc_is_registered_under_the_given_root_with_difficult_boxes(data: Path)
     assert len(entries[names[0]]["annotations"]) == first.read_text().count("<object>")
     metadata = MetadataCatalog.get("voc_2007_test")
     assert (metadata.evaluator_type, metadata.year, metadata.dirname) == ("pascal_voc", 2007, str(data / "VOC2007"))
+
+
+def test_set_in_vocs_layout_has_the_classes_that_the_config_names_or_vocs_twenty(data: Path) -> None:
+    cfg = config_of("voc-c4-digits@moco", data)
+    register_datasets(cfg)
+    assert MetadataCatalog.get("voc_2007_test").thing_classes == list(VOC_NAMES)
+    cfg.DATASETS.VOC_CLASSES = []
+    with pytest.raises(ValueError, match=r"voc_2007_test: has 20 classes, MODEL.ROI_HEADS.NUM_CLASSES is 10"):
+        register_datasets(cfg)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 20
+    register_datasets(cfg)
+    assert len(MetadataCatalog.get("voc_2007_test").thing_classes) == 20
 
 
 def test_coco_format_sets_of_the_config_are_registered_and_registering_twice_is_no_mistake(data: Path) -> None:

@@ -1,6 +1,6 @@
 """Fetch a checkpoint that is given by name into one cache, resumable, and checked where a digest is known.
 
-zoo:NAME (see `transfer.weights.sources.zoo`), hf://OWNER/NAME[/FILE] and https://…[#sha256=DIGITS]. Everything else is a path.
+zoo:NAME (see zoo.py), hf://OWNER/NAME[/FILE] and https://…[#sha256=DIGITS]. Everything else is a path.
 """
 
 import difflib

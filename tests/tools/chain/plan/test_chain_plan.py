@@ -230,5 +230,5 @@ def test_sweep_table_has_the_axes_of_the_grid_as_columns(folder: Path) -> None:
 def test_study_goes_on_where_the_demo_ended() -> None:
     demo, study = (read_chain(PROJECT_ROOT / "configs/chains" / name) for name in ("digits.yaml", "digits_study.yaml"))
     done, wanted = ({stage.folder for stage in make_plan(config, [PROJECT_ROOT])} for config in (demo, study))
-    assert {folder.rpartition("-")[0] for folder in done - wanted} == {"analyse", "report"}
+    assert {folder.rpartition("-")[0] for folder in done - wanted} == {"report"}
     assert study.name == "digits"

@@ -121,7 +121,7 @@ def test_plan_and_submit_refuse_from_the_command_line_and_write_nothing(tmp_path
 def test_chains_of_the_project_pass(name: str) -> None:
     chain, found = open_checked(CONFIGS / "chains" / name, [])
     assert found.problems == {}
-    assert found.notes["pretrain-random"] == "random initialisation"
+    assert found.notes["pretrain-random@0"] == "random initialisation"
     assert chain.stages
 
 
