@@ -50,4 +50,4 @@ def computes_in_bf16(cpu_info: Path) -> bool:
     """Return whether the processor that Linux describes in `cpu_info` has instructions for bf16; False elsewhere."""
     text = cpu_info.read_text() if cpu_info.is_file() else ""
     flags = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
-    return bool(flags) and any(name in flags[1].split() for name in BF16_INSTRUCTIONS)
+    return flags is not None and any(name in flags[1].split() for name in BF16_INSTRUCTIONS)

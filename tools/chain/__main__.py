@@ -48,8 +48,8 @@ from tools.chain.memory import recall, remember
 from tools.chain.options import TAKES, Options, split_options
 from tools.chain.outlook import say_outlook
 from tools.chain.plan.beginning import begin, show_keys
-from tools.chain.plan.preflight import Survey, open_checked
 from tools.chain.plan.question_words import question_words
+from tools.chain.preflight import Survey, open_checked
 from tools.chain.record import state
 from tools.chain.record.attempts import is_alive, read_attempts
 from tools.chain.submit import Chain, freeze, hold, open_chain, shorten, submit_lock

@@ -13,11 +13,12 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES
+from detectron2.structures import BoxMode
 
-from transfer.detection.data.coco_files import LAYOUT_HINT, CocoEntries, read_coco_entries
 from transfer.detection.data.own_sets import register_voc_format
 from transfer.detection.data.packed_entries import PackedEntries, read_on_node
 from transfer.detection.data.voc_entries import load_voc_entries
+from transfer.metrics.coco_files import LAYOUT_HINT, CocoEntries, read_coco_entries
 
 VOC_CLASSES: tuple[str, ...] = tuple(CLASS_NAMES)
 """VOC's twenty categories in Detectron2's order; DATASETS.VOC_CLASSES names those of a set with others."""
@@ -150,7 +151,7 @@ def _register_coco(cfg: Any, files: CocoSet, class_names: tuple[str, ...] | None
 
 def split_facts(files: CocoSet, class_names: tuple[str, ...] | None) -> tuple[list[dict[str, Any]], CocoEntries]:
     """Return the entries of a set, and all else that is known of it."""
-    content = read_coco_entries(files.annotations, files.images, class_names)
+    content = _read_coco(files.annotations, files.images, class_names)
     return content.entries, replace(content, entries=[])
 
 
@@ -195,7 +196,7 @@ class OnceRead:
         if not isinstance(entries, PackedEntries):  # these are shared by the ranks and cost none of them memory
             self._entries = None
         if entries is None:
-            entries = read_coco_entries(self.files.annotations, self.files.images, self.class_names).entries
+            entries = _read_coco(self.files.annotations, self.files.images, self.class_names).entries
         return entries
 
 
@@ -208,3 +209,12 @@ def _forget(name: str) -> None:
         DatasetCatalog.remove(name)
     if name in MetadataCatalog.list():
         MetadataCatalog.remove(name)
+
+
+def _read_coco(path: Path, images: Path, class_names: Sequence[str] | None) -> CocoEntries:
+    """Return the entries with Detectron2's own constant for the form of a box, which its mapper asks for."""
+    content = read_coco_entries(path, images, class_names)
+    for entry in content.entries:
+        for record in entry["annotations"]:
+            record["bbox_mode"] = BoxMode(record["bbox_mode"])
+    return content

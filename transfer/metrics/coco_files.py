@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detectron2.structures import BoxMode
 from pycocotools import mask as rle_codec
 
 from transfer.metrics.coco_masks import FAR
 from transfer.metrics.record_mistakes import Mistakes, is_number
 
 LISTS = ("images", "annotations", "categories")
+XYWH_ABS = 1
+"""The value of Detectron2's BoxMode for [x, y, width, height] (detectron2/structures/boxes.py)."""
 LAYOUT_HINT = "see `python -m tools.check_data ROOT` for what is there and what is missing"
 Record = dict[str, Any]
 
@@ -161,7 +162,7 @@ def _read_object(entry: Record, limit: float, indices: Mapping[int, int], mistak
     if entry.get("iscrowd", 0) not in (0, 1):
         mistakes.add("annotations whose iscrowd is not 0 or 1", f"{where}: {entry['iscrowd']!r}")
     record = {key: entry[key] for key in ("iscrowd", "bbox") if key in entry}
-    record |= {"category_id": indices[entry["category_id"]], "bbox_mode": BoxMode.XYWH_ABS}
+    record |= {"category_id": indices[entry["category_id"]], "bbox_mode": XYWH_ABS}
     if entry.get("segmentation"):
         masks = _read_masks(entry["segmentation"], limit, where, mistakes)
         if not masks:
