@@ -24,8 +24,11 @@ AT_CHANCE = 0.98
 """A loss above this share of its value for equal scores counts as chance."""
 ONE_POINT = 0.1
 """An `embedding_std` below this counts as one embedding for all images."""
-PATIENCE_STEPS, PATIENCE_SHARE, LONGEST_PATIENCE_STEPS = 50, 0.2, 5000
-"""A run may be at chance for a fifth of its steps, but at least 50 and at most 5,000, before it is said."""
+CHANCE_SHARE, ONE_POINT_SHARE = 0.5, 0.2
+"""A run may be at chance for half of its steps, or have equal embeddings for a fifth of them, before it is said: in a
+healthy run of 138 steps with MoCo the loss is above chance for the first 80 while the embeddings spread."""
+SHORTEST_PATIENCE_STEPS, LONGEST_PATIENCE_STEPS = 50, 5000
+"""Bounds of these waiting times."""
 LOOKS = 3
 """Consecutive looks at chance that it takes."""
 SHORT_RUN_STEPS = 10_000
@@ -44,7 +47,8 @@ def embedding_std(embeddings: Tensor) -> float:
 
 def effective_rank(embeddings: Tensor) -> float:
     """Return exp of the entropy of the normalised singular values of (n, D): 1 for parallel rows, D at most."""
-    values = torch.linalg.svdvals(embeddings.double())
+    gram = embeddings.double().T @ embeddings.double()  # (D, D): its eigenvalues are the squared singular values
+    values = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
     shares = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny)
     return math.exp(torch.special.entr(shares).sum().item())
 
@@ -69,10 +73,14 @@ class CollapseMonitor:
         """Watch `model` in a run of `steps`."""
         self._config, self._model = config, model
         self._steps, self._steps_per_epoch = steps, steps_per_epoch
-        patience = min(LONGEST_PATIENCE_STEPS, max(PATIENCE_STEPS, round(PATIENCE_SHARE * steps)))
-        filled = math.ceil(config.model.queue_len / config.run.batch_size) if config.model.method == "moco" else 0
-        self._first = max(patience, filled, config.optimizer.warmup_steps)
-        self._at_chance, self._warned = 0, False
+        if config.optimizer.warmup_steps >= steps and distributed.is_main():
+            logger.warning(
+                "optimizer.warmup_steps=%d: the run has only %d steps, so the rate never reaches its peak; lower it",
+                config.optimizer.warmup_steps,
+                steps,
+            )
+        self._patience = {share: self._wait(share) for share in (CHANCE_SHARE, ONE_POINT_SHARE)}
+        self._bad_looks, self._warned = 0, False
 
     def look(self, step: int, loss: float) -> dict[str, float]:
         """Return chance_loss, embedding_std and embedding_rank of the newest embeddings; warn where it is due.
@@ -88,25 +96,34 @@ class CollapseMonitor:
         if embeddings is not None:
             values["embedding_std"] = round(embedding_std(embeddings), 4)
             values["embedding_rank"] = round(effective_rank(embeddings), 2)
-        std = values.get("embedding_std", 1.0)
-        if step >= self._first:
-            bad = loss > AT_CHANCE * values["chance_loss"] or std < ONE_POINT
-            self._judge(step, loss, values["chance_loss"], std, bad=bad)
+        std, chance = values.get("embedding_std", 1.0), values["chance_loss"]
+        at_chance = step >= self._patience[CHANCE_SHARE] and loss > AT_CHANCE * chance
+        one_point = step >= self._patience[ONE_POINT_SHARE] and std < ONE_POINT
+        self._judge(step, loss, chance, std, bad=at_chance or one_point)
         return values
+
+    def _wait(self, share: float) -> int:
+        """Return the first step that counts: after `share` of the run, the warm-up, and one filling of the queue."""
+        config = self._config
+        filled = math.ceil(config.model.queue_len / config.run.batch_size) if config.model.method == "moco" else 0
+        patience = min(LONGEST_PATIENCE_STEPS, max(SHORTEST_PATIENCE_STEPS, round(share * self._steps)))
+        return max(patience, filled, config.optimizer.warmup_steps)
 
     def _newest(self) -> Tensor | None:
         known = self._model.known_keys(NEWEST)
         if known is None:
             return None
-        embeddings = known.keys[known.indices >= 0]
+        embeddings = known.keys[known.indices >= 0].cpu()
         return embeddings if len(embeddings) > 1 else None
 
     def _judge(self, step: int, loss: float, chance: float, std: float, *, bad: bool) -> None:
-        self._at_chance = self._at_chance + 1 if bad else 0
+        self._bad_looks = self._bad_looks + 1 if bad else 0
         if self._warned and not bad:
-            logger.warning("step %d: the loss is %.3f, below chance (%.3f) again", step, loss, chance)
+            logger.warning(
+                "step %d: the run learns: loss %.3f (chance %.3f), embedding_std %.3f", step, loss, chance, std
+            )
             self._warned = False
-        if self._at_chance == LOOKS and not self._warned:
+        if self._bad_looks == LOOKS and not self._warned:
             logger.warning(
                 "step %d of %d: %s", step, self._steps, explain(self._config, self._steps, loss, chance, std)
             )

@@ -128,7 +128,8 @@ class Monitor:
             values["broken_images"] = broken
         self.write(step, {**values, **more})
         if self._main:
-            shown = {"loss": f"{values['loss']:.3f}", "proxy": f"{values['accuracy']:.1f}%"}
+            task = "top-1" if self._config.model.method == "supervised" else "proxy"
+            shown = {"loss": f"{values['loss']:.3f}", task: f"{values['accuracy']:.1f}%"}
             self._bar.set_postfix(shown | {"img/s": f"{values['images_per_s']:.0f}"}, refresh=False)
         self._sums, self._count, self._wait_s, self._since = {}, 0, 0.0, time.perf_counter()
 

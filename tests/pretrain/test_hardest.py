@@ -80,6 +80,12 @@ def test_threads_and_memory_layout_do_not_change_the_answer() -> None:
     assert torch.equal(find_largest(values.T.contiguous().T, 600), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int64])
+def test_other_types_are_selected_from_as_a_whole(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    assert_largest((1000 * torch.rand(2, K)).to(dtype), 300)
+
+
 def test_a_row_of_nan_ends() -> None:
     values = torch.full((2, K), torch.nan)
     values[1, ::3] = 1.0

@@ -71,14 +71,16 @@ def test_chance_counts_the_other_views_of_simclr_and_the_classes_of_a_classifier
     assert chance_loss(labelled, build_method(labelled), mixing_on=False) == pytest.approx(math.log(7))
 
 
-def watch(config: PretrainConfig, losses: list[float], *, equal: bool, caplog: pytest.LogCaptureFixture) -> list[str]:
+def watch(
+    config: PretrainConfig, losses: list[float], *, equal: bool, caplog: pytest.LogCaptureFixture, first: int = 501
+) -> list[str]:
     model = build_method(config)
     keys = torch.nn.functional.normalize(torch.randn(30, 4), dim=1)
     model.queue.enqueue(keys[:1].repeat(30, 1) if equal else keys, torch.arange(30), torch.zeros(30, dtype=torch.long))
     monitor = CollapseMonitor(config, model, steps=1000, steps_per_epoch=100)
     with caplog.at_level(logging.WARNING):
         for number, loss in enumerate(losses):
-            values = monitor.look(201 + 20 * number, loss)
+            values = monitor.look(first + 20 * number, loss)
             assert values["embedding_std"] == pytest.approx(0.0 if equal else embedding_std(keys), abs=1e-4)
     return [record.getMessage() for record in caplog.records]
 
@@ -88,17 +90,17 @@ def test_loss_at_chance_is_told_once_with_what_to_change_and_its_end_too(caplog:
     chance = math.log(31)
     texts = watch(config, [chance] * (LOOKS + 2) + [0.5 * chance], equal=False, caplog=caplog)
     assert len(texts) == 2
-    assert f"step {201 + 20 * (LOOKS - 1)} of 1000: the loss 3.434 is that of equal scores" in texts[0]
+    assert f"step {501 + 20 * (LOOKS - 1)} of 1000: the loss 3.434 is that of equal scores" in texts[0]
     places = [
         texts[0].index(part)
         for part in ("optimizer.lr (85.3 times", "model.head=mlp_bn", "optimizer.warmup_steps=100", "data.crop_px=64")
     ]
     assert places == sorted(places)
-    assert "below chance" in texts[1]
+    assert "the run learns" in texts[1]
 
 
 def test_equal_embeddings_are_called_a_collapse_whatever_the_loss(caplog: pytest.LogCaptureFixture) -> None:
-    texts = watch(SMALL, [0.1] * LOOKS, equal=True, caplog=caplog)
+    texts = watch(SMALL, [0.1] * LOOKS, equal=True, caplog=caplog, first=201)
     assert len(texts) == 1
     assert "all images have nearly the same embedding (embedding_std 0.000" in texts[0]
 
@@ -107,6 +109,22 @@ def test_a_loss_that_visits_chance_is_not_told(caplog: pytest.LogCaptureFixture)
     chance = math.log(31)
     losses = [chance, chance, 0.9 * chance, chance, chance, (AT_CHANCE - 0.01) * chance]
     assert watch(SMALL, losses, equal=False, caplog=caplog) == []
+
+
+def test_a_loss_at_chance_in_the_first_half_is_not_told_while_embeddings_spread(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    chance = math.log(31)
+    assert watch(SMALL, [chance] * 14 + [0.9 * chance], equal=False, caplog=caplog, first=201) == []
+
+
+def test_warm_up_longer_than_the_run_is_told_at_its_start(caplog: pytest.LogCaptureFixture) -> None:
+    config = replace(SMALL, optimizer=OptimizerConfig(warmup_steps=100))
+    model = build_method(config)
+    CollapseMonitor(config, model, steps=101, steps_per_epoch=50)
+    assert not caplog.records
+    CollapseMonitor(config, model, steps=100, steps_per_epoch=50)
+    assert "the run has only 100 steps" in caplog.text
 
 
 def test_a_run_without_an_obvious_mistake_still_gets_advice() -> None:
