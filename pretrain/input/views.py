@@ -98,7 +98,7 @@ class TwoViews(Dataset[Batch]):
             except BrokenImageError as error:
                 if not self.skip_broken:
                     raise BrokenImageError(
-                        f"{error}; or start again with data.skip_broken=true run.resume=false, which takes its successor"
+                        f"{error}; or start again with data.skip_broken=true run.resume=false to take its successor"
                     ) from error
         raise BrokenImageError(f"none of the {len(self.source)} images can be read; check the data's root")
 
