@@ -111,7 +111,7 @@ def _lasting_output() -> Iterator[None]:
     _fill_closed_handles()
     before = sys.stdout, sys.stderr
     streams = [LastingOutput(stream) if stream is not None else None for stream in before]
-    sys.stdout, sys.stderr = streams  # type: ignore[assignment]
+    sys.stdout, sys.stderr = streams
     try:
         yield
     finally:

@@ -25,7 +25,7 @@ NOT_SUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, er
 STALE_TRIES = 5
 STALE_PAUSE_S = 0.1
 """A network file system answers ESTALE when another machine has just replaced the file: the next look finds it."""
-LINE_SEPARATORS = {"\u0085": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+LINE_SEPARATORS: dict[str, str | int | None] = {"\u0085": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 """Characters that JSON allows inside a text and many readers take for the end of a line; written as escapes."""
 
 

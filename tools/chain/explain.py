@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
-from pretrain.runtime.storage import read_json
-from tools.chain.plan.make_plan import Stage
+from tools.chain.plan.make_plan import KEY_LENGTH, Stage
 from tools.chain.record.attempts import read_attempts
-from tools.chain.record.state import find_states, stage_folder
+from tools.chain.record.state import find_states, read_spec, stage_folder
 from tools.chain.status import read_progress
 from tools.chain.submit import Chain, shorten
 
@@ -22,8 +21,9 @@ def explain_plan(chain: Chain) -> str:
     lines = [f"chain {shorten(chain.folder)}, backend {chain.config.backend}: {len(chain.stages)} stages"]
     hours = 0.0
     measured = measure_gpu_hours(chain.folder)
+    earlier = _index_done(chain.folder)
     for stage in chain.stages:
-        reason = "" if states[stage.name] == "done" else _why_again(chain, stage)
+        reason = "" if states[stage.name] == "done" else _why_again(stage, earlier)
         after = ", ".join(stage.upstream) if stage.kind != "report" else "all"
         lines.append(f"  {states[stage.name]:8} {stage.name:{width}}  after {after or 'nothing'}{reason}")
         if states[stage.name] != "done":
@@ -48,7 +48,9 @@ def measure_gpu_hours(chain: Path) -> dict[Work, float]:
     for path in (chain / "stages").glob("*/DONE.json"):
         attempts = read_attempts(path.parent)
         if any(attempt.get("gpu") for attempt in attempts):
-            spec = read_json(path.with_name("spec.json"))
+            spec = read_spec(path.parent)
+            if not spec:
+                continue
             seconds = sum(attempt.get("seconds") or 0 for attempt in attempts)
             gpus = spec["resources"]["gpus"] * spec["resources"]["nodes"]
             found.setdefault(_work_of(spec["kind"], spec["command"]), []).append(gpus * seconds / 3600)
@@ -60,15 +62,19 @@ def _work_of(kind: str, command: Sequence[str]) -> Work:
     return (kind, *command[:4])
 
 
-def _why_again(chain: Chain, stage: Stage) -> str:
+def _index_done(chain: Path) -> dict[str, list[Path]]:
+    """Return {folder's name without its key: folders} of all stages that are done."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted((chain / "stages").glob("*/DONE.json")):
+        found.setdefault(path.parent.name[:-KEY_LENGTH], []).append(path.parent)
+    return found
+
+
+def _why_again(stage: Stage, earlier: Mapping[str, Sequence[Path]]) -> str:
     """Return why a stage of this name that is done under another key does not count; "" when there is none."""
-    prefix = stage.folder.removesuffix(stage.key)
-    before: list[Mapping[str, object]] = []
-    for path in (chain.folder / "stages").glob(f"{prefix}*/spec.json"):
-        if path.parent.name != stage.folder and (path.parent / "DONE.json").exists():
-            spec = read_json(path)
-            if spec["name"] == stage.name:
-                before.append(spec["why"])
+    folders = (path for path in earlier.get(stage.folder[:-KEY_LENGTH], ()) if path.name != stage.folder)
+    specs = (spec for spec in map(read_spec, folders) if spec.get("name") == stage.name)
+    before: list[Mapping[str, object]] = [spec["why"] for spec in specs if isinstance(spec.get("why"), dict)]
     if not before:
         return ""
     changes = [sorted(part for part in {**why, **stage.why} if why.get(part) != stage.why.get(part)) for why in before]

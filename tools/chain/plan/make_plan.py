@@ -5,9 +5,11 @@ key is the same work: stages of two plans that share a key share a folder and ru
 """
 
 import hashlib
+import heapq
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -146,21 +148,31 @@ def _measure_all(config: ChainConfig, name: str, protocol: Protocol, data: str) 
 def _sort(drafts: list[Draft]) -> list[Draft]:
     """Return the drafts, each after those it names, else in the given order; the report is given all others."""
     names = [draft.name for draft in drafts]
-    if twice := {name for name in names if names.count(name) > 1}:
+    if twice := {name for name, count in Counter(names).items() if count > 1}:
         raise ValueError(f"two stages have the name {', '.join(sorted(twice))}; rename a backbone, protocol or stage")
-    waiting = [replace(draft, after=_before(draft, names)) for draft in drafts]
-    ordered: dict[str, Draft] = {}
-    while waiting:
-        ready = next((draft for draft in waiting if all(name in ordered for name in draft.after)), None)
-        if ready is None:
-            circle = ", ".join(draft.name for draft in waiting)
-            raise ValueError(f"these stages wait for each other: {circle}; mend `after` or the {{stage:NAME}} words")
-        ordered[ready.name] = ready
-        waiting.remove(ready)
-    return list(ordered.values())
+    known = dict.fromkeys(names)
+    whole = [replace(draft, after=_before(draft, known)) for draft in drafts]
+    missing = [len(draft.after) for draft in whole]
+    followers: dict[str, list[int]] = {name: [] for name in names}
+    for number, draft in enumerate(whole):
+        for name in draft.after:
+            followers[name].append(number)
+    ready = [number for number, count in enumerate(missing) if not count]
+    ordered: list[Draft] = []
+    while ready:
+        draft = whole[heapq.heappop(ready)]
+        ordered.append(draft)
+        for number in followers[draft.name]:
+            missing[number] -= 1
+            if not missing[number]:
+                heapq.heappush(ready, number)
+    if circle := [draft.name for draft, count in zip(whole, missing, strict=True) if count > 0]:
+        names_in = ", ".join(circle)
+        raise ValueError(f"these stages wait for each other: {names_in}; mend `after` or the {{stage:NAME}} words")
+    return ordered
 
 
-def _before(draft: Draft, names: list[str]) -> tuple[str, ...]:
+def _before(draft: Draft, names: Collection[str]) -> tuple[str, ...]:
     if draft.kind == "report":
         return tuple(name for name in names if name != draft.name)
     before = tuple(dict.fromkeys((*draft.after, *stage_commands.stages_named_in(draft.command))))

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from pretrain.runtime.settings import SettingsError, from_dict
-from tools.chain.slurm.extra_options import find_conflicts
+from tools.chain.plan.extra_options import find_conflicts
 
 BUILT_IN: dict[str, dict[str, Any]] = {
     "pretrain": {"gpus": 1, "time_min": 1440},
@@ -92,7 +92,7 @@ def _checked(label: str, values: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(value, good) or (isinstance(value, bool) and key in LEAST):
             raise SettingsError(f"resources.{label}.{key}: expected {kinds[key].__name__}, got {value!r}")
         if key in LEAST and not LEAST[key] <= value < math.inf:
-            raise SettingsError(f"resources.{label}.{key}: expected at least {LEAST[key]}, got {value!r}")
+            raise SettingsError(f"resources.{label}.{key}: {key} is {value!r}; expected at least {LEAST[key]}")
         if key == "gpu_option" and value not in ("gpus", "gres"):
             raise SettingsError(f"resources.{label}.gpu_option: expected gpus or gres, got {value!r}")
         if key != "setup" and any(set(text) & set("\n\r") for text in _texts_in(value)):

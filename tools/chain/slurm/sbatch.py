@@ -10,8 +10,8 @@ from submitit.slurm.slurm import _make_sbatch_string
 
 from tools.chain.local import stage_environment
 from tools.chain.plan.config import SlurmBackend
+from tools.chain.plan.extra_options import list_options, may_requeue
 from tools.chain.plan.make_plan import Stage
-from tools.chain.slurm.extra_options import list_options, may_requeue
 from tools.chain.slurm.hosts import BAD_HOSTS
 from tools.chain.slurm.slurm_environment import find_settings
 
