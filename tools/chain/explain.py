@@ -63,7 +63,9 @@ def measure_gpu_hours(chain: Path) -> dict[Work, float]:
     for path in (chain / "stages").glob("*/DONE.json"):
         attempts = read_attempts(path.parent)
         if any(attempt.get("gpu") for attempt in attempts):
-            spec = read_json(path.with_name("spec.json"))
+            spec = read_spec(path.parent)
+            if not spec:
+                continue
             seconds = sum(attempt.get("seconds") or 0 for attempt in attempts)
             gpus = spec["resources"]["gpus"] * spec["resources"]["nodes"]
             found.setdefault(_work_of(spec["kind"], spec["command"]), []).append(gpus * seconds / 3600)
