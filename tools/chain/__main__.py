@@ -1,6 +1,6 @@
 """Run a chain of stages: pretrain, convert, detectors, linear, kNN, analysis, report; here or on Slurm.
 
-  python -m tools.chain init   [weights=FILE] [data=PROJECT_ROOT] [slurm=PARTITION:ACCOUNT:GPUS] [seeds=3] [out=chain.yaml]
+  python -m tools.chain init   [weights=FILE] [data=ROOT] [slurm=PARTITION:ACCOUNT:GPUS] [seeds=3] [out=chain.yaml]
   python -m tools.chain keys   [WORD] [schema=true]
   python -m tools.chain plan   configs/chains/digits.yaml [sbatch=true] [json=true] [key=value …]
   python -m tools.chain submit configs/chains/digits.yaml [dry_run=true] [retry=true|STAGE,STAGE] [key=value …]
@@ -47,6 +47,7 @@ from tools.chain.options import TAKES, Options, split_options
 from tools.chain.outlook import say_outlook
 from tools.chain.plan.beginning import begin, show_keys
 from tools.chain.plan.preflight import Survey, open_checked
+from tools.chain.plan.question_words import question_words
 from tools.chain.record import state
 from tools.chain.record.attempts import is_alive, read_attempts
 from tools.chain.submit import Chain, freeze, hold, open_chain, shorten, submit_lock
@@ -183,7 +184,8 @@ def report(chain: Chain, _options: Options) -> int:
     """Write the report from what is there."""
     from tools.write_report import main as write_report  # heavy: drawing
 
-    return write_report([str(chain.folder), f"out={chain.folder / 'report'}"]) or 0
+    words = question_words(chain.config)  # the chain file's as it is now
+    return write_report([str(chain.folder), f"out={chain.folder / 'report'}", *words]) or 0
 
 
 def _ask_queue(chain: Chain) -> dict[str, dict[str, str]] | None:

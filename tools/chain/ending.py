@@ -2,12 +2,15 @@
 
 import csv
 import io
+from typing import Any
 
 from pretrain.runtime.storage import read_json, write_text
 from tools.chain.memory import say_command
+from tools.chain.plan.config import ChainConfig
 from tools.chain.plan.sweep import find_values, list_axes, list_points
 from tools.chain.record.state import find_states, stage_folder
 from tools.chain.submit import Chain, shorten
+from transfer.results.seeds import method_of
 
 
 def print_ending(chain: Chain) -> None:
@@ -36,24 +39,37 @@ def print_ending(chain: Chain) -> None:
 
 
 def write_results(chain: Chain) -> str:
-    """Return one line per protocol and metric, one column per backbone: mean ± std (n)."""
+    """Return the control and the verdict in sentences, and one line per protocol and metric, a column per method."""
     folders = [stage_folder(chain.folder, stage.folder) for stage in chain.stages]
-    results = [folder / "metrics.json" for folder in folders if (folder / "metrics.json").is_file()]
-    if not results:
+    if not any((folder / "metrics.json").is_file() for folder in folders):
         return ""
-    from transfer.results.run_result import read_results, summarise  # late: plan and status do not need it
+    from tools.report.asked import read_question  # late: plan and status do not need it
+    from tools.report.gather import gather
+    from tools.report.text.numbers import write_mean
+    from tools.report.verdict import describe_control, write_headline, write_verdict
+    from transfer.results.comparison import reach_verdict
+    from transfer.results.summaries import summarise
 
+    files = gather(chain.folder)
+    summaries = summarise(files.results)
+    verdict = reach_verdict(summaries, read_question(files, read_asked(chain.config)))
     cells: dict[tuple[str, str], dict[str, str]] = {}
-    for entry in summarise(read_results(results)):
-        spread = f" ± {entry.std:.1f}" if entry.std is not None else ""
-        cells.setdefault((entry.protocol, entry.metric), {})[entry.backbone] = f"{entry.mean:.1f}{spread}"
-    backbones = list(dict.fromkeys(name for row in cells.values() for name in row))
-    lines = [["protocol", "metric", *backbones]]
-    lines += [[*key, *(row.get(name, "") for name in backbones)] for key, row in cells.items()]
+    for entry in summaries:
+        protocol = f"{entry.protocol} *" if entry.deviations else entry.protocol
+        cells.setdefault((protocol, entry.metric), {})[entry.backbone] = write_mean(entry.mean, entry.interval)
+    methods = list(dict.fromkeys(name for row in cells.values() for name in row))
+    lines = [["protocol", "metric", *methods]]
+    lines += [[*key, *(row.get(name, "") for name in methods)] for key, row in cells.items()]
     widths = [max(len(line[index]) for line in lines) for index in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    note = "(mean and its 95 % interval, in percent; *: with deviations from the protocol)"
+    sentences = [write_headline(summaries, verdict), *write_verdict(summaries, verdict)]
+    return "\n".join([*table, note, "", describe_control(verdict.control), *sentences])
+
+
+def read_asked(config: ChainConfig) -> dict[str, Any]:
+    """Return the chain's question as the report's reader takes it."""
+    return {key: getattr(config, key) for key in ("compare", "baseline", "controls", "delta")}
 
 
 def write_sweep(chain: Chain) -> str:
@@ -67,7 +83,8 @@ def write_sweep(chain: Chain) -> str:
         path = stage_folder(chain.folder, stage.folder) / "metrics.json"
         if path.is_file():
             result = read_json(path)
-            values = find_values(points, stage.array or stage.name, result["backbone"])
+            own = points.get(method_of(result["backbone"]), {})  # the pretraining seeds of a variant share its place
+            values = {**own, **find_values(points, stage.array or stage.name, result["backbone"])}
             about = [
                 *(values.get(axis, "") for axis in axes),
                 *(result[key] for key in ("backbone", "protocol", "seed")),

@@ -6,7 +6,8 @@ from typing import Any
 
 from tools.report.curves import Curve
 from tools.report.gather import ChainFiles
-from tools.report.verdict import HEADLINE
+from tools.report.text.escaping import clean, escape_chart
+from transfer.results.summaries import HEADLINE
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7f7f7f")
 """Okabe and Ito's palette without black and yellow: told apart by colour-blind readers, on white and on black."""
@@ -22,13 +23,17 @@ def build_charts(curves: Sequence[Curve]) -> list[dict[str, Any]]:
 
     The seeds of one backbone are drawn alike and named once.
     """
-    names = list(dict.fromkeys(_family(curve.name) for curve in curves if not curve.logarithmic))
+    methods = dict.fromkeys(curve.method for curve in curves if not curve.logarithmic)
+    places = {method: place for place, method in enumerate(methods)}
     charts: dict[str, dict[str, Any]] = {}
+    named: set[tuple[str, str]] = set()
     for curve in curves:
         chart = charts.setdefault(curve.chart, _start_chart(curve))
-        place = len(chart["traces"]) if curve.logarithmic else names.index(_family(curve.name))
-        first = all(trace["legendgroup"] != _family(curve.name) for trace in chart["traces"])
-        chart["traces"].append(_draw(curve, place) | {"showlegend": first})
+        place = len(chart["traces"]) if curve.logarithmic else places[curve.method]
+        first = (curve.chart, curve.method) not in named
+        named.add((curve.chart, curve.method))
+        name = escape_chart(curve.method if first else curve.name)  # the first stands in the legend for all
+        chart["traces"].append(_draw(curve, place) | {"name": name, "showlegend": first})
     return list(charts.values())
 
 
@@ -55,8 +60,7 @@ def _draw(curve: Curve, place: int) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "lines+markers" if len(curve.x) <= FEW_POINTS else "lines",
-        "name": curve.name,
-        "legendgroup": _family(curve.name),
+        "legendgroup": clean(curve.method),
         "x": list(curve.x),
         "y": [_shorten(value) for value in curve.y],
         "line": {"color": COLOURS[place % len(COLOURS)], "dash": DASHES[place % len(DASHES)], "width": 2},
@@ -69,19 +73,19 @@ def _build_heat_map(key: tuple[str, str, str, str], values: dict[tuple[str, str]
     xs, ys = (_in_order({point[axis] for point in values}) for axis in (0, 1))
     trace = {
         "type": "heatmap",
-        "x": xs,
-        "y": ys,
+        "x": [escape_chart(x) for x in xs],
+        "y": [escape_chart(y) for y in ys],
         "z": [[_mean(values.get((x, y), [])) for x in xs] for y in ys],
         "colorscale": "Viridis",
         "texttemplate": "%{z:.1f}",
         "colorbar": {"title": {"text": "%"}, "thickness": 12},
     }
     axes = {
-        "xaxis": {"title": {"text": x_name}, "type": "category"},
-        "yaxis": {"title": {"text": y_name}, "type": "category", "showticklabels": bool(y_name)},
+        "xaxis": {"title": {"text": escape_chart(x_name)}, "type": "category"},
+        "yaxis": {"title": {"text": escape_chart(y_name)}, "type": "category", "showticklabels": bool(y_name)},
     }
     over = " and ".join(name for name in (x_name, y_name) if name)
-    return {"title": f"{metric} over {over}, {protocol}", "traces": [trace], "layout": axes}
+    return {"title": clean(f"{metric} over {over}, {protocol}"), "traces": [trace], "layout": axes}
 
 
 def _start_chart(curve: Curve) -> dict[str, Any]:
@@ -90,7 +94,7 @@ def _start_chart(curve: Curve) -> dict[str, Any]:
         "xaxis": {"title": {"text": curve.x_title}, **kind},
         "yaxis": {"title": {"text": curve.y_title}, **({"type": "log"} if curve.logarithmic else {})},
     }
-    return {"title": curve.chart, "traces": [], "layout": axes}
+    return {"title": clean(curve.chart), "traces": [], "layout": axes}
 
 
 def _in_order(names: set[str]) -> list[str]:
@@ -108,10 +112,6 @@ def _is_number(text: str) -> bool:
 def _shorten(value: float) -> float:
     """Return the value with five significant digits: the page need not carry more."""
     return float(f"{float(value):.5g}")
-
-
-def _family(name: str) -> str:
-    return name.partition(" (seed")[0]
 
 
 def _mean(values: Sequence[float]) -> float | None:

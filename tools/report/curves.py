@@ -44,7 +44,9 @@ class Curve:
     chart: str
     """The chart it belongs to: curves with the same chart are drawn together."""
     name: str
-    """The legend's text, e.g. "mochi"."""
+    """What this one curve is, e.g. "mochi (seed 1)"."""
+    method: str
+    """What it is a run of: the runs of one method share a colour and a legend entry."""
     x: Sequence[float]
     y: Sequence[float]
     x_title: str
@@ -53,26 +55,41 @@ class Curve:
     """Both axes."""
 
 
-def read_curves(stage: Stage) -> Iterator[Curve]:
-    """Yield every curve of the stage that has at least two points."""
+def read_all_curves(stages: Sequence[Stage]) -> Iterator[Curve]:
+    """Yield the curves of all stages; a hardness histogram of the first pretraining of each method alone."""
+    shown: set[str] = set()
+    for stage in stages:
+        method = method_of(stage.name.removeprefix("pretrain-"))
+        yield from read_curves(stage, hardness=method not in shown)
+        if stage.kind == "pretrain":
+            shown.add(method)
+
+
+def read_curves(stage: Stage, *, hardness: bool = True) -> Iterator[Curve]:
+    """Yield every curve of the stage that has at least two points; without `hardness`, no hardness histogram."""
     if stage.kind == "pretrain":
         lines, encoder = _read_lines(stage), stage.name.removeprefix("pretrain-")
-        method = method_of(encoder)
-        another = encoder != method  # one more seed
-        yield from _take(PRETRAINING, lines, f"{method} (seed {encoder.rpartition('@')[2]})" if another else method)
-        yield from () if another else _read_hardness(lines, method)
+        method, _, seed = encoder.rpartition("@") if method_of(encoder) != encoder else (encoder, "", "")
+        yield from _take(PRETRAINING, lines, f"{method} (seed {seed})" if seed else method, method)
+        yield from _read_hardness(lines, method) if hardness else ()
     elif stage.result is not None and stage.kind == "linear":
         yield from _read_linear(stage)
     elif stage.kind != "knn":
-        lines, suffix = _read_lines(stage), ""
+        lines, suffix, method = _read_lines(stage), "", stage.name
+        if stage.result is not None:
+            method = method_of(stage.result.backbone)
         if stage.result is not None and lines:
             lines.append({"step": _position(lines[-1]), **stage.result.metrics})  # the evaluation at the end
             suffix = f", {stage.result.protocol}"
-        yield from _take(DETECTOR, lines, _label(stage), suffix)
+        yield from _take(DETECTOR, lines, _label(stage), method, suffix)
 
 
 def _take(
-    charts: Mapping[str, tuple[str, str]], lines: Sequence[Mapping[str, Any]], name: str, suffix: str = ""
+    charts: Mapping[str, tuple[str, str]],
+    lines: Sequence[Mapping[str, Any]],
+    name: str,
+    method: str,
+    suffix: str = "",
 ) -> Iterator[Curve]:
     for key, (chart, y_title) in charts.items():
         points = [(_position(line), line[key]) for line in lines if isinstance(line.get(key), int | float)]
@@ -80,7 +97,8 @@ def _take(
             kept = points[:: -(-len(points) // MAX_POINTS)]
             kept = kept if kept[-1] == points[-1] else [*kept, points[-1]]
             xs, ys = zip(*kept, strict=True)
-            yield Curve(chart=chart + suffix, name=name, x=xs, y=ys, x_title="step", y_title=y_title)
+            title = chart + suffix
+            yield Curve(chart=title, name=name, method=method, x=xs, y=ys, x_title="step", y_title=y_title)
 
 
 def _read_hardness(lines: Sequence[Mapping[str, Any]], name: str) -> Iterator[Curve]:
@@ -94,6 +112,7 @@ def _read_hardness(lines: Sequence[Mapping[str, Any]], name: str) -> Iterator[Cu
         yield Curve(
             chart=f"Hardness of the negatives by epoch, {name}",
             name=f"epoch {line['epoch']:g}",
+            method=f"epoch {line['epoch']:g}",
             x=ranks,
             y=[curve[rank - 1] for rank in ranks],
             x_title="negative's rank, hardest first",
@@ -109,6 +128,7 @@ def _read_linear(stage: Stage) -> Iterator[Curve]:
         yield Curve(
             chart=f"Linear accuracy while training, {stage.result.protocol}",
             name=_label(stage),
+            method=method_of(stage.result.backbone),
             x=[point["epoch"] for point in points],
             y=[point["top1"] for point in points],
             x_title="epoch",

@@ -12,9 +12,10 @@ from pretrain.runtime.storage import digest_file, read_json
 from tools.chain.plan.config import Backbone, ChainConfig, Protocol
 from tools.chain.plan.make_plan import folder_name
 from tools.chain.plan.sweep import list_points
-from tools.report.curves import Curve, read_curves
+from tools.report.curves import Curve, read_all_curves
 from tools.report.stage_record import Stage, read_stage
 from transfer.results.run_result import RESULT_NAME, RunResult
+from transfer.results.seeds import method_of
 
 ANALYSIS_SUMMARY = "analysis.json"
 """What tools.analyse_encoder writes last: the scalars of every encoder."""
@@ -73,7 +74,7 @@ def gather(folder: str | Path) -> ChainFiles:
     if not plan.is_file():
         raise ValueError(f"{folder}: no chain.json there; give the folder of a chain, such as runs/digits")
     chain = read_json(plan)
-    points = _find_points(chain.get("config") or {})
+    points = {point.name: point.values for point in list_points(read_outline(chain))}
     stages = [read_stage(folder / "stages" / name, points) for name in _planned_folders(folder, chain)]
     analyses = [stage.folder / ANALYSIS_SUMMARY for stage in stages if stage.kind == "analyse"]
     return ChainFiles(
@@ -81,7 +82,7 @@ def gather(folder: str | Path) -> ChainFiles:
         folder=folder,
         chain=chain,
         stages=stages,
-        curves=[curve for stage in stages for curve in read_curves(stage)],
+        curves=list(read_all_curves(stages)),
         figures=[picture for stage in stages if stage.kind == "analyse" for picture in _find_figures(stage)],
         analysis=next((read_json(path) for path in reversed(analyses) if path.is_file()), {}),
         detections=_find_detections(stages),
@@ -95,14 +96,14 @@ def _planned_folders(folder: Path, chain: Mapping[str, Any]) -> list[str]:
     return sorted(path.name for path in (folder / "stages").glob("*") if path.is_dir())
 
 
-def _find_points(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return {name of a variant: axis → value} of the chain's grid."""
-    known = ChainConfig(
+def read_outline(chain: Mapping[str, Any]) -> ChainConfig:
+    """Return the names of a chain's backbones and protocols and its grid, as chain.json has them."""
+    config = chain.get("config") or {}
+    return ChainConfig(
         grid=config.get("grid") or {},
         backbones={name: Backbone() for name in config.get("backbones") or {}},
         protocols={name: Protocol() for name in config.get("protocols") or {}},
     )
-    return {point.name: point.values for point in list_points(known)}
 
 
 def _find_figures(stage: Stage) -> Iterator[Picture]:
@@ -113,13 +114,14 @@ def _find_figures(stage: Stage) -> Iterator[Picture]:
 
 
 def _find_detections(stages: Sequence[Stage]) -> dict[str, dict[str, Path]]:
-    """Return the drawn images of the lowest seed of every backbone and protocol."""
+    """Return the drawn images of the first pretraining's lowest seed of every method and protocol."""
     first: dict[tuple[str, str], Stage] = {}
     for stage in stages:
         if (result := stage.result) is not None:
-            held = first.setdefault((result.protocol, result.backbone), stage)
-            if held.result is not None and result.seed < held.result.seed:
-                first[result.protocol, result.backbone] = stage
+            place = result.protocol, method_of(result.backbone)
+            held = first.setdefault(place, stage).result
+            if held is not None and result.backbone == held.backbone and result.seed < held.seed:
+                first[place] = stage
     found: dict[str, dict[str, Path]] = {}
     for (protocol, backbone), stage in first.items():
         for path in sorted((stage.folder / "detections").glob("*.png")):

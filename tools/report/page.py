@@ -1,7 +1,6 @@
 """Write the page: one HTML file that needs nothing else; Jinja2 for the text, plotly.js, inlined, for charts."""
 
 import base64
-import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -14,10 +13,17 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from pretrain.runtime.machine import describe_machine, read_commit
+from tools.report.answer import build_axes
 from tools.report.charts import build_charts, build_heat_maps
+from tools.report.details import list_breakdowns, list_runs
+from tools.report.exports import COMPARISON_HEADS, describe_comparison
 from tools.report.gather import ChainFiles
 from tools.report.lineage import describe_backbones, describe_cost, describe_lineage, sum_costs
-from tools.report.tables import Table
+from tools.report.tables import Report, Table
+from tools.report.text.escaping import clean, to_script
+from tools.report.text.numbers import write_difference, write_value
+from tools.report.verdict import describe_control, group_by_pair, write_headline, write_verdict
+from transfer.results.comparison import Comparison, Verdict
 from transfer.results.seeds import SPREAD, pool_seeds
 
 GALLERY_IMAGES = 4
@@ -40,27 +46,23 @@ NUMBERS = {
 """The scalars of analysis.json that the page tabulates: the column's title and its factor."""
 
 
-def write_page(files: ChainFiles, tables: Sequence[Table], verdict: Sequence[str]) -> str:
-    """Return the text of index.html: self-contained, light and dark, made for desk, phone and print.
-
-    Args:
-        files: from `gather`.
-        tables: from `build_tables`.
-        verdict: the sentence at the top, then those with the details.
-
-    """
+def write_page(files: ChainFiles, report: Report) -> str:
+    """Return the text of index.html: self-contained, light and dark, made for desk, phone and print."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        finalize=lambda value: clean(value) if type(value) is str else value,  # markup of our own is no plain str
     )
+    environment.globals |= {"difference": write_difference, "points": write_value}
     charts, heat_maps = build_charts(files.curves), build_heat_maps(files)
     return environment.get_template("page.html.j2").render(
         name=files.name,
-        headline=verdict[0] if verdict else "",
-        details=verdict[1:],
-        tables=tables,
+        **_describe_answer(report),
         charts=charts,
         heat_maps=heat_maps,
-        charts_json=_for_script([*charts, *heat_maps]),
+        charts_json=to_script([*charts, *heat_maps]),
         plotly=get_plotlyjs() if charts or heat_maps else "",
         figures=[
             (picture.title, picture.definition, inline_svg(picture.path), is_wide(picture.path))
@@ -77,6 +79,39 @@ def write_page(files: ChainFiles, tables: Sequence[Table], verdict: Sequence[str
         written=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
         folder=str(files.folder),
     )
+
+
+def _describe_answer(report: Report) -> dict[str, Any]:
+    """Return what the page says first: control, verdict, axes, comparisons, tables."""
+    summaries, verdict = report.summaries, report.verdict
+    control = verdict.control
+    passed = None if control is None else bool(control.passed)
+    return {
+        "control": describe_control(control),
+        "control_state": {True: "passed", False: "failed", None: "none"}[passed],
+        "headline": write_headline(summaries, verdict),
+        "details": [*write_verdict(summaries, verdict), *report.notes],
+        "tables": [_describe_table(table, verdict) for table in report.tables],
+        "pairs": [_describe_pair(pair) for pair in group_by_pair(verdict)],
+        "comparison_heads": COMPARISON_HEADS,
+    }
+
+
+def _describe_table(table: Table, verdict: Verdict) -> dict[str, Any]:
+    places = range(len(table.metrics))
+    return {
+        "table": table,
+        "axes": build_axes(table, verdict),
+        "runs": list_runs(table),
+        "breakdowns": list_breakdowns(table),
+        "published": [place for place in places if any(row.cells[place].value is not None for row in table.published)],
+        "means": [[cell.value for cell in row.cells] for row in table.rows],
+    }
+
+
+def _describe_pair(pair: Sequence[Comparison]) -> dict[str, Any]:
+    rows = [(entry.evidence.outcome, entry.withheld, describe_comparison(entry)) for entry in pair]
+    return {"first": pair[0].first, "second": pair[0].second, "rows": rows}
 
 
 def tabulate_analysis(analysis: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,7 +168,3 @@ def is_wide(path: Path) -> bool:
     """Return whether an SVG figure has several panels side by side: more than twice as wide as high."""
     box = re.search(rb'viewBox="[\d.\-]+ [\d.\-]+ ([\d.]+) ([\d.]+)"', path.read_bytes()[:4096])
     return box is not None and float(box[1]) > 2 * float(box[2])
-
-
-def _for_script(value: Sequence[Mapping[str, Any]]) -> str:
-    return json.dumps(value, allow_nan=False).replace("</", "<\\/")

@@ -9,6 +9,7 @@ from pretrain.runtime.storage import read_json
 from tools.chain.plan.sweep import find_values
 from tools.chain.record.attempts import read_attempts
 from transfer.results.run_result import RESULT_NAME, RunResult, read_result
+from transfer.results.seeds import method_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +90,13 @@ def read_stage(folder: Path, points: Mapping[str, Mapping[str, Any]]) -> Stage:
         done=done,
         failed=failed,
         result=result,
-        point={} if result is None else find_values(points, str(spec.get("array") or name), result.backbone),
+        point={} if result is None else _find_point(points, str(spec.get("array") or name), result.backbone),
     )
+
+
+def _find_point(points: Mapping[str, Mapping[str, Any]], measured: str, backbone: str) -> dict[str, Any]:
+    """Return the place in a sweep; the pretraining seeds of one variant share it."""
+    return {**points.get(method_of(backbone), {}), **find_values(points, measured, backbone)}
 
 
 def _read_result(folder: Path, kind: str) -> RunResult | None:

@@ -1,103 +1,143 @@
-"""Say in a sentence what a chain showed: who beats whom, by how much, and whether that could be noise."""
+"""Say in sentences what a chain showed: the control first, then each comparison and what its spread contains."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
-from transfer.results.run_result import Comparison, Summary, compare
+from tools.report.text.protocol_names import count_of, name_metric
+from tools.report.text.wording import describe_measurement, name_sides, say_outcome, say_remedy
+from transfer.results.comparison import Comparison, Control, Verdict
+from transfer.results.evidence import Outcome
+from transfer.results.summaries import Summary
 
-HEADLINE = ("AP", "box/AP", "mask/AP", "top1")
-"""The metrics that a verdict speaks of; the tables hold all of them."""
-REFERENCES = ("random", "moco_v2", "simclr")
-"""Backbones that others are compared with, where a chain has them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pair:
-    """A backbone beside the one that it is measured against."""
-
-    name: str
-    reference: str
-    comparisons: Sequence[Comparison]
-    """One per protocol and headline metric."""
-    is_variant: bool
-    """The same method with and without mixing."""
-
-    @property
-    def higher(self) -> list[Comparison]:
-        """Where `name` lies above by more than the noise."""
-        return [entry for entry in self.comparisons if entry.within is False and entry.difference > 0]
-
-    @property
-    def lower(self) -> list[Comparison]:
-        """Where it lies below by more than the noise."""
-        return [entry for entry in self.comparisons if entry.within is False and entry.difference < 0]
-
-    @property
-    def unknown(self) -> list[Comparison]:
-        """Where nothing tells the noise: one run each, and no published one."""
-        return [entry for entry in self.comparisons if entry.within is None]
+ORDER: tuple[Outcome, ...] = ("better", "worse", "equivalent", "undecided", "too_few_runs")
+NO_CONTROL = (
+    "No control: the chain names no controls (floor and ceiling), so nothing shows that its measurements can tell a "
+    "good backbone from a bad one."
+)
+ONE_PRETRAINING = "It says nothing about the methods: one pretraining run each."
 
 
-def compare_with_reference(summaries: Sequence[Summary], reference: str) -> list[Comparison]:
-    """Return every headline comparison of the other backbones with `reference`, protocol by protocol."""
-    base = {(row.protocol, row.metric, str(row.deviations)): row for row in summaries if row.backbone == reference}
-    comparisons = []
-    for row in summaries:
-        other = base.get((row.protocol, row.metric, str(row.deviations)))
-        if row.backbone != reference and row.metric in HEADLINE and other is not None:
-            comparisons.append(compare(row, other))
-    return comparisons
+def describe_control(control: Control | None) -> str:
+    """Return what the control says of the instrument, with the intervals of the ceiling above the floor."""
+    if control is None:
+        return NO_CONTROL
+    ceiling, floor = control.ceiling, control.floor
+    if not control.comparisons:
+        return f"The control cannot be judged: {ceiling} and {floor} have no result of one protocol yet. No verdict."
+    failed = [entry for entry in control.comparisons if entry.evidence.outcome != "better"]
+    if not failed:
+        where = "; ".join(map(describe_measurement, control.comparisons))
+        return f"Control passed: {ceiling} is better than {floor} in {_all_of(len(control.comparisons))}: {where}."
+    where = "; ".join(f"{describe_measurement(entry)}: {say_outcome(entry)}" for entry in failed)
+    if control.passed is None:
+        return f"The control cannot be judged yet: too few runs of {ceiling} or {floor}: {where}. No verdict there."
+    rest = len(control.comparisons) - len(failed)
+    if rest == 0:
+        return f"The instrument did not pass its control: no verdict. {ceiling} is not shown to beat {floor}: {where}."
+    part = _all_of(len(failed), len(control.comparisons))
+    return (
+        "The instrument did not pass its control everywhere: no verdict where it failed. "
+        f"{ceiling} is not shown to beat {floor} in {part}: {where}."
+    )
 
 
-def find_pairs(summaries: Sequence[Summary]) -> list[Pair]:
-    """Return the pairs that are worth a sentence, in the order of the chain.
-
-    Worth it: each backbone beside "random", and each mixing variant beside the same method without. A chain that knows
-    no such pair has all its backbones compared with the first reference it has, or else with its last backbone.
-    """
-    names = list(dict.fromkeys(row.backbone for row in summaries))
-    references = [name for name in REFERENCES if name in names] or names[-1:]
-    pairs = []
-    for reference in references:
-        comparisons = compare_with_reference(summaries, reference)
-        for name in dict.fromkeys(entry.first for entry in comparisons):
-            own = [entry for entry in comparisons if entry.first == name]
-            variant = _is_variant(name, reference)
-            pairs.append(Pair(name=name, reference=reference, comparisons=own, is_variant=variant))
-    worth = [pair for pair in pairs if pair.reference == "random" or pair.is_variant]
-    return worth or [pair for pair in pairs if pair.reference == references[0]]
-
-
-def write_headline(summaries: Sequence[Summary]) -> str:
-    """Return the verdict in one sentence, on the chain's first mixing variant, or else on its first pair."""
-    pairs = find_pairs(summaries)
-    if not pairs:
+def write_headline(summaries: Sequence[Summary], verdict: Verdict) -> str:
+    """Return the answer on the first pair of the question in one sentence."""
+    if not verdict.comparisons:
         return _lack_of_results(summaries)
-    pair = next((pair for pair in pairs if pair.is_variant), pairs[0])
-    name, reference, known = pair.name, pair.reference, len(pair.comparisons) - len(pair.unknown)
+    pair = group_by_pair(verdict)[0]
+    known = [entry for entry in pair if not entry.withheld]
     if not known:
-        above = sum(entry.difference > 0 for entry in pair.comparisons)
-        return (
-            f"Not known yet: {name} is above {reference} in {above} of {_count(len(pair.comparisons))}, but by one run "
-            "each, so it could be noise."
-        )
-    if not pair.higher and not pair.lower:
-        return f"No difference shown: {name} and {reference} lie within the noise in {_all_of(known, known)}."
-    best = max(pair.higher or pair.lower, key=lambda entry: abs(entry.difference))
-    most = f"by up to {abs(best.difference):.1f} points ({best.metric} of {best.protocol})"
-    if pair.higher and pair.lower:
-        return (
-            f"Mixed: beyond the noise, {name} is above {reference} in {len(pair.higher)} of {_count(known)}, {most}, "
-            f"and below in {len(pair.lower)}."
-        )
-    word, side = ("Yes", "above") if pair.higher else ("No", "below")
-    where = _all_of(len(pair.higher or pair.lower), known)
-    return f"{word}: {name} is {side} {reference} beyond the noise in {where}, {most}."
+        return "No verdict: the instrument did not pass its control."
+    return _sum_up(known)
 
 
-def write_verdict(summaries: Sequence[Summary]) -> list[str]:
-    """Return one sentence per pair of backbones that is worth it; one that says so when there is no pair."""
-    return [_describe_pair(pair, summaries) for pair in find_pairs(summaries)] or [_lack_of_results(summaries)]
+def _sum_up(known: Sequence[Comparison]) -> str:
+    first, second = name_sides(known)
+    counts = {outcome: sum(entry.evidence.outcome == outcome for entry in known) for outcome in ORDER}
+    number, rest = len(known), _list_rest(counts)
+    better, worse = counts["better"], counts["worse"]
+    if better and worse:
+        where = f"{better} and worse in {worse} of {count_of(number, 'measurement')}"
+        return f"Mixed: {first} is better than {second} in {where}{rest}."
+    if better or worse:
+        word, relation = ("Yes", "better") if better else ("No", "worse")
+        return f"{word}: {first} is {relation} than {second} in {_all_of(better or worse, number)}{rest}."
+    if counts["too_few_runs"] == number:
+        return f"Not enough runs to tell whether {first} is better than {second}."
+    if counts["equivalent"] == number:
+        within = " or ".join(f"±{delta:g}" for delta in sorted({entry.evidence.delta for entry in known}))
+        return f"Equivalent: {first} and {second} differ by less than {within} points in {_all_of(number)}."
+    where = _all_of(counts["undecided"], number)
+    return f"Undecided: {first} is neither shown to be better nor worse than {second} in {where}{rest}."
+
+
+def write_verdict(summaries: Sequence[Summary], verdict: Verdict) -> list[str]:
+    """Return a sentence or two per pair of the question; one that says so when there is no pair."""
+    return [describe_pair(pair) for pair in group_by_pair(verdict)] or [_lack_of_results(summaries)]
+
+
+def group_by_pair(verdict: Verdict) -> list[list[Comparison]]:
+    """Return the comparisons of each pair, in the question's order."""
+    pairs: dict[tuple[str, str], list[Comparison]] = {}
+    for entry in verdict.comparisons:
+        pairs.setdefault((entry.first, entry.second), []).append(entry)
+    return list(pairs.values())
+
+
+def describe_pair(pair: Sequence[Comparison]) -> str:
+    """Return what all measurements say about one pair."""
+    known = [entry for entry in pair if not entry.withheld]
+    first, second = name_sides(known or pair)
+    by_outcome = {outcome: [entry for entry in known if entry.evidence.outcome == outcome] for outcome in ORDER}
+    parts = [
+        f"{_say_of_pair(outcome, second)} in {'; '.join(map(describe_measurement, mine))}"
+        for outcome, mine in by_outcome.items()
+        if mine
+    ]
+    if withheld := [entry for entry in pair if entry.withheld]:
+        where = ", ".join(dict.fromkeys(entry.protocol for entry in withheld))
+        parts.append(f"has no verdict beside {second} in {where}, which did not pass the control")
+    sentences = [f"{_capitalise(first)} {'. It '.join(parts)}."]
+    if any(entry.evidence.claim in ("checkpoints", "two_runs") for entry in known):
+        sentences.append(ONE_PRETRAINING)
+    if any(entry.evidence.claim == "two_runs" for entry in known):
+        sentences.append("Two runs; interval from the published spread.")
+    sentences += dict.fromkeys(_say_remedy(entry) for entry in known if entry.evidence.outcome == "undecided")
+    sentences += dict.fromkeys(
+        f"{_capitalise(entry.evidence.reason)}." for entry in known if entry.evidence.outcome == "too_few_runs"
+    )
+    missing = sum(sample.missing for entry in known[:1] for sample in (entry.evidence.first, entry.evidence.second))
+    if missing:
+        sentences.append(f"{count_of(missing, 'run')} without a value left out.")
+    return " ".join(sentences)
+
+
+def _say_remedy(entry: Comparison) -> str:
+    if entry.remedy is None:
+        text = say_remedy(entry)
+        return f"{text[:1].upper()}{text[1:]}."
+    return f"In {entry.protocol} {name_metric(entry.metric)}, {say_remedy(entry)}."
+
+
+def _say_of_pair(outcome: Outcome, second: str) -> str:
+    return {
+        "better": f"is better than {second}",
+        "worse": f"is worse than {second}",
+        "equivalent": f"is equivalent to {second}",
+        "undecided": f"is neither shown to be better nor worse than {second}",
+        "too_few_runs": f"has not enough runs, or {second} has not, to tell",
+    }[outcome]
+
+
+def _list_rest(counts: Mapping[Outcome, int]) -> str:
+    """Return what the other measurements came to, for the end of a sentence that names the main one."""
+    named: tuple[tuple[Outcome, str], ...] = (("equivalent", "equivalent"), ("undecided", "undecided"))
+    found = [f"{text} in {counts[outcome]}" for outcome, text in named if counts[outcome]]
+    if counts["too_few_runs"]:
+        found.append(f"not enough runs in {counts['too_few_runs']}")
+    if not counts["better"] and not counts["worse"]:
+        found = [text for text in found if not text.startswith("undecided")]  # said already
+    return f"; {', '.join(found)}" if found else ""
 
 
 def _lack_of_results(summaries: Sequence[Summary]) -> str:
@@ -106,39 +146,18 @@ def _lack_of_results(summaries: Sequence[Summary]) -> str:
     names = list(dict.fromkeys(row.backbone for row in summaries))
     if len(names) == 1:
         return f"Only {names[0]} has results; a verdict needs a second backbone."
-    return f"{' and '.join(names)} share no protocol with equal deviations, so they cannot be compared."
-
-
-def _is_variant(name: str, reference: str) -> bool:
-    return name.startswith("mochi") if reference == "moco_v2" else name.startswith(f"{reference}_")
-
-
-def _describe_pair(pair: Pair, summaries: Sequence[Summary]) -> str:
-    reference, higher = pair.reference, pair.higher
-    parts = []
-    if higher:
-        parts.append(f"is above {reference} beyond the noise in {_list(higher)}")
-    if pair.lower:
-        parts.append(f"is below {'it' if higher else reference} beyond the noise in {_list(pair.lower)}")
-    if within := [entry for entry in pair.comparisons if entry.within]:
-        parts.append(f"does not differ from {reference} by more than the noise in {_list(within)}")
-    if pair.unknown:
-        parts.append(f"differs from {reference} in {_list(pair.unknown)} by one run each, so with an unknown spread")
-    runs = max(row.n for row in summaries if row.backbone == pair.name)
     return (
-        f"{pair.name} {'; '.join(parts)} ({f'up to {runs} runs' if runs > 1 else '1 run'} per backbone and protocol)."
+        f"{', '.join(names[:-1])} and {names[-1]} have results, but no two backbones that the chain compares share a "
+        "protocol with equal deviations yet."
     )
 
 
-def _list(comparisons: Sequence[Comparison]) -> str:
-    return ", ".join(f"{entry.protocol} {entry.metric} ({entry.difference:+.1f})" for entry in comparisons)
-
-
-def _count(number: int) -> str:
-    return f"{number} measurement{'' if number == 1 else 's'}"
-
-
-def _all_of(part: int, whole: int) -> str:
+def _all_of(part: int, whole: int | None = None) -> str:
+    whole = part if whole is None else whole
     if part < whole:
-        return f"{part} of {_count(whole)}"
-    return "the one measurement" if whole == 1 else f"all {_count(whole)}"
+        return f"{part} of {count_of(whole, 'measurement')}"
+    return "the one measurement" if whole == 1 else f"all {count_of(whole, 'measurement')}"
+
+
+def _capitalise(text: str) -> str:
+    return text[:1].upper() + text[1:] if text.startswith("this ") else text

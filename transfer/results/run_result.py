@@ -1,12 +1,7 @@
-"""Read and write metrics.json of every run, and bring runs to mean, spread and a verdict about noise.
-
-A run is (backbone, protocol, seed). Runs are pooled only when backbone, protocol and deviations from it agree: two
-recipes are never mixed.
-"""
+"""Read and write metrics.json, the result of one run: a backbone measured under a protocol with a seed."""
 
 import json
 import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -17,11 +12,6 @@ from pretrain.runtime.storage import read_json, write_json
 
 RESULT_NAME = "metrics.json"
 """The file that a finished run leaves in its folder."""
-
-VOC_NOISE = {"AP50": 0.2, "AP": 0.2, "AP75": 0.4}
-"""Standard deviation over 5 trials in percent points; source: facebookresearch/moco, detection/README.md."""
-COCO_NOISE = 0.3
-"""Run-to-run noise of COCO AP in percent points; source: facebookresearch/detectron2, MODEL_ZOO.md."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,41 +33,6 @@ class RunResult:
     seconds: float = 0.0
     details: Mapping[str, Any] = field(default_factory=dict)
     """Free: per-class tables, curves, the resolved config."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """One metric of one backbone under one protocol, over seeds."""
-
-    backbone: str
-    protocol: str
-    metric: str
-    mean: float
-    """Percent."""
-    std: float | None
-    """Sample standard deviation (n - 1 in the denominator), percent points; None for a single run."""
-    n: int
-    values: tuple[float, ...]
-    """One per seed, in the order of `seeds`."""
-    seeds: tuple[int, ...]
-    deviations: tuple[Mapping[str, Any], ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """The difference of two summaries of one metric under one protocol, and whether it could be noise."""
-
-    protocol: str
-    metric: str
-    first: str
-    second: str
-    difference: float
-    """first - second, percent points."""
-    noise: float | None
-    """Half-width of the noise band, percent points; None when neither measured nor published."""
-    noise_source: str
-    within: bool | None
-    """True: |difference| lies within the band; None: the band is unknown."""
 
 
 def write_result(folder: str | Path, result: RunResult) -> Path:
@@ -146,104 +101,6 @@ def read_results(paths: str | Path | Iterable[str | Path]) -> list[RunResult]:
             raise ValueError(f"{root}: no such file or folder of results")
         files.extend(sorted(root.rglob(RESULT_NAME)) if root.is_dir() else [root])
     return [read_result(path) for path in dict.fromkeys(files)]
-
-
-def summarise(results: Iterable[RunResult]) -> list[Summary]:
-    """Return mean, std (n - 1; None for one run) and n per backbone, protocol, deviations and metric.
-
-    Order: as the runs and their metrics come. Metrics that are null in a run do not count for that run.
-
-    Raises:
-        ValueError: the same backbone, protocol and seed come twice with the same weights (a copy, not a trial).
-
-    """
-    groups: dict[tuple[str, str, str], list[RunResult]] = {}
-    for result in results:
-        groups.setdefault((result.backbone, result.protocol, _recipe(result)), []).append(result)
-    summaries = []
-    for group in groups.values():
-        _refuse_copies(group)
-        for metric in dict.fromkeys(name for result in group for name in result.metrics):
-            trials = [result for result in group if result.metrics.get(metric) is not None]
-            values = tuple(float(result.metrics[metric] or 0.0) for result in trials)
-            if values:
-                summaries.append(_summarise_metric(metric, trials, values))
-    return summaries
-
-
-def compare(first: Summary, second: Summary) -> Comparison:
-    """Return first - second and whether it lies within the noise band.
-
-    The band is the larger of the published one (VOC .2/.2/.4 for AP50/AP/AP75, COCO .3) and the measured stds.
-
-    Raises:
-        ValueError: the two come from different protocols, deviations or metrics: such a difference means nothing.
-
-    """
-    if (first.protocol, first.metric, first.deviations) != (second.protocol, second.metric, second.deviations):
-        raise ValueError(
-            f"cannot compare {first.backbone} ({first.protocol}, {first.metric}, {len(first.deviations)} deviations) "
-            f"with {second.backbone} ({second.protocol}, {second.metric}, {len(second.deviations)} deviations): the "
-            "protocol, its deviations and the metric must be the same; run one of them again under the other's protocol"
-        )
-    bands = [(std, "measured std") for std in (first.std, second.std) if std is not None]
-    published = published_noise(first.protocol, first.metric)
-    if published is not None:
-        bands.append((published, "published"))
-    noise, source = max(bands, default=(None, "unknown: one run each, and none published"))
-    difference = first.mean - second.mean
-    return Comparison(
-        protocol=first.protocol,
-        metric=first.metric,
-        first=first.backbone,
-        second=second.backbone,
-        difference=difference,
-        noise=noise,
-        noise_source=source,
-        within=None if noise is None else abs(round(difference, 6)) <= noise,
-    )
-
-
-def published_noise(protocol: str, metric: str) -> float | None:
-    """Return the published run-to-run noise of a metric in percent points; None when there is none.
-
-    The bands were measured on the full data sets and schedules: digits-sized protocols have none.
-    """
-    if "digits" in protocol:
-        return None
-    if protocol.startswith("voc"):
-        return VOC_NOISE.get(metric)
-    return COCO_NOISE if protocol.startswith("coco") and metric.startswith(("box/", "mask/")) else None
-
-
-def _summarise_metric(metric: str, trials: Sequence[RunResult], values: tuple[float, ...]) -> Summary:
-    return Summary(
-        backbone=trials[0].backbone,
-        protocol=trials[0].protocol,
-        metric=metric,
-        mean=statistics.fmean(values),
-        std=statistics.stdev(values) if len(values) > 1 else None,
-        n=len(values),
-        values=values,
-        seeds=tuple(result.seed for result in trials),
-        deviations=tuple(trials[0].deviations),
-    )
-
-
-def _refuse_copies(group: Sequence[RunResult]) -> None:
-    seen: set[tuple[int, str]] = set()
-    for result in group:
-        trial = (result.seed, result.weights_sha256)
-        if trial in seen:
-            raise ValueError(
-                f"backbone {result.backbone}, protocol {result.protocol}, seed {result.seed}: two results from the "
-                "same weights; a copy is no second trial, so remove one of the two metrics.json or use another seed"
-            )
-        seen.add(trial)
-
-
-def _recipe(result: RunResult) -> str:
-    return json.dumps([dict(deviation) for deviation in result.deviations], sort_keys=True, default=str)
 
 
 def _finite(value: Any) -> Any:

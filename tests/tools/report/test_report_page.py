@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.making.chain_folders import write_chain
+from pretrain.runtime.storage import write_json
+from tests.making.chain_folders import write_chain, write_detector
 from tools.write_report import main
 
 
@@ -143,3 +144,61 @@ def contrast(first: list[int], second: list[int]) -> float:
 
     lighter, darker = sorted((luminance(first), luminance(second)), reverse=True)
     return (lighter + 0.05) / (darker + 0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("browser")
+def test_page_begins_with_the_control_and_its_first_picture_is_the_answer(browser: Any, chain: Path) -> None:
+    open_page(browser, chain / "report" / "index.html")
+    order = [
+        browser.execute_script(f"return document.querySelector('{name}').getBoundingClientRect().top")
+        for name in ("#control", "#verdict", "#answer .axis", "#comparisons table", "#results table")
+    ]
+    assert order == sorted(order)
+    assert browser.execute_script("return document.querySelector('figure, img, svg, .chart').className") == "axis"
+    places = (
+        "return [...document.querySelectorAll('.axis')].map(axis => [...axis.querySelectorAll('.track i')]"
+        ".map(dot => dot.getBoundingClientRect().x))"
+    )
+    first = browser.execute_script(places)[0]
+    assert len(first) == 2 * (3 + 1)  # two backbones: three runs and a mean each
+    assert min(first[:4]) > max(first[4:])  # the better backbone lies to the right
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("browser")
+def test_published_rows_are_set_beside_the_row_that_the_reader_chooses(browser: Any, tmp_path: Path) -> None:
+    write_json(tmp_path / "chain.json", {"name": "full", "stages": []})
+    for name, level in (("moco", 56.0), ("mochi <b>", 57.5)):
+        write_detector(tmp_path, name, "voc-c4-24k@moco", 0, {"AP": level})
+    main([str(tmp_path)])
+    open_page(browser, tmp_path / "report" / "index.html")
+    row = (
+        "[...document.querySelectorAll('tr.published')].find(row => row.cells[0].textContent === 'MoCo v2, 200 epochs')"
+    )
+    names = browser.execute_script(
+        "return [...document.querySelectorAll('select.beside option')].map(o => o.textContent)"
+    )
+    texts = {}
+    for place, name in enumerate(names):
+        choose = f"const s = document.querySelector('select.beside'); s.value = '{place}';"
+        browser.execute_script(f"{choose} s.dispatchEvent(new Event('change'))")
+        texts[name] = browser.execute_script(f"return {row}.querySelector('td.delta').textContent")
+    assert texts == {"moco": "+1.0", "mochi <b>": "−0.50"}
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("browser")
+def test_names_that_look_like_markup_stop_no_chart(browser: Any, tmp_path: Path) -> None:
+    write_json(tmp_path / "chain.json", {"name": "<!--<script>", "stages": []})
+    for name in ("<!--<script>", "<b>x &amp; y"):
+        write_detector(tmp_path, name, "voc-c4-digits@moco", 0, {"AP": 1.0})
+    main([str(tmp_path)])
+    open_page(browser, tmp_path / "report" / "index.html")
+    browser.execute_script("document.querySelector('#curves').scrollIntoView()")
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and not browser.execute_script("return document.querySelector('svg .trace')"):
+        time.sleep(0.1)
+    legend = browser.execute_script("return [...document.querySelectorAll('svg .legendtext')].map(e => e.textContent)")
+    assert set(legend) == {"<!--<script>", "<b>x &amp; y"}
+    assert browser.get_log("browser") == []

@@ -6,21 +6,21 @@ import pytest
 
 from pretrain.runtime.storage import append_json_line
 from tools.report.charts import build_charts
-from tools.report.curves import read_curves
+from tools.report.curves import read_all_curves
 from tools.report.page import tabulate_analysis
 from tools.report.stage_record import Stage
 
 
 def test_curves_of_another_seed_share_the_methods_look(tmp_path: Path) -> None:
-    curves = []
+    stages = []
     for name in ("mochi", "moco_v2", "mochi@1"):
         folder = tmp_path / name
         folder.mkdir()
         for epoch in (1, 2):
             line = {"step": epoch, "epoch": epoch, "loss": 6.0 - epoch, "hardness": [0.5, 0.3]}
             append_json_line(folder / "metrics.jsonl", line)
-        curves += read_curves(Stage(name=f"pretrain-{name}", kind="pretrain", folder=folder, state="done", spec={}))
-    charts = {chart["title"]: chart["traces"] for chart in build_charts(curves)}
+        stages.append(Stage(name=f"pretrain-{name}", kind="pretrain", folder=folder, state="done", spec={}))
+    charts = {chart["title"]: chart["traces"] for chart in build_charts(list(read_all_curves(stages)))}
     assert {title for title in charts if "Hardness" in title} == {
         "Hardness of the negatives by epoch, mochi", "Hardness of the negatives by epoch, moco_v2",
     }  # fmt: skip

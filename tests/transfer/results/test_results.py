@@ -1,11 +1,10 @@
 import json
-import statistics
 from pathlib import Path
 
 import pytest
 
 from transfer.results.published import published_rows
-from transfer.results.run_result import RunResult, compare, read_result, read_results, summarise, write_result
+from transfer.results.run_result import RunResult, read_result, read_results, write_result
 
 VOC = "voc-c4-24k@moco"
 
@@ -60,78 +59,6 @@ def test_missing_and_foreign_results_are_sentences(tmp_path: Path) -> None:
         read_result(tmp_path)
     with pytest.raises(ValueError, match="no such file or folder"):
         read_results(tmp_path / "nothing")
-
-
-def test_summary_has_mean_sample_std_and_n() -> None:
-    values = [57.0, 57.4, 56.9]
-    ap, ap50 = summarise(make_result("mochi", seed, value) for seed, value in enumerate(values))
-    assert (ap.metric, ap.n, ap.seeds, ap.values) == ("AP", 3, (0, 1, 2), tuple(values))
-    assert ap.mean == statistics.fmean(values)
-    assert ap.std == statistics.stdev(values)
-    assert (ap50.metric, ap50.mean, ap50.std) == ("AP50", 81.0, 1.0)
-
-
-def test_single_run_has_no_std() -> None:
-    assert summarise([make_result("mochi", 0, 57.0)])[0].std is None
-
-
-def test_null_metric_does_not_count() -> None:
-    summaries = summarise([make_result("b", 0, None), make_result("b", 1, 50.0)])
-    assert {summary.metric: summary.n for summary in summaries} == {"AP": 1, "AP50": 2}
-
-
-def test_protocols_and_deviations_are_never_pooled() -> None:
-    deviation = [{"key": "SOLVER.MAX_ITER", "expected": 24000, "got": 100}]
-    results = [
-        make_result("b", 0, 50.0),
-        make_result("b", 0, 40.0, protocol="coco-c4-1x@moco"),
-        make_result("b", 0, 30.0, deviations=deviation),
-    ]
-    summaries = [summary for summary in summarise(results) if summary.metric == "AP"]
-    assert [(summary.mean, summary.n) for summary in summaries] == [(50.0, 1), (40.0, 1), (30.0, 1)]
-    for other in summaries[1:]:
-        with pytest.raises(ValueError, match="the protocol, its deviations and the metric must be the same"):
-            compare(summaries[0], other)
-
-
-def test_copy_of_a_trial_is_refused() -> None:
-    with pytest.raises(ValueError, match="a copy is no second trial"):
-        summarise([make_result("b", 0, 50.0), make_result("b", 0, 50.0)])
-
-
-@pytest.mark.parametrize(
-    ("protocol", "metric", "difference", "within"),
-    [
-        (VOC, "AP", 0.2, True),
-        (VOC, "AP", 0.3, False),
-        (VOC, "AP50", -0.2, True),
-        (VOC, "AP50", -0.25, False),
-        (VOC, "AP75", 0.4, True),
-        (VOC, "AP75", 0.5, False),
-        ("coco-c4-1x@moco", "box/AP", 0.3, True),
-        ("coco-c4-1x@moco", "mask/AP", 0.4, False),
-        ("linear-in1k@moco", "top1", 5.0, None),
-    ],
-)
-def test_published_noise_band_decides_single_runs(
-    protocol: str, metric: str, difference: float, within: bool | None
-) -> None:
-    first, second = (
-        summarise([RunResult(backbone=name, protocol=protocol, seed=0, metrics={metric: value}, commit="", machine={})])
-        for name, value in (("mochi", 50 + difference), ("moco_v2", 50.0))
-    )
-    comparison = compare(first[0], second[0])
-    assert comparison.difference == pytest.approx(difference)
-    assert comparison.within is within
-
-
-def test_larger_measured_std_widens_the_band() -> None:
-    first = summarise(make_result("a", seed, value) for seed, value in enumerate([50.0, 54.0]))[0]
-    second = summarise([make_result("b", 0, 51.0)])[0]
-    comparison = compare(first, second)
-    assert comparison.noise == statistics.stdev([50.0, 54.0])
-    assert comparison.noise_source == "measured std"
-    assert comparison.within is True
 
 
 def test_published_rows_carry_label_and_source() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from pretrain.runtime.setting_types import find_near
 from pretrain.runtime.settings import read_settings
 from tools.chain.plan.resources import Resources, find_line_breaks
+from transfer.results.question import Controls, find_question_mistakes
 
 KINDS = ("detector", "linear", "knn", "command")
 Mistake = tuple[tuple[str, ...], str]
@@ -164,6 +165,14 @@ class ChainConfig:
     """Commands of your own, by name."""
     report: bool = True
     """End with tools.write_report."""
+    compare: tuple[list[str], ...] = ()
+    """Pairs of backbones, [[mochi, moco_v2], …]: is the first better than the second? Empty: see baseline."""
+    baseline: str = ""
+    """The backbone that all others are compared with; empty: the first. Instead of compare."""
+    controls: Controls = field(default_factory=Controls)
+    """The backbones between which the others must lie: {floor: random, ceiling: supervised}."""
+    delta: float | None = None
+    """Percent points within which two backbones count as equivalent; empty: the published noise, or 0.5."""
     grid: dict[str, list[Any]] = field(default_factory=dict)
     """Axes of a sweep: "BACKBONE:key" or "PROTOCOL:key" to the values; see tools/chain/plan/sweep.py."""
     notify: Notify = field(default_factory=Notify)
@@ -195,11 +204,17 @@ def find_mistakes(config: ChainConfig) -> Iterator[Mistake]:
     for names, seeds in _seeds_in(config):
         if text := _check_seeds(seeds):
             yield names, f"{'.'.join(names)}: {text}"
-    for label, values in config.resources.items():
-        yield from ((("resources", label), text) for text in find_line_breaks(label, values))
+    for label, asked in config.resources.items():
+        yield from ((("resources", label), text) for text in find_line_breaks(label, asked))
+    names = [*config.protocols, *config.stages]
+    for label in find_odd_labels(config.resources, names):
+        yield from ((("resources", label), text) for text in find_unknown_labels({label: {}}, names))
+    for axis, values in config.grid.items():
+        owners = [*config.backbones, *config.protocols]
+        yield from ((("grid", axis), text) for text in find_axis_mistakes(axis, values, owners))
     yield from _check_names(config)
-    if config.notify.url and not config.notify.url.startswith(("http://", "https://")):
-        yield ("notify", "url"), f"notify.url: expected an address that begins with https://, got {config.notify.url!r}"
+    asked = find_question_mistakes(config.compare, config.baseline, config.controls, config.delta, config.backbones)
+    yield from (((key,), text) for key, text in asked)
     if not config.backbones and not config.stages:
         yield (), "no backbones and no stages: nothing to do"
 

@@ -7,7 +7,6 @@ key is the same work: stages of two plans that share a key share a folder and ru
 import hashlib
 import json
 import re
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from pretrain.runtime.machine import PROJECT_ROOT
 from tools.chain.plan import stage_commands
 from tools.chain.plan.config import ChainConfig, Protocol
 from tools.chain.plan.order import sort_drafts
+from tools.chain.plan.question_words import question_words
 from tools.chain.plan.resources import Resources, find_unknown_labels, look_up_resources
 from tools.chain.plan.seeds import expand_seeds
 from tools.chain.plan.source import digest_config, digest_module, is_untrained
@@ -154,10 +154,7 @@ def _draft(config: ChainConfig, find: _Finder) -> Iterator[Draft]:
         for seed in own.seeds or (None,):
             yield stage_commands.own(name, own, seed, data)
     if config.report:
-        yield stage_commands.report(())
-    if config.notify.command or config.notify.url:
-        words = [f"command={json.dumps(shlex.join(config.notify.command))}"] if config.notify.command else []
-        yield stage_commands.notify((*words, *([f"url={config.notify.url}"] if config.notify.url else [])))
+        yield stage_commands.report((), question_words(config))
 
 
 def _measure_all(config: ChainConfig, name: str, protocol: Protocol, data: str) -> Iterator[Draft]:

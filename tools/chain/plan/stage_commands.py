@@ -161,12 +161,18 @@ def own(name: str, stage: OwnStage, seed: int | None, data: str) -> Draft:
     )
 
 
-def report(after: tuple[str, ...]) -> Draft:
-    """Return the last stage: it runs when all others have ended, well or not."""
+def report(after: tuple[str, ...], question: tuple[str, ...] = ()) -> Draft:
+    """Return the last stage: it runs when all others have ended, well or not.
+
+    Args:
+        after: the stages before it.
+        question: what it is asked, as words of tools.write_report; another question is another report.
+
+    """
     return Draft(
         name="report",
         kind="report",
-        command=run_tool("tools.write_report", "{chain}", "out={chain}/report"),
+        command=run_tool("tools.write_report", "{chain}", "out={chain}/report", *question),
         outputs=("../../report/summary.json",),
         after=after,
         always=True,

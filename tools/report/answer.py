@@ -1,0 +1,114 @@
+"""Lay out the answer's picture: one axis per protocol and headline metric, from the floor to the ceiling.
+
+Places along an axis are percent of its width, so the page can draw it at any size.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tools.report.tables import Table
+from tools.report.text.numbers import write_mean, write_value
+from tools.report.text.protocol_names import name_metric
+from tools.report.text.wording import say_units
+from transfer.results.comparison import Verdict
+from transfer.results.summaries import HEADLINE, Summary
+
+MARGIN = 0.06
+"""Free space at either end of an axis, as a share of what is drawn."""
+TICKS = 5
+"""An axis has about so many ticks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """A labelled place on an axis."""
+
+    place: float
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One method on an axis."""
+
+    name: str
+    role: str
+    """ "floor", "ceiling" or ""."""
+    dots: Sequence[float]
+    """Every run."""
+    mean: float
+    interval: tuple[float, float] | None
+    """Start and width of the 95 % interval of the mean, cut at the axis's ends."""
+    text: str
+    units: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """One headline metric of one protocol."""
+
+    title: str
+    ticks: Sequence[Mark]
+    ends: Sequence[Mark]
+    """The means of the floor and of the ceiling, where the chain names them."""
+    lines: Sequence[Line]
+
+
+def build_axes(table: Table, verdict: Verdict) -> list[Axis]:
+    """Return an axis per headline metric of a protocol's table."""
+    metrics = [metric for metric in table.metrics if metric in HEADLINE]
+    rows = {metric: [row for row in table.summaries if row.metric == metric] for metric in metrics}
+    return [_build_axis(mine, verdict) for mine in rows.values()]
+
+
+def _build_axis(rows: Sequence[Summary], verdict: Verdict) -> Axis:
+    low, high = _find_range(rows)
+
+    def place(value: float) -> float:
+        return round(100 * min(1.0, max(0.0, (value - low) / (high - low))), 2)
+
+    roles = {} if verdict.control is None else {verdict.control.floor: "floor", verdict.control.ceiling: "ceiling"}
+    lines = []
+    for row in rows:
+        ends = None if row.interval is None else (place(row.interval[0]), place(row.interval[1]))
+        lines.append(
+            Line(
+                name=row.backbone,
+                role=roles.get(row.backbone, ""),
+                dots=[place(value) for value in row.values],
+                mean=place(row.mean),
+                interval=None if ends is None else (ends[0], round(ends[1] - ends[0], 2)),
+                text=write_mean(row.mean, row.interval),
+                units=say_units(row.sample),
+            )
+        )
+    ends_of_scale = [Mark(place=line.mean, label=line.name) for line in lines if line.role]
+    return Axis(title=name_metric(rows[0].metric), ticks=_find_ticks(low, high), ends=ends_of_scale, lines=lines)
+
+
+def _find_range(rows: Sequence[Summary]) -> tuple[float, float]:
+    """Return the ends of the axis: they hold every run, and an interval as far as it is no wider than that twice."""
+    values = [value for row in rows for value in row.values]
+    low, high = min(values), max(values)
+    reach = (high - low) or 1.0
+    ends = [end for row in rows for end in row.interval or ()]
+    low, high = (
+        min([low, *(max(end, low - reach) for end in ends)]),
+        max([high, *(min(end, high + reach) for end in ends)]),
+    )
+    margin = MARGIN * ((high - low) or 1.0)
+    return low - margin, high + margin
+
+
+def _find_ticks(low: float, high: float) -> list[Mark]:
+    """Return round numbers within an axis: multiples of 1, 2 or 5 times a power of ten."""
+    rough = (high - low) / TICKS
+    power = 10 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [
+        Mark(place=round(100 * (number * step - low) / (high - low), 2), label=write_value(number * step, decimals))
+        for number in range(first, last + 1)
+    ]

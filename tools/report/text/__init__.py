@@ -1,0 +1,1 @@
+"""Words, numbers and escaping of a report."""

@@ -1,0 +1,83 @@
+"""Make text from outside (names, notes, paths) safe in Markdown, LaTeX, CSV, charts and scripts."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "−": "$-$",
+    "–": "--",
+    "Δ": r"$\Delta$",
+    **{sign: rf"\{sign}" for sign in "&%$#_"},
+}
+_FORMULA = re.compile(r"^[=+\-@\t\r]")
+_MARKDOWN = re.compile(r"[\\`*\[\]|~]|<(?=[A-Za-z/!?])|&(?=[#\w]+;)|(?<!\w)_|_(?!\w)")
+_BLOCK_START = re.compile(r"^(#|>|[+-](?= )|\d+(?=[.)])|=)")
+
+
+def clean(text: str) -> str:
+    """Return the text on one line, with a replacement character for everything that is not printable.
+
+    That holds control and escape codes, marks that turn the direction of writing, and bytes that are no text.
+    """
+    return "".join(sign if sign.isprintable() else " " if sign.isspace() else "\ufffd" for sign in text)
+
+
+def escape_markdown(text: str) -> str:
+    """Return text that Markdown shows as it is, in a table's cell too."""
+    return _MARKDOWN.sub(lambda match: "\\" + match[0], clean(text))
+
+
+def escape_sentence(text: str) -> str:
+    """Return a paragraph that Markdown shows as it is: no heading, list or rule begins with it."""
+    return _BLOCK_START.sub(
+        lambda match: f"{match[0]}\\" if match[0].isdigit() else f"\\{match[0]}", escape_markdown(text)
+    )
+
+
+def escape_latex(text: str) -> str:
+    """Return text that LaTeX typesets as it is."""
+    return "".join(_LATEX.get(sign, sign) for sign in clean(text))
+
+
+def escape_csv(value: Any) -> Any:
+    """Return a cell that no spreadsheet takes for a formula; numbers stay."""
+    if not isinstance(value, str):
+        return value
+    text = clean(value)
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def escape_chart(text: str) -> str:
+    """Return text that plotly.js shows as it is: it reads tags and entities."""
+    return clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def make_storable(value: Any) -> Any:
+    """Return JSON values that UTF-8 and strict JSON can hold: no lone surrogates, null for NaN and infinity."""
+    if isinstance(value, Mapping):
+        return {make_storable(str(key)): make_storable(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [make_storable(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value
+
+
+def to_script(value: Any) -> str:
+    """Return JSON for the inside of a script element: no tag and no comment can begin in it."""
+    text = json.dumps(value, allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
