@@ -85,6 +85,10 @@ def plan(chain: Chain, options: Options, survey: Survey | None = None) -> int:
         print(json.dumps([asdict(row) for row in list_rows(chain, survey)], indent=2, ensure_ascii=False))
         return 0
     print(explain_plan(chain, survey))
+    if len(chain.config.backbones) > 1:
+        from tools.chain.plan.power import say_power  # heavy: scipy
+
+        print("\n".join(say_power(chain)))
     if options.sbatch and chain.config.backend == "slurm":
         from tools.chain.slurm.submit import explain_jobs  # heavy: submitit
 
