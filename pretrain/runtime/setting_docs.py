@@ -51,11 +51,11 @@ def list_settings(schema: Any, prefix: str = "") -> Iterator[Setting]:
             )
 
 
-def read_meanings(schema: Any) -> dict[str, str]:
+def read_meanings(schema: type[Any]) -> dict[str, str]:
     """Return {field: the docstring under it}, of base classes too."""
     found: dict[str, str] = {}
     for kind in reversed(schema.__mro__):
-        if not dataclasses.is_dataclass(kind):
+        if kind is object:
             continue
         (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
         entries = body.body if isinstance(body, ast.ClassDef) else []
@@ -107,7 +107,7 @@ def say_kind(kind: Any, about: Mapping[str, Any]) -> str:
 def _schema_of(kind: Any, about: Mapping[str, Any]) -> dict[str, Any]:
     origin, arguments = get_origin(kind), get_args(kind)
     if dataclasses.is_dataclass(kind):
-        meanings, properties = read_meanings(kind), {}
+        meanings, properties = read_meanings(kind if isinstance(kind, type) else type(kind)), {}
         for field in dataclasses.fields(kind):
             properties[field.name] = _schema_of(field.type, field.metadata)
             if text := meanings.get(field.name):

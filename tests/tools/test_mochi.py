@@ -70,7 +70,10 @@ def test_help_lists_every_command() -> None:
     assert [name for name in mochi.COMMANDS if f"  mochi {name} " not in text and f"  mochi {name}\n" not in text] == []
     tools = {path.stem for path in (PROJECT_ROOT / "tools").glob("*.py") if "def main(arguments" in path.read_text()}
     known = {name.rpartition(".")[2] for name in [*mochi.COMMANDS.values(), *mochi.DATA_COMMANDS.values()]}
-    private = {name for name in tools if name.startswith(("benchmark_", "fault_", "verify_"))} | {"list_settings"}
+    private = {name for name in tools if name.startswith(("benchmark_", "fault_", "verify_"))} | {
+        "list_settings",
+        "notify_chain",
+    }
     assert tools - known - private == set(), "a tool that `mochi` does not offer"
 
 

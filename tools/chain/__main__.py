@@ -44,6 +44,7 @@ from tools.chain.local import LocalDriver
 from tools.chain.logs import find_logs
 from tools.chain.memory import recall, remember
 from tools.chain.options import TAKES, Options, split_options
+from tools.chain.outlook import say_outlook
 from tools.chain.plan.beginning import begin, show_keys
 from tools.chain.plan.preflight import Survey, open_checked
 from tools.chain.plan.question_words import question_words
@@ -82,6 +83,10 @@ def plan(chain: Chain, options: Options, survey: Survey | None = None) -> int:
         print(json.dumps([asdict(row) for row in list_rows(chain, survey)], indent=2, ensure_ascii=False))
         return 0
     print(explain_plan(chain, survey))
+    if len(chain.config.backbones) > 1:
+        from tools.chain.plan.power import say_power  # heavy: scipy
+
+        print("\n".join(say_power(chain)))
     if options.sbatch and chain.config.backend == "slurm":
         from tools.chain.slurm.submit import explain_jobs  # heavy: submitit
 
@@ -127,7 +132,8 @@ def show_status(chain: Chain, options: Options) -> int:
             return 0
         if options.watch:
             print("\033[H\033[2J", end="")
-        print(status.write_table(rows), flush=True)
+        print(status.write_table(rows))
+        print(say_outlook(chain.folder, stages, rows, time.time()), flush=True)
         if not options.watch or all(row["state"] in state.ENDED for row in rows):
             return 0
         time.sleep(WATCH_S)

@@ -9,13 +9,13 @@ from pretrain.runtime.storage import read_json
 from tools.chain.plan.make_plan import Stage
 from tools.chain.plan.plan_table import Row, say_longest_path, say_total, write_plan_table
 from tools.chain.plan.preflight import Survey
-from tools.chain.plan.same_work import find_same_work
 from tools.chain.record.attempts import read_attempts
 from tools.chain.record.state import find_states, stage_folder
+from tools.chain.same_work import find_same_work
 from tools.chain.status import read_progress
 from tools.chain.submit import Chain, shorten
 
-NO_PROTOCOL = ("data", "pretrain", "convert", "analyse", "report")
+NO_PROTOCOL = ("data", "pretrain", "convert", "analyse", "report", "notify")
 """Kinds of stages that measure nothing."""
 Work = tuple[str, ...]
 """What a stage does, whoever it does it to."""
@@ -54,6 +54,12 @@ def estimate_gpu_hours(chain: Path, stage: Stage, measured: Mapping[Work, float]
     progress = read_progress(stage_folder(chain, stage.folder))
     if progress.get("rate_per_s"):
         return float(gpus * (progress["total"] - progress["step"]) / progress["rate_per_s"] / 3600)
+    return whole_gpu_hours(stage, measured)
+
+
+def whole_gpu_hours(stage: Stage, measured: Mapping[Work, float]) -> float | None:
+    """Return GPUs x hours of a stage from its start to its end: as its like took, else by its estimate."""
+    gpus = stage.resources.gpus * stage.resources.nodes
     return measured.get(_work_of(stage.kind, stage.command), gpus * stage.resources.hours or None)
 
 
@@ -96,5 +102,9 @@ def _why_again(stage: Stage, others: Sequence[Path]) -> str:
             spec = read_json(path / "spec.json")
             if spec["name"] == stage.name:
                 before.append(spec["why"])
-    changes = [sorted(part for part in {**why, **stage.why} if why.get(part) != stage.why.get(part)) for why in before]
-    return f"again, for what changed: {', '.join(min(changes, key=len))}" if changes else ""
+    changes: list[list[str]] = [
+        sorted(part for part in {**why, **stage.why} if why.get(part) != stage.why.get(part)) for why in before
+    ]
+    fewest = min((len(parts) for parts in changes), default=0)
+    parts = next((parts for parts in changes if len(parts) == fewest), [])
+    return f"again, for what changed: {', '.join(parts)}" if parts else ""

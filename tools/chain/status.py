@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pretrain.runtime.storage import read_json
+from pretrain.runtime.storage import read_json, read_json_lines
 from tools.chain.plan.make_plan import Stage
+from tools.chain.record.attempt_reasons import queue_wait_s, say_attempts, say_outcome
 from tools.chain.record.attempts import read_attempts
 from tools.chain.record.state import find_states, stage_folder
 
-COLUMNS = ("stage", "state", "attempt", "step", "rate", "eta", "host", "gpu", "note")
+COLUMNS = ("stage", "state", "attempt", "step", "rate", "eta", "host", "gpu", "waited", "earlier", "note")
 
 
 def describe_stages(
@@ -81,6 +82,9 @@ def _describe(chain: Path, stage: Stage, state: str, job: Mapping[str, str] | No
     progress = read_progress(folder)
     running = state == "running"
     fresh = running and progress and progress.get("time", 0) >= last.get("began", 0)
+    reasons = [say_outcome(entry, running and entry is last) for entry in attempts]
+    waited_s = queue_wait_s(_read_ledger(folder), attempts, time.time())
+    seconds = sum(float(entry.get("seconds") or 0) for entry in attempts)
     return {
         "stage": stage.name,
         "state": state,
@@ -93,9 +97,25 @@ def _describe(chain: Path, stage: Stage, state: str, job: Mapping[str, str] | No
         "job": job["job_id"] if job else last.get("job_id") or None,
         "note": (progress.get("phase") if fresh else None) or _note(folder, stage, state, last, job),
         "folder": str(folder),
+        "waited": None if waited_s is None else say_duration(waited_s),
+        "earlier": say_attempts(reasons) or None,
+        "reasons": reasons,
+        "seconds": seconds,
+        "gpu_hours": seconds / 3600 * (stage.resources.gpus * stage.resources.nodes if _had_gpu(attempts) else 0),
         "outcomes": [entry.get("outcome") for entry in attempts],
         "silent_s": round(time.time() - progress["time"]) if running and "time" in progress else None,
     }
+
+
+def _had_gpu(attempts: Sequence[Mapping[str, Any]]) -> bool:
+    return any(entry.get("gpu") for entry in attempts)
+
+
+def _read_ledger(folder: Path) -> list[Any]:
+    try:
+        return read_json_lines(folder / "ledger.jsonl")
+    except (OSError, ValueError):
+        return []
 
 
 def _note(folder: Path, stage: Stage, state: str, last: Mapping[str, Any], job: Mapping[str, str] | None) -> str | None:

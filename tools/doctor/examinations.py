@@ -16,7 +16,7 @@ SMALLEST_FREE_GIB = 20.0
 """A ResNet-50 run keeps two checkpoints of about 0.6 GiB and its detectors 0.4 GiB each."""
 TESTED = {"torch": "2.15.0", "torchvision": "0.29.2"}
 """The versions that the tests ran with (pyproject.toml, constraint-dependencies)."""
-OLDEST = {"numpy": (2, 0), "pillow": (11,), "pycocotools": (2, 0, 8), "omegaconf": (2, 3), "fvcore": (0, 1, 5)}
+OLDEST = {"numpy": (2, 0), "pillow": (11,), "pycocotools": (2, 0, 8), "fvcore": (0, 1, 5)}
 """The oldest versions that pyproject.toml allows."""
 
 

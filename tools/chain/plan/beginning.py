@@ -9,8 +9,8 @@ from pretrain.runtime.setting_docs import write_json_schema
 from pretrain.runtime.settings import SettingsError, read_settings
 from pretrain.runtime.storage import write_text
 from tools.chain.plan.config import ChainConfig
-from tools.chain.plan.seeds import method_of
 from tools.settings.list_settings import main as list_settings
+from transfer.results.seeds import method_of
 
 SCHEMA_NAME = "chain.schema.json"
 

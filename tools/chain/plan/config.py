@@ -8,7 +8,8 @@ from typing import Any
 
 from pretrain.runtime.setting_types import find_near
 from pretrain.runtime.settings import read_settings
-from tools.chain.plan.resources import Resources, find_line_breaks
+from tools.chain.plan.axes import find_axis_mistakes
+from tools.chain.plan.resources import Resources, find_line_breaks, find_odd_labels, find_unknown_labels
 from transfer.results.question import Controls, find_question_mistakes
 
 KINDS = ("detector", "linear", "knn", "command")
@@ -90,6 +91,16 @@ class Analysis:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Notify:
+    """Who is told when the whole chain is done, failed or blocked: a last stage, here or as a job."""
+
+    command: tuple[str, ...] = field(default=(), metadata={"shell": True})
+    """Words of a command; the message follows as one more word."""
+    url: str = ""
+    """Address that takes a POST of JSON with the keys text, chain, state, counts, failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Budgets:
     """When a stage that does not get on is given up."""
 
@@ -165,6 +176,8 @@ class ChainConfig:
     """Percent points within which two backbones count as equivalent; empty: the published noise, or 0.5."""
     grid: dict[str, list[Any]] = field(default_factory=dict)
     """Axes of a sweep: "BACKBONE:key" or "PROTOCOL:key" to the values; see tools/chain/plan/sweep.py."""
+    notify: Notify = field(default_factory=Notify)
+    """Who is told of the end of the chain."""
     budgets: Budgets = field(default_factory=Budgets)
     """When a stage that does not get on is given up."""
     local: LocalBackend = field(default_factory=LocalBackend)
@@ -192,11 +205,19 @@ def find_mistakes(config: ChainConfig) -> Iterator[Mistake]:
     for names, seeds in _seeds_in(config):
         if text := _check_seeds(seeds):
             yield names, f"{'.'.join(names)}: {text}"
-    for label, values in config.resources.items():
-        yield from ((("resources", label), text) for text in find_line_breaks(label, values))
+    for label, asked in config.resources.items():
+        yield from ((("resources", label), text) for text in find_line_breaks(label, asked))
+    known = [*config.protocols, *config.stages]
+    for label in find_odd_labels(config.resources, known):
+        yield from ((("resources", label), text) for text in find_unknown_labels({label: {}}, known))
+    for axis, values in config.grid.items():
+        owners = [*config.backbones, *config.protocols]
+        yield from ((("grid", axis), text) for text in find_axis_mistakes(axis, values, owners))
     yield from _check_names(config)
-    asked = find_question_mistakes(config.compare, config.baseline, config.controls, config.delta, config.backbones)
-    yield from (((key,), text) for key, text in asked)
+    if config.notify.url and not config.notify.url.startswith(("http://", "https://")):
+        yield ("notify", "url"), f"notify.url: expected an address that begins with https://, got {config.notify.url!r}"
+    question = find_question_mistakes(config.compare, config.baseline, config.controls, config.delta, config.backbones)
+    yield from (((key,), text) for key, text in question)
     if not config.backbones and not config.stages:
         yield (), "no backbones and no stages: nothing to do"
 

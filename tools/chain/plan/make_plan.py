@@ -7,6 +7,7 @@ key is the same work: stages of two plans that share a key share a folder and ru
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -155,6 +156,9 @@ def _draft(config: ChainConfig, find: _Finder) -> Iterator[Draft]:
             yield stage_commands.own(name, own, seed, data)
     if config.report:
         yield stage_commands.report((), question_words(config))
+    if config.notify.command or config.notify.url:
+        words = [f"command={json.dumps(shlex.join(config.notify.command))}"] if config.notify.command else []
+        yield stage_commands.notify((*words, *([f"url={config.notify.url}"] if config.notify.url else [])))
 
 
 def _measure_all(config: ChainConfig, name: str, protocol: Protocol, data: str) -> Iterator[Draft]:

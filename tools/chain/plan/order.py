@@ -8,6 +8,9 @@ from dataclasses import replace
 from tools.chain.plan import stage_commands
 from tools.chain.plan.stage_commands import Draft
 
+LAST = ("report", "notify")
+"""Kinds that come after everything that stands before them: the last stages of a chain."""
+
 
 def sort_drafts(drafts: Sequence[Draft]) -> list[Draft]:
     """Return the drafts, each after those it names, else in the given order; the report is given all others.
@@ -41,8 +44,8 @@ def sort_drafts(drafts: Sequence[Draft]) -> list[Draft]:
 
 
 def _before(draft: Draft, ranks: dict[str, int]) -> tuple[str, ...]:
-    if draft.kind == "report":
-        return tuple(name for name in ranks if name != draft.name)
+    if draft.kind in LAST:
+        return tuple(name for name, rank in ranks.items() if rank < ranks[draft.name])
     before = tuple(dict.fromkeys((*draft.after, *stage_commands.stages_named_in(draft.command))))
     if unknown := [name for name in before if name not in ranks]:
         names = ", ".join(ranks)

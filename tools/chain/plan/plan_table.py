@@ -36,7 +36,7 @@ class Row:
         """Return the row of one stage; `protocol` is empty where it measures nothing."""
         names = list(stage.upstream)
         more = f", {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-        after = "all" if stage.kind == "report" else ", ".join(names[:MOST_NAMES]) + more or "nothing"
+        after = "all" if stage.kind in ("report", "notify") else ", ".join(names[:MOST_NAMES]) + more or "nothing"
         return cls(
             name=stage.name,
             group=protocol or stage.kind,

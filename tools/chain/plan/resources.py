@@ -18,7 +18,19 @@ BUILT_IN: dict[str, dict[str, Any]] = {
 LIGHT: dict[str, Any] = {"gpus": 0, "time_min": 30}
 """Of random initialisation, conversion, kNN on the digits and the report: minutes on a CPU."""
 SIZES = ("gpus", "nodes", "time_min", "hours")
-KINDS = ("data", "initialise", "pretrain", "convert", "detector", "linear", "knn", "command", "analyse", "report")
+KINDS = (
+    "data",
+    "initialise",
+    "pretrain",
+    "convert",
+    "detector",
+    "linear",
+    "knn",
+    "command",
+    "analyse",
+    "report",
+    "notify",
+)
 """Labels that hold for every chain, beside "default"."""
 
 
@@ -99,6 +111,22 @@ def find_unknown_labels(table: Mapping[str, Any], labels: Iterable[str]) -> list
             hint = f"did you mean {near}?" if near else f"expected one of {', '.join(known[:40])}"
             found.append(f"resources.{label}: no kind, protocol or stage of this chain has this name; {hint}")
     return found
+
+
+def find_odd_labels(table: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    """Return the entries that cannot be a label whatever the chain's stages are: none of `names` begins them.
+
+    Args:
+        table: resources by label.
+        names: the chain's protocols and own stages.
+
+    """
+    known = ["default", *KINDS, *names]
+    return [
+        label
+        for label in table
+        if label not in known and not any(label.startswith((f"{name}-", f"{name}_")) for name in known)
+    ]
 
 
 def resources_as_dict(resources: Resources) -> dict[str, Any]:

@@ -181,6 +181,18 @@ def report(after: tuple[str, ...], question: tuple[str, ...] = ()) -> Draft:
     )
 
 
+def notify(words: tuple[str, ...]) -> Draft:
+    """Return the stage behind all others that tells of their end; its words count, so that another receiver is told."""
+    return Draft(
+        name="notify",
+        kind="notify",
+        command=run_tool("tools.chain.notify_chain", "{chain}", *words),
+        always=True,
+        is_light=True,
+        labels=("notify",),
+    )
+
+
 def list_labels(draft: Draft, owners: Mapping[str, str]) -> tuple[str, ...]:
     """Return where a stage's resources are looked up: its kind, protocol, backbone and name, the general ones first.
 
