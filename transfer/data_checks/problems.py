@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-from PIL import Image
 
+from pretrain.input.decoding import MAX_MEGAPIXELS, open_image
 from pretrain.runtime.storage import digest_file
 
 SAMPLE = 20
@@ -34,9 +34,8 @@ def choose_sample(names: list[Any], deep: bool) -> list[Any]:
 
 def check_image(path: Path, size: tuple[Any, Any]) -> list[Problem]:
     """Return what is wrong with an image: it cannot be decoded, or is not (width, height) `size` in pixels."""
-    if mode := _find_odd_mode(path):
-        what = f"has values of {mode}, which Detectron2 cuts to 8 bits: the image turns white or black"
-        return [Problem(where=str(path), what=what, remedy="convert it to 8 bits a channel")]
+    if odd := _find_odd(path):
+        return [odd]
     image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         return [Problem(where=str(path), what="cannot be decoded", remedy="fetch the image again")]
@@ -46,13 +45,20 @@ def check_image(path: Path, size: tuple[Any, Any]) -> list[Problem]:
     return [Problem(where=str(path), what=what, remedy="fetch the image again: one of the two is another version's")]
 
 
-def _find_odd_mode(path: Path) -> str:
-    """Return the mode of an image that holds more than 8 bits a value, as Pillow names it; "" for others."""
+def _find_odd(path: Path) -> Problem | None:
+    """Return what an image's header tells: more pixels than can be meant, or more than 8 bits a value."""
     try:
-        with Image.open(path) as image:
-            return image.mode if image.mode.startswith(("I", "F")) else ""
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return ""  # told as not decodable
+        with open_image(path.read_bytes()) as image:
+            (width, height), mode = image.size, image.mode
+    except (OSError, ValueError, SyntaxError):
+        return None  # told as not decodable
+    if width * height > MAX_MEGAPIXELS * 1e6:
+        what = f"declares {width} x {height} pixels, over {MAX_MEGAPIXELS:g} megapixels"
+        return Problem(where=str(path), what=what, remedy="fetch the image again, or shrink it")
+    if mode.startswith(("I", "F")):
+        what = f"has values of {mode}, which Detectron2 cuts to 8 bits: the image turns white or black"
+        return Problem(where=str(path), what=what, remedy="convert it to 8 bits a channel")
+    return None
 
 
 def find_leak(where: Path, sets: tuple[str, str], shared: Iterable[str]) -> list[Problem]:
