@@ -11,7 +11,8 @@ class DataConfig:
     """Where the images are and how two views are made of each."""
 
     root: str = ""
-    """ImageNet layout: ROOT/train/<class>/*.JPEG and, for the monitors, ROOT/val/<class>/*.JPEG."""
+    """ImageNet layout: ROOT/train/<class>/*.JPEG and, for the monitors, ROOT/val/<class>/*.JPEG; or a flat folder of
+    images without classes, ROOT or ROOT/train."""
     class_list: str = ""
     """imagenet100, or a text file with one class folder per line; empty: all classes."""
     cache: str = ""

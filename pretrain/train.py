@@ -20,7 +20,7 @@ from pretrain.config import PretrainConfig
 from pretrain.config_checks import check_config
 from pretrain.continuation import check_same_recipe
 from pretrain.encoder import recompute_in_backward
-from pretrain.input.loader import ViewLoader, build_loader
+from pretrain.input.loader import ViewLoader, build_loader, refuse_unlabelled
 from pretrain.input.views import finish_on_device
 from pretrain.loss import ContrastiveOutput
 from pretrain.mixing import is_mixing_on
@@ -166,7 +166,7 @@ def train_epochs(run: Run, stop: StopFlag) -> None:
 
 def open_loader(config: PretrainConfig, device: torch.device) -> ViewLoader:
     """Return the loader of this rank's share of every global batch."""
-    return build_loader(
+    loader = build_loader(
         config.data,
         global_batch=config.run.batch_size,
         seed=config.run.seed,
@@ -174,6 +174,8 @@ def open_loader(config: PretrainConfig, device: torch.device) -> ViewLoader:
         world_size=distributed.world_size(),
         device=device,
     )
+    refuse_unlabelled(config, loader.source)
+    return loader
 
 
 def take_batches(loader: ViewLoader, epoch: int, start: int, monitor: Monitor) -> Iterator[dict[str, Tensor]]:

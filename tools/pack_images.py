@@ -42,11 +42,11 @@ def main(arguments: Sequence[str]) -> None:
     (source, out), overrides = split_arguments(arguments, ["SRC", "OUT"])
     settings = read_settings(PackSettings, overrides=overrides)
     # Heavy: --help must come at once.
-    from pretrain.input.images import list_images
+    from pretrain.input.images import list_either
     from pretrain.input.packed import Packing, open_cache, pack_images
     from pretrain.runtime.progress import Heartbeat
 
-    images = list_images(source, settings.class_list, max_megapixels=settings.max_megapixels)
+    images = list_either(source, settings.class_list, max_megapixels=settings.max_megapixels)
     packing = Packing(
         images_per_shard=settings.images_per_shard,
         short_side_px=settings.short_side_px,

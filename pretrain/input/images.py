@@ -17,7 +17,9 @@ __all__ = [
     "Pixels",
     "choose_classes",
     "decode_image",
+    "is_flat",
     "list_classes",
+    "list_either",
     "list_images",
     "read_image",
 ]
@@ -128,6 +130,26 @@ def list_unlabelled(root: str | Path, *, max_megapixels: float = MAX_MEGAPIXELS)
     if not names:
         raise ValueError(f"{root}: no images; expected files that end in {', '.join(IMAGE_SUFFIXES)}")
     return _make_folder(root, [], np.full(len(names), UNLABELLED, np.int64), names, max_megapixels)
+
+
+def list_either(
+    root: str | Path, class_list: str | Path = "", *, max_megapixels: float = MAX_MEGAPIXELS
+) -> ImageFolder:
+    """List ROOT/<class>/**, or all images under a ROOT that holds images itself and no class list is asked of.
+
+    Raises:
+        ValueError: neither of the two.
+
+    """
+    root = Path(root)
+    if not class_list and is_flat(root):
+        return list_unlabelled(root, max_megapixels=max_megapixels)
+    return list_images(root, class_list, max_megapixels=max_megapixels)
+
+
+def is_flat(root: Path) -> bool:
+    """Return whether ROOT holds images and no folder that could be a class."""
+    return root.is_dir() and not list_classes(root) and any(_is_image(path.name) for path in list(root.iterdir()))
 
 
 def list_classes(root: Path) -> list[str]:

@@ -93,6 +93,25 @@ def take_evenly(folder: ImageFolder, limit: int) -> ImageFolder:
     return folder.select(np.sort(np.lexsort((folder.labels, place))[:limit]))
 
 
+def take_listed(folder: ImageFolder, path: str | Path) -> ImageFolder:
+    """Return the images whose file names stand in the text file `path`, one per line, in the folder's order.
+
+    Raises:
+        ValueError: no such file, or a name that is not there.
+
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: no such list of images; expected a text file with one file name per line")
+    wanted = {line.strip().rpartition("/")[2] for line in Path(path).read_text().splitlines() if line.strip()}
+    names = [folder.name(index).rpartition("/")[2] for index in range(len(folder))]
+    if not wanted or (missing := sorted(wanted.difference(names))):
+        raise ValueError(
+            f"{path}: {len(missing) if wanted else 'all'} of {len(wanted)} images are not in {folder.root}, e.g. "
+            f"{missing[0] if wanted else 'none is named'}; take the list of these data"
+        )
+    return folder.select(np.array([index for index, name in enumerate(names) if name in wanted]))
+
+
 def centre_crop(image: Pixels, resize_px: int, crop_px: int) -> Pixels:
     """Resize the shorter side to `resize_px`, antialiased, and cut a square of `crop_px` out of the middle.
 

@@ -10,8 +10,8 @@ import cv2
 import torch
 from torch.utils.data import DataLoader
 
-from pretrain.config import DataConfig
-from pretrain.input.images import list_images
+from pretrain.config import DataConfig, PretrainConfig
+from pretrain.input.images import UNLABELLED, is_flat, list_either
 from pretrain.input.packed import open_cache
 from pretrain.input.sampler import ShardedSampler
 from pretrain.input.view_parameters import find_recipe
@@ -93,10 +93,31 @@ def choose_pipeline(name: str, device: torch.device) -> str:
 
 
 def open_source(data: DataConfig) -> ImageSource:
-    """Return the training images that the settings name: of the cache if there is one, else of ROOT/train."""
+    """Return the training images that the settings name: of the cache if there is one, else of ROOT/train.
+
+    A flat folder of images, ROOT/train or ROOT itself, is taken without classes.
+    """
     if data.cache:
         return open_cache(data.cache, data.class_list)
-    return list_images(Path(data.root) / "train", data.class_list, max_megapixels=data.max_megapixels)
+    root = Path(data.root)
+    folder = root if not (root / "train").is_dir() and is_flat(root) else root / "train"
+    return list_either(folder, data.class_list, max_megapixels=data.max_megapixels)
+
+
+def refuse_unlabelled(config: PretrainConfig, source: ImageSource) -> None:
+    """Raise ValueError when the images have no classes and a setting needs them."""
+    needs = {
+        "mixing.oracle": config.mixing.oracle,
+        "run.knn_every_epochs": config.run.knn_every_epochs,
+        "run.analyse_every_epochs": config.run.analyse_every_epochs,
+        "model.method=supervised": config.model.method == "supervised",
+    }
+    asked = [key for key, value in needs.items() if value]
+    if asked and len(source) and int(source.labels[0]) == UNLABELLED:
+        raise ValueError(
+            f"{config.data.cache or config.data.root}: these images have no classes, which {', '.join(asked)} "
+            f"need{'s' if len(asked) == 1 else ''}; turn that off, or sort the images into ROOT/train/<class>/"
+        )
 
 
 def _take_batch(batch: Any) -> Any:

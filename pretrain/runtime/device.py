@@ -9,7 +9,9 @@ from pretrain.runtime import distributed
 def choose_device(settings: EngineConfig) -> torch.device:
     """Return the device of this rank."""
     if settings.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("engine.device=cuda, but torch sees no GPU; use engine.device=cpu, or run the doctor")
+        raise ValueError(
+            "engine.device=cuda, but torch sees no GPU; use engine.device=cpu, or see what `mochi doctor` finds"
+        )
     if settings.device == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", distributed.local_rank())

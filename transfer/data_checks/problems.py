@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
-
+from pretrain.input.decoding import MAX_MEGAPIXELS, open_image
 from pretrain.runtime.storage import digest_file
 
 SAMPLE = 20
@@ -32,18 +31,13 @@ def choose_sample(names: list[Any], deep: bool) -> list[Any]:
 
 
 def check_image(path: Path, size: tuple[Any, Any]) -> list[Problem]:
-    """Return what is wrong with an image: it cannot be decoded, or is not (width, height) `size` in pixels.
-
-    It is turned as its EXIF data say, as Detectron2 turns it before it compares the sizes.
-    """
-    try:
-        with Image.open(path) as image:
-            found = image.size
-            if sorted(found) == sorted(size):  # else it need not be decoded, however large it says that it is
-                found = ImageOps.exif_transpose(image).size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return [Problem(where=str(path), what=f"cannot be decoded ({error})", remedy="fetch the image again")]
-    if found == tuple(size):
+    """Return what is wrong with an image: it cannot be decoded, or is not (width, height) `size` in pixels."""
+    if odd := _find_odd(path):
+        return [odd]
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None:
+        return [Problem(where=str(path), what="cannot be decoded", remedy="fetch the image again")]
+    if (image.shape[1], image.shape[0]) == size:
         return []
     turned = " (turned as its EXIF data say)" if found == tuple(size)[::-1] else ""
     what = f"is {found[0]} x {found[1]} pixels{turned}, the annotation says {size[0]} x {size[1]}"
@@ -66,6 +60,22 @@ def find_refusal(read: Callable[[], object], where: Path) -> list[Problem]:
             for line in str(error).splitlines()
         ]
     return []
+
+
+def _find_odd(path: Path) -> Problem | None:
+    """Return what an image's header tells: more pixels than can be meant, or more than 8 bits a value."""
+    try:
+        with open_image(path.read_bytes()) as image:
+            (width, height), mode = image.size, image.mode
+    except (OSError, ValueError, SyntaxError):
+        return None  # told as not decodable
+    if width * height > MAX_MEGAPIXELS * 1e6:
+        what = f"declares {width} x {height} pixels, over {MAX_MEGAPIXELS:g} megapixels"
+        return Problem(where=str(path), what=what, remedy="fetch the image again, or shrink it")
+    if mode.startswith(("I", "F")):
+        what = f"has values of {mode}, which Detectron2 cuts to 8 bits: the image turns white or black"
+        return Problem(where=str(path), what=what, remedy="convert it to 8 bits a channel")
+    return None
 
 
 def find_leak(where: Path, sets: tuple[str, str], shared: Iterable[str]) -> list[Problem]:

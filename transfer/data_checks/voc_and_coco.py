@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transfer.data_checks.coco_format import CocoContent, check_coco, compare_categories, read_coco
 from transfer.data_checks.problems import Problem, check_image, choose_sample, find_copies, find_leak, find_refusal
-from transfer.detection.data.coco_files import build_coco_entries
+from transfer.metrics.coco_files import build_coco_entries
 from transfer.metrics.coco_records import normalise_truth
 from transfer.metrics.voc_annotations import read_annotation, read_image_set
 

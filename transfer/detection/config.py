@@ -13,6 +13,7 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
+from transfer.detection.data.own_data import expand_own
 from transfer.metrics.coco_ap import ENGINES
 
 INPUT_UNITS: dict[str, dict[str, Any]] = {
@@ -36,8 +37,12 @@ def make_default_config() -> Any:
     """Return Detectron2's defaults with our keys added."""
     cfg = get_cfg()
     cfg.PROTOCOL = ""
+    cfg.BASED_ON = ""  # of a protocol of the user's own: the named one that holds where it says nothing
     cfg.DATASETS.ROOT = ""
     cfg.DATASETS.COCO_FORMAT = []  # [[name, annotation file, image folder], …], relative to ROOT
+    cfg.DATASETS.VOC_FORMAT = []  # [[name, folder, list, classes], …], relative to ROOT; see transfer/detection/data/own_data.py
+    cfg.DATASETS.LABELLED_PERCENT = 100.0  # of the training images; which ones: transfer/detection/data/low_label.py
+    cfg.DATASETS.LABELLED_FOLD = 1
     cfg.MODEL.CHANNELS_LAST = False
     cfg.SOLVER.ACCUMULATE = 1  # batches of IMS_PER_BATCH / ACCUMULATE images in one step
     cfg.RUN = CfgNode()
@@ -59,7 +64,7 @@ def read_detector_config(path: str | Path, overrides: Sequence[str] = ()) -> Any
     """
     cfg = make_default_config()
     path = Path(path)
-    values = _read_yaml(path)
+    values = expand_own(_read_yaml(path), path, _read_yaml)
     if "_BASE_" in values:
         raise ValueError(
             f"{path}: a detector's config is complete in itself; copy what {values['_BASE_']} says into it"

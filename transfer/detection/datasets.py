@@ -14,9 +14,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 
-from transfer.detection.data.coco_files import LAYOUT_HINT, CocoEntries, read_coco_entries
-from transfer.detection.data.packed_entries import PackedEntries, read_on_node
-from transfer.detection.data.voc_entries import load_voc_entries
+from transfer.detection.data.own_sets import register_voc_format
 
 VOC_CLASSES: tuple[str, ...] = tuple(CLASS_NAMES)
 """VOC's twenty categories in Detectron2's order."""
@@ -90,13 +88,16 @@ def split_voc_name(name: str) -> tuple[int, str] | None:
 def _register(cfg: Any, root: Path, name: str, class_names: tuple[str, ...] | None) -> Iterator[str]:
     coco = find_coco_sets(root, cfg.DATASETS.COCO_FORMAT)
     if name in coco:
-        yield from _register_coco(cfg, coco[name], class_names)
+        yield from _register_coco(cfg, coco[name])
+    elif name in [entry[0] for entry in cfg.DATASETS.VOC_FORMAT]:
+        _forget(name)
+        yield from register_voc_format(cfg, name, root)
     elif voc := split_voc_name(name):
         yield from _register_voc(cfg, root, name, *voc)
     else:
         yield (
             f"{name}: no such data set; expected voc_<2007 or 2012>_<{'|'.join(VOC_SPLITS)}>, or one of "
-            f"{', '.join(coco)} (add others under DATASETS.COCO_FORMAT: [[name, annotation file, image folder]])"
+            f"{', '.join(coco)} (name your own under data_sets:, see transfer/detection/data/own_data.py)"
         )
 
 

@@ -25,6 +25,8 @@ from pretrain.runtime.storage import read_json, write_json, write_text
 from transfer.detection.checkpoint import FINAL_NAME, DetectorCheckpointer
 from transfer.detection.config import find_input_unit, flatten_config, read_detector_config
 from transfer.detection.data.data_readiness import check_data_sets
+from transfer.detection.data.own_data import base_of
+from transfer.detection.data.own_sets import settle_own_data
 from transfer.detection.datasets import register_datasets
 from transfer.detection.detection_pictures import draw_detections
 from transfer.detection.evaluation import check_saved, evaluate, find_alarm, make_statistics_precise
@@ -61,6 +63,7 @@ def finetune(cfg: Any, run: RunName, stop: StopFlag) -> RunResult | None:
 
     """
     manifest = read_manifest(run.weights)
+    cfg = settle_own_data(cfg)
     identity = {"backbone": run.backbone, "protocol": cfg.PROTOCOL, "weights_sha256": manifest.output["sha256"]}
     check_manifest(manifest, cfg)
     deviations = lint(cfg)
@@ -88,7 +91,7 @@ def finetune(cfg: Any, run: RunName, stop: StopFlag) -> RunResult | None:
 def load_backbone(cfg: Any, model: Any, weights: Path) -> None:
     """Load the converted file into `model` with Detectron2's name matching, and prove what was loaded."""
     DetectorCheckpointer(model, "", save_to_disk=False).load(str(weights), checkpointables=[])
-    check_loaded(model, weights, cfg.PROTOCOL)
+    check_loaded(model, weights, base_of(cfg), masks=bool(cfg.MODEL.MASK_ON))
 
 
 def build_trainer(cfg: Any, model: Any, *, batches_done: int) -> tuple[Any, Any]:
@@ -203,6 +206,7 @@ def _make_result(
             "steps": cfg.SOLVER.MAX_ITER,
             "processes": distributed.world_size(),
             "rewrite": run.note,
+            "based_on": cfg.BASED_ON,
             "input_unit": find_input_unit(cfg),
             "cuts_down": FULL_SIZE.get(cfg.PROTOCOL, ""),
             "differs_from": [dataclasses.asdict(entry) for entry in differ_from_full_size(cfg.PROTOCOL)],

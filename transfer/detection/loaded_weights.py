@@ -75,18 +75,29 @@ def kind_of(protocol: str) -> str:
     raise ValueError(f"protocol {protocol}: expected a name of one of the kinds {', '.join(PROTOCOL_KINDS)}")
 
 
-def fresh_names(kind: str) -> tuple[str, ...]:
-    """Return the names of the tensors that a protocol of this kind rightly finds in no backbone file, sorted."""
-    return tuple(sorted(f"{layer}.{tensor}" for layer, tensors in _LAYERS[kind].items() for tensor in tensors))
+def fresh_names(kind: str, masks: bool | None = None) -> tuple[str, ...]:
+    """Return the names of the tensors that a protocol of this kind rightly finds in no backbone file, sorted.
+
+    `masks` says whether the detector has a mask head; None: as its kind has.
+    """
+    if masks is not None and kind.endswith("-c4"):
+        kind = "coco-c4" if masks else "voc-c4"
+    layers = _LAYERS[kind]
+    if masks is False:
+        layers = {layer: tensors for layer, tensors in layers.items() if ".mask_head." not in layer}
+    return tuple(sorted(f"{layer}.{tensor}" for layer, tensors in layers.items() for tensor in tensors))
 
 
-def check_loaded(model: nn.Module, weights_path: str | Path, protocol_kind: str) -> LoadReport:
+def check_loaded(
+    model: nn.Module, weights_path: str | Path, protocol_kind: str, *, masks: bool | None = None
+) -> LoadReport:
     """Compare a detector with the backbone file that it has just loaded; log and return the counts.
 
     Args:
         model: Detectron2's GeneralizedRCNN (or its DistributedDataParallel), before the first step.
         weights_path: the converted file.
         protocol_kind: one of `PROTOCOL_KINDS`, or a protocol's whole name.
+        masks: whether the detector has a mask head; None: as its kind has.
 
     Raises:
         ValueError: a tensor that is neither the file's nor rightly fresh, one that is missing, or one that differs.
@@ -96,7 +107,7 @@ def check_loaded(model: nn.Module, weights_path: str | Path, protocol_kind: str)
     backbone = read_backbone(weights_path)
     file = to_detectron2(backbone.state, backbone.depth, layout="fpn" if "fpn" in kind else "c4")
     state: dict[str, Tensor] = getattr(model, "module", model).state_dict()
-    fresh = set(fresh_names(kind))
+    fresh = set(fresh_names(kind, masks))
     mistakes = list(_find_mistakes(state, file, fresh))
     if mistakes:
         raise ValueError(

@@ -9,24 +9,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from pretrain.runtime.machine import PROJECT_ROOT
 from transfer.detection.config import INPUT_UNITS, find_input_unit, flatten_config, read_detector_config
-
-CONFIG_FOLDER = PROJECT_ROOT / "configs" / "transfer"
-
-PROTOCOL_FILES = {
-    "voc-c4-24k@moco": "voc_c4_24k_moco.yaml",
-    "coco-c4-1x@moco": "coco_c4_1x_moco.yaml",
-    "coco-c4-2x@moco": "coco_c4_2x_moco.yaml",
-    "coco-fpn-1x@moco": "coco_fpn_1x_moco.yaml",
-    "coco-fpn-2x@moco": "coco_fpn_2x_moco.yaml",
-    "coco-fpn-1x@infomin": "coco_fpn_1x_infomin.yaml",
-    "coco-fpn-2x@infomin": "coco_fpn_2x_infomin.yaml",
-    "voc-c4-digits@moco": "voc_c4_digits.yaml",
-    "coco-c4-digits@moco": "coco_c4_digits.yaml",
-    "coco-fpn-digits@moco": "coco_fpn_digits.yaml",
-    "coco-fpn-digits@infomin": "coco_fpn_infomin_digits.yaml",
-}
+from transfer.detection.data.own_data import base_of, is_own
+from transfer.detection.protocol_files import CONFIG_FOLDER, PROTOCOL_FILES
 
 FULL_SIZE = {
     "voc-c4-digits@moco": "voc-c4-24k@moco",
@@ -35,6 +20,17 @@ FULL_SIZE = {
     "coco-fpn-digits@infomin": "coco-fpn-1x@infomin",
 }
 """The protocol that each digits protocol cuts down."""
+
+LOW_LABEL = {
+    "voc-c4-10pct@moco": "voc-c4-24k@moco",
+    "coco-fpn-1pct@moco": "coco-fpn-1x@moco",
+    "coco-fpn-5pct@moco": "coco-fpn-1x@moco",
+    "coco-fpn-10pct@moco": "coco-fpn-1x@moco",
+}
+"""The protocol of all labels that each protocol of a share of them is made from."""
+
+OWN_NAMES = ("BASED_ON", "PROTOCOL")
+"""What an own protocol rightly says otherwise than the one that it is based on."""
 
 FREE_KEYS = (
     "CUDNN_BENCHMARK",
@@ -74,7 +70,8 @@ def read_protocol(name: str) -> Any:
     """
     if name not in PROTOCOL_FILES:
         raise ValueError(
-            f"no protocol is named {name!r}; PROTOCOL in a config must be one of {', '.join(PROTOCOL_FILES)}"
+            f"no protocol is named {name!r}; PROTOCOL in a config must be one of {', '.join(PROTOCOL_FILES)}, or say "
+            "BASED_ON: one of them, for a protocol of your own"
         )
     return read_detector_config(CONFIG_FOLDER / PROTOCOL_FILES[name])
 
@@ -83,27 +80,29 @@ def lint(cfg: Any) -> list[Deviation]:
     """Return what `cfg` changes about the protocol it names, by key; [] means that it is the protocol.
 
     BN of a single process, SyncBN and naiveSyncBN compute the same and count as equal; either whole input unit is
-    within every protocol.
+    within every protocol. A protocol of the user's own is compared with the one that it is based on.
 
     Raises:
         ValueError: unknown protocol, or a mixed input unit.
 
     """
-    expected, got = _settings(cfg.PROTOCOL), flatten_config(cfg)
+    expected, got = _settings(base_of(cfg)), flatten_config(cfg)
+    names = OWN_NAMES if is_own(cfg) else ()
     find_input_unit(cfg)
     return [
         Deviation(key=key, expected=expected.get(key), got=got.get(key))
         for key in sorted(expected.keys() | got.keys())
-        if not _is_free(key) and _plain(key, expected.get(key)) != _plain(key, got.get(key))
+        if key not in names and not _is_free(key) and _plain(key, expected.get(key)) != _plain(key, got.get(key))
     ]
 
 
 def differ_from_full_size(name: str) -> list[Deviation]:
-    """Return what a digits protocol changes about the protocol that it cuts down; [] for a full-size one."""
-    if name not in FULL_SIZE:
+    """Return what a digits or low-label protocol changes about the one that it is made from; [] for a full-size one."""
+    whole = (FULL_SIZE | LOW_LABEL).get(name)
+    if whole is None:
         return []
     cfg = read_protocol(name)
-    cfg.PROTOCOL = FULL_SIZE[name]
+    cfg.PROTOCOL = whole
     return lint(cfg)
 
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import DatasetCatalog, DatasetMapper, build_detection_train_loader
+from detectron2.data import DatasetMapper, build_detection_train_loader
 from detectron2.utils import comm
 from torch.utils.data import ConcatDataset, IterableDataset, Sampler, get_worker_info
 
 from pretrain.runtime.stopping import end_workers_at_exit, ignore_stop_signals
-from transfer.detection.data.packed_entries import PackedEntries, pack_entries
+from transfer.detection.data.low_label import read_training_entries
 
 PRECISE_BN_STREAM = 1
 """Name of the stream of PreciseBN's batches; training's is 0."""
@@ -154,9 +154,8 @@ def build_train_loader(cfg: Any, *, seed: int, batches_done: int = 0, stream: in
             "DATALOADER.ASPECT_RATIO_GROUPING=False keeps the order of the data over a resume only with "
             "DATALOADER.NUM_WORKERS of 0 or 1; leave the grouping on, as every protocol has it"
         )
-    entries, wide = load_training_entries(
-        list(cfg.DATASETS.TRAIN), filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-    )
+    entries = read_training_entries(cfg)
+    wide = [entry["width"] > entry["height"] for entry in entries]
     batch = cfg.SOLVER.IMS_PER_BATCH // parts
     sampler = PositionSampler(wide, seed=(seed, stream), batch=batch, batches_done=batches_done, grouped=grouped)
     loader = build_detection_train_loader(

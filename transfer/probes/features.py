@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from pretrain.input.images import ImageFolder
-from pretrain.input.labelled_images import Batch, LabelledImages, find_images, normalise_images
+from pretrain.input.labelled_images import Batch, LabelledImages, find_images, normalise_images, take_listed
 from pretrain.input.sampler import Request
 from pretrain.runtime import distributed
 from pretrain.runtime.settings import as_dict
 from pretrain.runtime.stopping import end_workers_at_exit, ignore_stop_signals
 from pretrain.runtime.storage import digest_file, sweep_temporary_files
 from transfer.probes.feature_table import FeatureTable, finish_table, open_rows, read_table
-from transfer.results.run_result import RESULT_NAME, RunResult, read_finished
+from transfer.results.run_result import RESULT_NAME, RunResult, read_finished, read_result
 from transfer.weights.backbone import Backbone, build_resnet, read_backbone
 from transfer.weights.resnet_names import expected_shapes
 
@@ -47,6 +47,8 @@ class FeatureConfig:
     """Text file with one class folder per line (ImageNet-100); empty: all classes."""
     train_images: int = 0
     """Take so many training images, classes evenly; 0: all."""
+    train_list: str = ""
+    """Text file that names the training images to take, one file name per line; empty: all, or train_images."""
     val_images: int = 0
     """Take so many validation images, classes evenly; 0: all."""
     resize_px: int = 256
@@ -77,7 +79,7 @@ class Features:
     source: ImageFolder
 
 
-FEATURE_KEYS = ("class_list", "train_images", "val_images", "resize_px", "crop_px")
+FEATURE_KEYS = ("class_list", "train_list", "train_images", "val_images", "resize_px", "crop_px")
 """Settings that features depend on, beside the data and the weights."""
 RUN_KEYS = (
     "protocol", "backbone", "seed", "out", "data", "class_list", "workers", "feature_batch", "device", "precision",
@@ -99,7 +101,13 @@ def find_finished(config: FeatureConfig, weights: Path) -> RunResult | None:
         "seed": config.seed,
         "weights_sha256": digest_file(weights),
     }
-    settings = {key: value for key, value in as_dict(config).items() if key not in (*UNRELATED, "data")}
+    stored, defaults = read_result(config.out).details.get("config", {}), as_dict(type(config)())
+    settings = {
+        key: value
+        for key, value in as_dict(config).items()
+        # A result from before a setting existed was made with its default.
+        if key not in (*UNRELATED, "data") and (key in stored or value != defaults[key])
+    }
     return read_finished(config.out, wanted, settings)
 
 
@@ -208,8 +216,10 @@ def build_batches(images: Dataset[Batch], order: Iterable[list[Request]], worker
 
 def find_split(config: FeatureConfig, split: str) -> ImageFolder:
     """Return the images of `split` that the settings ask for."""
-    limit = config.train_images if split == "train" else config.val_images
-    return find_images(config.data, split, config.class_list, limit, max_megapixels=config.max_megapixels)
+    listed = config.train_list if split == "train" else ""
+    limit = config.val_images if split != "train" else 0 if listed else config.train_images
+    images = find_images(config.data, split, config.class_list, limit, max_megapixels=config.max_megapixels)
+    return take_listed(images, listed) if listed else images
 
 
 def extract_features(

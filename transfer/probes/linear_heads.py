@@ -34,12 +34,22 @@ _IMAGENET: dict[str, object] = {
 PROTOCOLS: dict[str, dict[str, object]] = {
     "linear-in1k@moco": _IMAGENET | {"epochs": 100, "batch_size": 256, "lr": 30.0, "milestones": (60, 80)},
     "linear-in100@mochi": _IMAGENET | {"epochs": 60, "batch_size": 128, "lr": 10.0, "milestones": (30, 40, 50)},
+    "linear-in1k-1pct@moco": _IMAGENET | {
+        "epochs": 100, "batch_size": 256, "lr": 30.0, "milestones": (60, 80), "train_images": 12_811,
+    },
+    "linear-in1k-10pct@moco": _IMAGENET | {
+        "epochs": 100, "batch_size": 256, "lr": 30.0, "milestones": (60, 80), "train_images": 128_116,
+    },
     "linear-digits": _IMAGENET | {
         "augment": "none", "standardise": True, "epochs": 100, "batch_size": 128, "lr": 0.05, "milestones": (60, 80),
         "resize_px": 54, "crop_px": 48, "train_images": 1000, "val_images": 400,
     },
 }  # fmt: skip
-"""The recipes by name: facebookresearch/moco README (ImageNet-1K); MoCHi, appendix, as reported (ImageNet-100)."""
+"""The recipes by name: facebookresearch/moco README (ImageNet-1K); MoCHi, appendix, as reported (ImageNet-100).
+
+1pct and 10pct: as many labels as SimCLR's lists have, 12,811 and 128,116 (google-research/simclr, imagenet_subsets);
+the images are the first of every class by name, classes evenly, or those of train_list=FILE, as SimCLR's own lists.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)

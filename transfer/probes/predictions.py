@@ -40,7 +40,8 @@ class Predictions:
 
     def right(self) -> npt.NDArray[np.bool_]:
         """Return (n,) whether each image was classified rightly."""
-        return self.predicted == self.labels
+        right: npt.NDArray[np.bool_] = self.predicted == self.labels
+        return right
 
 
 def name_images(images: ImageFolder) -> list[str]:

@@ -207,9 +207,9 @@ def compare(first: Summary, second: Summary) -> Comparison:
 def published_noise(protocol: str, metric: str) -> float | None:
     """Return the published run-to-run noise of a metric in percent points; None when there is none.
 
-    The bands were measured on the full data sets and schedules: digits-sized protocols have none.
+    The bands were measured on the full data sets and schedules: digits-sized and low-label protocols have none.
     """
-    if "digits" in protocol:
+    if "digits" in protocol or "pct" in protocol:
         return None
     if protocol.startswith("voc"):
         return VOC_NOISE.get(metric)

@@ -7,6 +7,7 @@ from transfer.detection.config import INPUT_UNITS, flatten_config, get_key, read
 from transfer.detection.protocols import (
     CONFIG_FOLDER,
     FULL_SIZE,
+    LOW_LABEL,
     PROTOCOL_FILES,
     describe_rewrite,
     differ_from_full_size,
@@ -14,6 +15,8 @@ from transfer.detection.protocols import (
     read_protocol,
     rewrite_for_fewer,
 )
+from transfer.results.published import published_rows
+from transfer.results.run_result import published_noise
 
 # Reference values, from facebookresearch/moco detection/configs (C4), detectron2 configs/Base-RCNN-{C4,FPN}.yaml and
 # HobbitLong/PyContrast (FPN with heads of InfoMin).
@@ -128,7 +131,7 @@ def test_config_text_says_every_reference_value_itself(name: str) -> None:
 
 
 def test_full_size_protocols_are_those_of_the_reference_and_digits_ones_cut_them_down() -> None:
-    assert set(REFERENCE) | set(FULL_SIZE) == set(PROTOCOL_FILES)
+    assert set(REFERENCE) | set(FULL_SIZE) | set(LOW_LABEL) == set(PROTOCOL_FILES)
     for name in PROTOCOL_FILES:
         assert name == read_protocol(name).PROTOCOL
         assert lint(read_protocol(name)) == []
@@ -201,3 +204,13 @@ def test_written_config_reads_back(tmp_path: Path) -> None:
     cfg = read_protocol("coco-fpn-digits@infomin")
     (tmp_path / "config.yaml").write_text(cfg.dump())
     assert flatten_config(read_detector_config(tmp_path / "config.yaml")) == flatten_config(cfg)
+
+
+def test_low_label_protocols_differ_in_labels_and_length_alone() -> None:
+    for name in LOW_LABEL:
+        changed = {entry.key: (entry.expected, entry.got) for entry in differ_from_full_size(name)}
+        assert changed.keys() == {"DATASETS.LABELLED_PERCENT", "SOLVER.MAX_ITER", "SOLVER.STEPS"}
+        assert changed["SOLVER.MAX_ITER"][1] * 10 == changed["SOLVER.MAX_ITER"][0]
+        assert f"-{changed['DATASETS.LABELLED_PERCENT'][1]:g}pct@" in name
+        assert published_noise(name, "AP") is None
+        assert not published_rows(name)

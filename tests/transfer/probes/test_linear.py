@@ -18,9 +18,8 @@ from pretrain.runtime.stopping import StopFlag, YieldRequested
 from tools import train_linear
 from tools.digits.layouts import write_classes
 from tools.digits.scenes import load_pools
-from transfer.metrics.bootstrap import read_draws
 from transfer.probes import linear_heads
-from transfer.probes.features import FrozenBackbone, extract_features, find_split, list_deviations
+from transfer.probes.features import FrozenBackbone, extract_features, find_finished, find_split, list_deviations
 from transfer.probes.linear_heads import (
     PROTOCOLS,
     Accuracy,
@@ -72,6 +71,18 @@ def test_limit_takes_every_class_evenly(data: Path) -> None:
 def test_imagenet_folder_below_the_root_is_found(data: Path, tmp_path: Path) -> None:
     (tmp_path / "imagenet").symlink_to(data)
     assert len(find_images(tmp_path, "val")) == 20
+
+
+def test_list_of_images_is_taken_and_a_missing_one_named(data: Path, tmp_path: Path) -> None:
+    folder = find_images(data, "train")
+    names = [folder.path(index).name for index in (40, 3, 17)]
+    (tmp_path / "list.txt").write_text("\n".join(names) + "\n")
+    config = make_config(data, tmp_path, train_list=str(tmp_path / "list.txt"), train_images=10)
+    taken = find_split(config, "train")
+    assert {taken.path(index).name for index in range(len(taken))} == set(names)
+    (tmp_path / "list.txt").write_text("n01440764_7.JPEG\n")
+    with pytest.raises(ValueError, match=r"1 of 1 images are not in .*e\.g\. n01440764_7\.JPEG"):
+        find_split(config, "train")
 
 
 def test_random_crops_depend_on_seed_epoch_and_image_alone(data: Path) -> None:
@@ -169,7 +180,9 @@ def test_summary_gives_last_and_best_of_the_rate_that_ends_best() -> None:
     assert details["rates"][0] == {"lr": 30.0, "top1": 40.0, "top1_best": 70.0, "best_epoch": 2}
 
 
-@pytest.mark.parametrize("name", ["linear_in1k", "linear_in100", "linear_digits"])
+@pytest.mark.parametrize(
+    "name", ["linear_in1k", "linear_in1k_1pct", "linear_in1k_10pct", "linear_in100", "linear_digits"]
+)
 def test_config_is_its_named_protocol(name: str) -> None:
     config = read_settings(LinearConfig, CONFIGS / f"{name}.yaml", ["out=o", "data=d"])
     check_linear_config(config)
@@ -239,6 +252,25 @@ def test_other_settings_do_not_continue_a_run(data: Path, weights: Path, tmp_pat
     LinearTraining(make_config(data, tmp_path, augment="none", epochs=1), weights, StopFlag()).run()
     with pytest.raises(ValueError, match="other settings"):
         LinearTraining(make_config(data, tmp_path, augment="none", epochs=2), weights, StopFlag()).run()
+
+
+def test_run_of_an_older_version_goes_on_and_its_result_stands(data: Path, weights: Path, tmp_path: Path) -> None:
+    config = make_config(data, tmp_path, augment="none", epochs=1)
+    LinearTraining(config, weights, StopFlag()).run()
+    state = torch.load(tmp_path / "linear.pt", weights_only=True)
+    result = json.loads((tmp_path / "metrics.json").read_text())
+    for settings in (state["settings"], result["details"]["config"]):
+        del settings["train_list"]
+    torch.save(state, tmp_path / "linear.pt")
+    (tmp_path / "metrics.json").write_text(json.dumps(result))
+    assert find_finished(config, weights) is not None
+    with pytest.raises(ValueError, match="train_list was None"):
+        find_finished(replace(config, train_list="list.txt"), weights)
+    (tmp_path / "metrics.json").unlink()
+    again = LinearTraining(config, weights, StopFlag()).run()
+    assert again.metrics == result["metrics"]
+    with pytest.raises(ValueError, match="other settings"):
+        LinearTraining(replace(config, lr=7.0), weights, StopFlag()).run()
 
 
 def test_cached_features_serve_only_the_settings_they_were_taken_with(

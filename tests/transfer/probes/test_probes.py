@@ -130,7 +130,7 @@ def test_saved_predictions_have_the_accuracy_of_the_result(data: Path, weights: 
         predictions = read_predictions(tmp_path / name)
         assert 100 * predictions.right().mean() == pytest.approx(result.metrics["top1"], abs=1e-9), name
         assert len(predictions.ids) == 23
-    assert not (tmp_path / "knn" / "features").exists(), "the bank is dropped with the result"
+        assert not (tmp_path / name / "features").exists(), "the features go when the result is there"
     assert read_predictions(tmp_path / "knn").test_sha256 == read_predictions(tmp_path / "linear").test_sha256
 
 

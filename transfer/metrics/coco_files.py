@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import transfer.detectron2_compat  # noqa: F401  mends names before Detectron2 is imported
+
+# isort: split
 from detectron2.structures import BoxMode
 from pycocotools import mask as rle_codec
 
