@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import ImageOps
+
 from pretrain.input.decoding import MAX_MEGAPIXELS, open_image
 from pretrain.runtime.storage import digest_file
 
@@ -31,13 +33,20 @@ def choose_sample(names: list[Any], deep: bool) -> list[Any]:
 
 
 def check_image(path: Path, size: tuple[Any, Any]) -> list[Problem]:
-    """Return what is wrong with an image: it cannot be decoded, or is not (width, height) `size` in pixels."""
+    """Return what is wrong with an image: it cannot be decoded, or is not (width, height) `size` in pixels.
+
+    It is turned as its EXIF data say, as Detectron2 turns it before it compares the sizes.
+    """
     if odd := _find_odd(path):
         return [odd]
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is None:
-        return [Problem(where=str(path), what="cannot be decoded", remedy="fetch the image again")]
-    if (image.shape[1], image.shape[0]) == size:
+    try:
+        with open_image(path.read_bytes()) as image:
+            found = image.size
+            if sorted(found) == sorted(size):  # else it need not be decoded, however large it says that it is
+                found = ImageOps.exif_transpose(image).size
+    except (OSError, ValueError, SyntaxError) as error:
+        return [Problem(where=str(path), what=f"cannot be decoded ({error})", remedy="fetch the image again")]
+    if found == tuple(size):
         return []
     turned = " (turned as its EXIF data say)" if found == tuple(size)[::-1] else ""
     what = f"is {found[0]} x {found[1]} pixels{turned}, the annotation says {size[0]} x {size[1]}"

@@ -15,9 +15,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES
 
 from transfer.detection.data.own_sets import register_voc_format
+from transfer.detection.data.packed_entries import PackedEntries, read_on_node
+from transfer.detection.data.voc_entries import load_voc_entries
+from transfer.metrics.coco_files import LAYOUT_HINT, CocoEntries, read_coco_entries
 
 VOC_CLASSES: tuple[str, ...] = tuple(CLASS_NAMES)
-"""VOC's twenty categories in Detectron2's order."""
+"""VOC's twenty categories in Detectron2's order; DATASETS.VOC_CLASSES names those of a set with others."""
 VOC_SPLITS = ("train", "val", "trainval", "test")
 COCO_SETS = {
     "coco_2017_train": ("coco/annotations/instances_train2017.json", "coco/train2017"),
@@ -88,7 +91,7 @@ def split_voc_name(name: str) -> tuple[int, str] | None:
 def _register(cfg: Any, root: Path, name: str, class_names: tuple[str, ...] | None) -> Iterator[str]:
     coco = find_coco_sets(root, cfg.DATASETS.COCO_FORMAT)
     if name in coco:
-        yield from _register_coco(cfg, coco[name])
+        yield from _register_coco(cfg, coco[name], class_names)
     elif name in [entry[0] for entry in cfg.DATASETS.VOC_FORMAT]:
         _forget(name)
         yield from register_voc_format(cfg, name, root)
@@ -110,13 +113,14 @@ def _register_voc(cfg: Any, root: Path, name: str, year: int, split: str) -> Ite
     if not image_set.is_file():
         yield f"{name}: {image_set} is missing; {LAYOUT_HINT}"
         return
-    if len(VOC_CLASSES) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
-        yield f"{name}: has {len(VOC_CLASSES)} classes, MODEL.ROI_HEADS.NUM_CLASSES is {_classes(cfg)}"
+    classes = tuple(cfg.DATASETS.get("VOC_CLASSES", ())) or VOC_CLASSES
+    if len(classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+        yield f"{name}: has {len(classes)} classes, MODEL.ROI_HEADS.NUM_CLASSES is {_classes(cfg)}"
         return
     _forget(name)
-    DatasetCatalog.register(name, partial(load_voc_entries, folder, split, VOC_CLASSES))
+    DatasetCatalog.register(name, partial(load_voc_entries, folder, split, classes))
     MetadataCatalog.get(name).set(
-        thing_classes=list(VOC_CLASSES), dirname=str(folder), year=year, split=split, evaluator_type="pascal_voc"
+        thing_classes=list(classes), dirname=str(folder), year=year, split=split, evaluator_type="pascal_voc"
     )
 
 

@@ -18,6 +18,7 @@ from pretrain.runtime.stopping import StopFlag, YieldRequested
 from tools import train_linear
 from tools.digits.layouts import write_classes
 from tools.digits.scenes import load_pools
+from transfer.metrics.bootstrap import read_draws
 from transfer.probes import linear_heads
 from transfer.probes.features import FrozenBackbone, extract_features, find_finished, find_split, list_deviations
 from transfer.probes.linear_heads import (

@@ -41,7 +41,8 @@ class PackedEntries(Sequence[Entry]):
         """Return one entry, or the packed ones of a slice."""
         if isinstance(index, slice):
             return self.select(range(*index.indices(len(self))))
-        entry: Entry = pickle.loads(self._data[self._starts[index] : self._ends[index]])  # noqa: S301  of our own making
+        piece = self._data[self._starts[index] : self._ends[index]].tobytes()
+        entry: Entry = pickle.loads(piece)  # noqa: S301  of our own making
         return entry
 
     def select(self, indices: Sequence[int]) -> "PackedEntries":
@@ -88,7 +89,7 @@ def _read_into_file(read: Callable[[], tuple[list[Entry], Facts]]) -> tuple[str 
         entries, facts = read()
         packed = pack_entries(entries)
         with tempfile.NamedTemporaryFile(prefix="mochi-entries-", delete=False) as stream:
-            stream.write(packed._data)
+            stream.write(packed._data.tobytes())
     except Exception as error:  # raised by read_on_node on every rank
         return None, None, error
     return stream.name, (packed._starts, packed._ends), facts
