@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
 from pretrain.input.decoding import MAX_MEGAPIXELS, open_image
 from pretrain.runtime.storage import digest_file
@@ -40,11 +40,11 @@ def check_image(path: Path, size: tuple[Any, Any]) -> list[Problem]:
     if odd := _find_odd(path):
         return [odd]
     try:
-        with Image.open(path) as image:
+        with open_image(path.read_bytes()) as image:
             found = image.size
             if sorted(found) == sorted(size):  # else it need not be decoded, however large it says that it is
                 found = ImageOps.exif_transpose(image).size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError) as error:
         return [Problem(where=str(path), what=f"cannot be decoded ({error})", remedy="fetch the image again")]
     if found == tuple(size):
         return []

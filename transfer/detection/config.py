@@ -62,6 +62,7 @@ def make_default_config() -> Any:
     cfg.RUN.KEEP_CHECKPOINTS = 2
     cfg.RUN.LOG_EVERY_STEPS = 20
     cfg.RUN.DRAW_IMAGES = 8
+    cfg.RUN.REEVALUATE_IMAGES = 0  # on a CPU, of each test set, by the saved file; 0: all of them
     cfg.RUN.COCO_ENGINE = ENGINES[0]  # of the COCO metric; pycocotools is the judge, and slower a hundred times
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     return cfg
