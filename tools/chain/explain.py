@@ -9,9 +9,9 @@ from pretrain.runtime.storage import read_json
 from tools.chain.plan.make_plan import Stage
 from tools.chain.plan.plan_table import Row, say_longest_path, say_total, write_plan_table
 from tools.chain.plan.preflight import Survey
-from tools.chain.plan.same_work import find_same_work
 from tools.chain.record.attempts import read_attempts
 from tools.chain.record.state import find_states, stage_folder
+from tools.chain.same_work import find_same_work
 from tools.chain.status import read_progress
 from tools.chain.submit import Chain, shorten
 

@@ -13,7 +13,7 @@ from pretrain.runtime.machine import PROJECT_ROOT
 from tools.chain.plan.config import read_chain
 from tools.chain.plan.make_plan import draft_stages
 from tools.chain.plan.preflight import Survey, open_checked, survey_stages
-from tools.chain.plan.same_work import find_same_work
+from tools.chain.same_work import find_same_work
 
 CONFIGS = PROJECT_ROOT / "configs"
 
