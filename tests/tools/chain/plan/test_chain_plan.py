@@ -141,6 +141,26 @@ def test_mistakes_are_gathered_in_one_error(folder: Path) -> None:
         assert text in str(caught.value)
 
 
+def test_every_mistake_of_a_chain_file_has_its_line(folder: Path) -> None:
+    lines = [
+        "backend: slrm", "seeds: [0, 0]", "backbones:", "  mochi: {pretrain: pre.yaml, sed: [1]}", "protocols:",
+        "  voc: {config: voc.yaml, backbones: [moch]}", "grid:", "  'moch:mixing.n': [1]", "resources:",
+        "  detecter: {gpus: 1}", "  voc: {gpus: one, time_min: '12:00:00', mem: 64}",
+    ]  # fmt: skip
+    (folder / "chain.yaml").write_text("\n".join(lines))
+    with pytest.raises(SettingsError) as caught:
+        plan(folder, "buget.attempts=1")
+    said = str(caught.value).splitlines()
+    for number, text in (
+        (1, "expected one of local, slurm"), (2, "a seed is given twice"), (4, "Did you mean backbones.mochi.seeds"),
+        (6, "did you mean mochi?"), (8, "did you mean mochi:mixing.n?"), (10, "did you mean detector?"),
+        (11, "expected a whole number"), (11, "write 720"), (11, "Did you mean resources.voc.mem_gb (GB)?"),
+    ):  # fmt: skip
+        assert any(f"chain.yaml, line {number}: " in line and text in line for line in said), (number, text, said)
+    assert any(line.startswith("the command line: unknown setting buget") and "budgets" in line for line in said)
+    assert len(said) == 10
+
+
 def test_missing_files_unknown_stages_and_circles_are_named(folder: Path) -> None:
     (folder / "voc.yaml").unlink()
     (folder / "pre.yaml").unlink()
