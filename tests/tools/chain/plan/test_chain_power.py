@@ -8,7 +8,7 @@ import yaml
 
 from pretrain.runtime.machine import PROJECT_ROOT
 from tests.making.chain_folders import MACHINE
-from tools.chain.plan.power import say_power
+from tools.chain.power import say_power
 from tools.chain.record.state import stage_folder
 from tools.chain.submit import Chain, open_chain
 from transfer.results.planning import find_smallest_difference
