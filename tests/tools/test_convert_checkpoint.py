@@ -44,7 +44,7 @@ def test_refusals_are_sentences_with_exit_code_2(tmp_path: Path, capsys: pytest.
     q, k = make_state(seed=0), make_state(seed=1)
     dino = save(tmp_path, make_dino(q, k), "dino.pth")
     assert run(dino, tmp_path / "b.pkl") == EXIT_USER_ERROR
-    assert "say which: branch=student or branch=teacher" in capsys.readouterr().err
+    assert "choose one: branch=student or branch=teacher" in capsys.readouterr().err
     assert run(dino, tmp_path / "b.pkl", "colour=red") == EXIT_USER_ERROR
     assert run("only") == EXIT_USER_ERROR
     assert run(dino, tmp_path / "b.pkl", "metrics=[a.json]", "branch=teacher") == EXIT_USER_ERROR

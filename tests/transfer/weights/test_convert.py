@@ -115,9 +115,9 @@ def test_branch_and_family_reach_the_reader(tmp_path: Path) -> None:
 def test_wrong_requests_are_refused_with_what_is_allowed(source: Path, tmp_path: Path) -> None:
     for options, name, sentence in (
         ({"to": "onnx"}, "a.pkl", "to=onnx: expected one of detectron2, torchvision, timm, moco, safetensors"),
-        ({}, "a.npz", r"a file for to=detectron2 ends in \.pkl or \.pth; got \.npz"),
+        ({}, "a.npz", r"a file for to=detectron2 must end in \.pkl or \.pth; got \.npz"),
         ({"layout": "c5"}, "a.pkl", "layout=c5: expected one of any, c4, fpn"),
-        ({"layout": "c4", "to": "timm"}, "a.pth", "and to=detectron2"),
+        ({"layout": "c4", "to": "timm"}, "a.pth", "c4 and fpn need to=detectron2"),
     ):
         with pytest.raises(ValueError, match=sentence):
             convert(source, tmp_path / name, **options)
@@ -137,11 +137,11 @@ def test_check_proves_a_converted_file_again_and_finds_every_change(source: Path
     assert check_converted(output)[1]
     data = output.read_bytes()
     output.write_bytes(data[:-40] + bytes([data[-40] ^ 1]) + data[-39:])
-    with pytest.raises(ValueError, match="the file was changed or cut after the conversion"):
+    with pytest.raises(ValueError, match="the file was changed or truncated after the conversion"):
         check_converted(output)
     output.write_bytes(data)
     mine.write_bytes(mine.read_bytes() + b"\0")
-    with pytest.raises(ValueError, match="the source is another file now"):
+    with pytest.raises(ValueError, match="the source has changed"):
         check_converted(output)
     mine.unlink()
     assert not check_converted(output)[1]

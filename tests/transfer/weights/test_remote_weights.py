@@ -75,7 +75,7 @@ def test_a_file_is_fetched_once_into_the_cache_and_checked(address: str) -> None
 
 
 def test_a_file_of_another_digest_is_not_kept(address: str) -> None:
-    with pytest.raises(ValueError, match=r"its sha256 begins with .*, stated is 00000000"):
+    with pytest.raises(ValueError, match=r"its sha256 begins with .*, expected 00000000"):
         fetch_weights(f"{address}#sha256=00000000")
     assert [path for path in cache_folder().rglob("*") if path.is_file() and path.suffix != ".lock"] == []
 
@@ -119,7 +119,7 @@ def test_a_name_of_the_zoo_is_its_address_and_digest(address: str, monkeypatch: 
 def test_names_that_cannot_be_fetched_are_refused() -> None:
     for source, sentence in (
         ("http://example.org/w.pth", "by https only"),
-        ("https://example.org/", "names no file"),
+        ("https://example.org/", "path ends in a file name"),
         ("https://example.org/w.pth#sha256=zz", "expected sha256= and at least 8"),
         ("hf://owner", "expected hf://OWNER/NAME"),
     ):

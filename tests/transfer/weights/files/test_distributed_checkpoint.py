@@ -42,7 +42,7 @@ def test_a_folder_converts_and_checks(folder: Path, tmp_path: Path) -> None:
     assert (manifest.source["family"], manifest.matched) == ("moco", 120)
     assert check_converted(tmp_path / "b.pkl")[1]
     (folder / "more").write_text("x")
-    with pytest.raises(ValueError, match="the source is another file now"):
+    with pytest.raises(ValueError, match="the source has changed"):
         check_converted(tmp_path / "b.pkl")
 
 
