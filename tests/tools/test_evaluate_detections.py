@@ -104,8 +104,8 @@ def change_first(**values: Any) -> Any:
         (change_first(image_id=999), "1 image ids of the results are not in the annotations"),
         (change_first(category_id=0), "use the annotations' own ids"),
         (change_first(score=None), "1 results without a finite score"),
-        (lambda results: {"annotations": results}, "the results are no list of records"),
-        (lambda _: ["a"], "the results are no list of records"),
+        (lambda results: {"annotations": results}, "the results are not a list of objects"),
+        (lambda _: ["a"], "the results are not a list of objects"),
     ],
 )
 def test_results_that_do_not_fit_are_refused(

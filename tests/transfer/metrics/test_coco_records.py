@@ -112,15 +112,15 @@ def test_other_ids_give_the_same_numbers(renumber: Any, recategorise: Any) -> No
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"id": 2}, "1 annotation ids that come twice"),
-        ({"id": None}, "1 annotation ids that are no whole numbers or texts"),
+        ({"id": 2}, "1 annotation ids that occur more than once"),
+        ({"id": None}, "1 annotation ids that are neither integers nor strings"),
         ({"bbox": [float("nan"), 5, 20, 20]}, "1 boxes that are not four finite numbers"),
         ({"bbox": [5, 5, float("inf"), 20]}, "1 boxes that are not four finite numbers"),
         ({"bbox": []}, "1 boxes that are not four finite numbers"),
         ({"bbox": None}, "1 boxes that are not four finite numbers"),
         ({"bbox": [5, 5, 1e9, 20]}, "1 boxes with a negative side, or beyond 10 image sides"),
         ({"bbox": [25, 25, -20, 20]}, "1 boxes with a negative side, or beyond 10 image sides"),
-        ({"area": float("nan")}, "1 annotations whose area is no number"),
+        ({"area": float("nan")}, "1 annotations whose area is not a number"),
         ({"iscrowd": "no"}, "1 annotations whose iscrowd is not 0 or 1"),
         ({"category_id": 4}, "1 annotations of a category that is not listed"),
     ],
@@ -198,13 +198,13 @@ def test_all_kinds_of_mistakes_come_at_once_with_their_numbers() -> None:
 @pytest.mark.parametrize(
     ("part", "value", "sentence"),
     [
-        ("images", [{"id": 1}, {"id": 1}], "1 image ids that come twice"),
+        ("images", [{"id": 1}, {"id": 1}], "1 image ids that occur more than once"),
         ("images", [{"id": 1}, {"id": "b"}], "kinds of image ids"),
-        ("images", [{"id": 1.5}], "1 image ids that are no whole numbers or texts"),
-        ("categories", [{"id": 3, "name": "a"}, {"id": 3, "name": "b"}], "1 category ids that come twice"),
-        ("categories", [{"id": "cat", "name": "cat"}], "category ids that are texts"),
+        ("images", [{"id": 1.5}], "1 image ids that are neither integers nor strings"),
+        ("categories", [{"id": 3, "name": "a"}, {"id": 3, "name": "b"}], "1 category ids that occur more than once"),
+        ("categories", [{"id": "cat", "name": "cat"}], "category ids that are strings"),
         ("categories", [{"id": 3}], "categories without a name"),
-        ("annotations", ["a"], "annotation ids that are no whole numbers"),
+        ("annotations", ["a"], "annotation ids that are neither integers nor strings"),
         ("images", None, "lack images"),
     ],
 )

@@ -52,7 +52,7 @@ def test_results_are_found_at_any_depth(tmp_path: Path) -> None:
 
 
 def test_missing_and_foreign_results_are_sentences(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="may not be done"):
+    with pytest.raises(ValueError, match="may not be finished"):
         read_result(tmp_path)
     (tmp_path / "metrics.json").write_text('{"loss": 1}')
     with pytest.raises(ValueError, match="expected a run's result with the keys"):
