@@ -149,9 +149,9 @@ def mean_draws(runs: Sequence[MetricDraws]) -> MetricDraws:
 
 def _combine(runs: Sequence[MetricDraws], factors: Sequence[float]) -> MetricDraws:
     if len({(run.identity, len(run.values)) for run in runs}) > 1:
-        told = ", ".join(sorted({f"{run.images} images ({run.identity[:8]})" for run in runs}))
+        found = ", ".join(sorted({f"{run.images} images ({run.identity[:8]})" for run in runs}))
         raise ValueError(
-            f"expected runs measured on the same draws of one test set, got {told}: a paired difference needs the "
+            f"expected runs measured on the same draws of one test set, got {found}: a paired difference needs the "
             "same test images; evaluate the runs on one test set"
         )
     return MetricDraws(

@@ -141,7 +141,9 @@ def weigh(
     else:
         a, b = np.array(first.units), np.array(second.units)
         if max(a.std(), b.std()) < ROUNDING:
-            reason = "all runs of a side gave the same value, so their seeds are no replications and show no spread"
+            reason = (
+                "all runs of a side gave the same value, so the seeds are not replications and the spread is unknown"
+            )
             return replace(found, claim="none", reason=reason)
         unlike = claim == "checkpoint_and_method"
         pair = welch_error(a.var(ddof=1), len(a), b.var(ddof=1), len(b), unlike=unlike)

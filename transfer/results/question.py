@@ -88,7 +88,7 @@ def find_question_mistakes(
     asked += [("baseline", baseline), ("controls.floor", controls.floor), ("controls.ceiling", controls.ceiling)]
     listed = ", ".join(dict.fromkeys(map(method_of, known))) or "none"
     mistakes += [
-        (re.split(r"[.\[]", key)[0], f"{key} names {name!r}, which is no backbone here; expected one of {listed}")
+        (re.split(r"[.\[]", key)[0], f"{key} names {name!r}, which is not a backbone here; expected one of {listed}")
         for key, name in asked
         if name and name not in known
     ]

@@ -81,25 +81,25 @@ def read_backbone(path: str | Path, **options: Any) -> Backbone:
         ValueError: the checkpoint is unreadable, ambiguous, incomplete, of another shape, or holds NaN.
 
     """
-    said = ReadOptions(**options)
+    given = ReadOptions(**options)
     where = str(path)
-    tree = read_tree(path, trust_pickle=said.trust_pickle)
-    found = recognise(tree, where, family=said.family, branch=said.branch, prefix=said.prefix)
+    tree = read_tree(path, trust_pickle=given.trust_pickle)
+    found = recognise(tree, where, family=given.family, branch=given.branch, prefix=given.prefix)
     if found.unknown:
         raise ValueError(
             f"{where}: {len(found.unknown)} tensors belong to no branch or head of {found.chosen.family}:\n"
-            f"{summarise_mistakes(list(found.unknown))}\n{_advise_unknown(found, said)}"
+            f"{summarise_mistakes(list(found.unknown))}\n{_advise_unknown(found, given)}"
         )
-    claims = read_claims(tree, path, found.chosen.style, said.pixel_format)
+    claims = read_claims(tree, path, found.chosen.style, given.pixel_format)
     for candidate in found.candidates:
-        _check_whole(candidate, where, float32=said.float32)
-    return _take(found, tree, where, claims, said)
+        _check_complete(candidate, where, float32=given.float32)
+    return _take(found, tree, where, claims, given)
 
 
-def _advise_unknown(found: Recognition, said: ReadOptions) -> str:
-    """Return the remedy: the prefix option if no unknown key lies under the encoder's prefix."""
+def _advise_unknown(found: Recognition, given: ReadOptions) -> str:
+    """Return the remedy: the prefix option if there is no unknown key under the encoder's prefix."""
     inside = found.chosen.raw_prefix
-    if said.prefix is None and inside and not any(name.startswith(inside) for name in found.unknown):
+    if given.prefix is None and inside and not any(name.startswith(inside) for name in found.unknown):
         return f"To convert the encoder without them, add: {found.chosen.words()}"
     return "Remove them from the file, or save only the encoder's state_dict"
 
@@ -164,7 +164,7 @@ def place_strides(model: nn.Module, pixel_format: str) -> None:
             module.conv1.stride, module.conv2.stride = module.conv2.stride, (1, 1)
 
 
-def _check_whole(candidate: Candidate, where: str, *, float32: bool) -> None:
+def _check_complete(candidate: Candidate, where: str, *, float32: bool) -> None:
     depth = find_depth(candidate.state)
     state, _ = _fill(candidate, depth)
     state = as_expected_dtypes(state, float32=float32)
@@ -203,11 +203,11 @@ def _fill(candidate: Candidate, depth: int) -> tuple[dict[str, Tensor], int]:
     return state, len(state) - len(candidate.state)
 
 
-def _take(found: Recognition, tree: Mapping[str, Any], where: str, claims: Claims, said: ReadOptions) -> Backbone:
+def _take(found: Recognition, tree: Mapping[str, Any], where: str, claims: Claims, given: ReadOptions) -> Backbone:
     chosen = found.chosen
     depth = find_depth(chosen.state)
     state, filled = _fill(chosen, depth)
-    state = as_expected_dtypes(state, float32=said.float32)
+    state = as_expected_dtypes(state, float32=given.float32)
     state = {name: state[name].detach().clone(memory_format=torch.contiguous_format) for name in expected_shapes(depth)}
     if mistakes := find_value_mistakes(state):
         raise ValueError(
@@ -228,9 +228,9 @@ def _take(found: Recognition, tree: Mapping[str, Any], where: str, claims: Claim
         pixel_format=pixel_format,
         assumed=f"input {describe_pixel_format(pixel_format)}: {claims.because}; {ASSUMED}",
         options={
-            **({"prefix": said.prefix} if said.prefix else {}),
-            **({"pixel_format": said.pixel_format} if said.pixel_format else {}),
-            **({"float32": True} if said.float32 else {}),
+            **({"prefix": given.prefix} if given.prefix else {}),
+            **({"pixel_format": given.pixel_format} if given.pixel_format else {}),
+            **({"float32": True} if given.float32 else {}),
         },
         config=config if isinstance(config, Mapping) else {},
     )

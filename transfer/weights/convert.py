@@ -105,12 +105,12 @@ def convert(
         detectron2 = to_detectron2(copy.state, copy.depth)
         parity = measure_parity(backbone.state, detectron2, copy.depth, backbone.pixel_format)
         manifest = _make_manifest(written, output, origin, backbone, to, matched, parity)
-        proof = write_manifest(written, manifest)
+        written_manifest = write_manifest(written, manifest)
         if not overwrite and output.exists() and not manifest_path(output).exists():
-            _check_unproved(output, manifest)
+            _check_unverified(output, manifest)
         manifest_path(output).unlink(missing_ok=True)  # a crash here leaves no manifest rather than a wrong one
         written.replace(output)
-        proof.replace(manifest_path(output))
+        written_manifest.replace(manifest_path(output))
     return manifest
 
 
@@ -167,7 +167,7 @@ def _check_output(output: Path, origin: Mapping[str, Any]) -> None:
         )
 
 
-def _check_unproved(output: Path, manifest: Manifest) -> None:
+def _check_unverified(output: Path, manifest: Manifest) -> None:
     """Refuse to replace a file without a manifest, unless it equals this output (left by a crash)."""
     if digest_file(output) != manifest.output["sha256"]:
         raise ValueError(

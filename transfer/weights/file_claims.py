@@ -75,13 +75,15 @@ def read_claims(tree: Mapping[str, Any], path: str | Path, style: str, pixel_for
             f"{path}: its tensors have a plain ResNet's names and shapes, but the file says that the network is "
             f"another one: {'; '.join(dict.fromkeys(mistakes))}. It computes different features and cannot be converted"
         )
-    said = _find_pixel_format(tree, values, texts, style)
-    if said and pixel_format and said.pixel_format != pixel_format:
-        raise ValueError(f"{path}: pixel_format={pixel_format}, but the file says {said.pixel_format} ({said.because})")
+    stated = _find_pixel_format(tree, values, texts, style)
+    if stated and pixel_format and stated.pixel_format != pixel_format:
+        raise ValueError(
+            f"{path}: pixel_format={pixel_format}, but the file says {stated.pixel_format} ({stated.because})"
+        )
     if pixel_format:
         return Claims(pixel_format=pixel_format, because="pixel_format=")
-    if said:
-        return said
+    if stated:
+        return stated
     if style == "detectron2":
         choices = "".join(f"\n  pixel_format={name}: {describe_pixel_format(name)}" for name in PIXEL_FORMATS)
         raise ValueError(

@@ -65,7 +65,7 @@ def render_model_card(
         "Input": f"{manifest.pixel_format}, 0…255, mean {list(manifest.pixel_mean)}, std {list(manifest.pixel_std)}",
         "Stride": "in the 3×3 convolution" if not manifest.stride_in_1x1 else "in the 1×1 convolution",
     }
-    proofs = {
+    checks = {
         "Source": f"{Path(source['path']).name}, SHA-256 `{source['sha256']}`",
         "Family and branch": f"{source['family']}, {source['branch']}",
         "This file": f"SHA-256 `{manifest.output['sha256']}`",
@@ -76,7 +76,7 @@ def render_model_card(
     load = _HUB_EXAMPLE.format(name=name) if hub else _EXAMPLE.format(name=name, arch=arch)
     parts = [_render_header(name, arch, results, licence), f"# {name}\n", _table(("", ""), rows.items())]
     parts += ["## Load\n", load]
-    parts += ["## Proof\n", _table(("", ""), proofs.items()), "## Results\n", _describe_results(results)]
+    parts += ["## Verification\n", _table(("", ""), checks.items()), "## Results\n", _describe_results(results)]
     return "\n".join(parts)
 
 

@@ -268,9 +268,9 @@ def _explain_nothing(containers: Mapping[str, Container], where: str, family: st
         for prefix, _ in find_prefixes(container.tensors)
     ]
     if places and family:
-        lie = ", ".join(place for place, _ in places)
+        listed = ", ".join(place for place, _ in places)
         return (
-            f"{where}: no ResNet by the scheme of family={family}; ResNets found at {lie}. Leave out family=…, or "
+            f"{where}: no ResNet by the scheme of family={family}; ResNets found at {listed}. Leave out family=…, or "
             f"select one: {places[0][1]}"
         )
     if places:

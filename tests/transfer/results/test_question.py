@@ -39,7 +39,7 @@ def test_chain_takes_names_of_backbones_and_of_methods(tmp_path: Path, text: str
     [
         (
             "compare: [[mochi, mocov2]]",
-            "compare[0] names 'mocov2', which is no backbone here; expected one of mochi, moco",
+            "compare[0] names 'mocov2', which is not a backbone here; expected one of mochi, moco",
         ),
         ("compare: [[mochi]]", "compare[0] is [mochi]; expected two different methods"),
         ("compare: [[random@0, random@1]]", "compare[0] is [random@0, random@1]; expected two different methods"),
