@@ -129,7 +129,7 @@ def test_odd_results_are_noted(coco: Path, tmp_path: Path, capsys: pytest.Captur
         assert note in said
 
 
-def test_settings_and_files_of_the_wrong_kind_are_sentences(
+def test_options_and_files_of_the_wrong_kind_are_explained(
     coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     truth, results = str(coco / "truth.json"), str(coco / "results.json")

@@ -1,4 +1,4 @@
-"""Loose COCO files: both engines give one number, or both refuse in the same sentence."""
+"""Loose COCO files: both engines give the same numbers, or both refuse with the same error."""
 
 import copy
 import json
@@ -18,7 +18,7 @@ MASK = {"size": [50, 60], "counts": rle_codec.frPyObjects(SQUARE, 50, 60)[0]["co
 
 
 def make_truth(**changes: Any) -> dict[str, Any]:
-    """Two images with a cat each; `changes` go into the first annotation, None removes a field."""
+    """Return two images with one cat each; `changes` apply to the first annotation, and None removes a field."""
     entry = {"bbox": [5, 5, 20, 20], "area": 400, "iscrowd": 0, "category_id": 3, "segmentation": SQUARE}
     first = {"id": 1, "image_id": 1, **entry, **changes}
     return {
@@ -40,7 +40,7 @@ def make_results(**changes: Any) -> list[dict[str, Any]]:
 
 
 def evaluate_with_all(truth: Any, results: Any, task: Any) -> list[float]:
-    """Return the twelve numbers, which all engines must give."""
+    """Return COCO's twelve numbers after checking that all engines agree."""
     tables = [evaluate_coco(truth, results, task, engine=engine).stats.tolist() for engine in ENGINES]
     assert tables[0] == tables[1]
     return tables[0]
@@ -208,7 +208,7 @@ def test_all_kinds_of_mistakes_come_at_once_with_their_numbers() -> None:
         ("images", None, "lack images"),
     ],
 )
-def test_lists_that_cannot_be_read_are_sentences(part: str, value: Any, sentence: str) -> None:
+def test_lists_that_cannot_be_read_are_explained(part: str, value: Any, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         evaluate_coco({**make_truth(), part: value}, [])
 

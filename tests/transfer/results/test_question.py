@@ -1,4 +1,4 @@
-"""Comparisons are named: in the chain file, on the command line, or all against the first."""
+"""Comparisons come from the chain file or the command line; by default all are against the first."""
 
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def test_chain_refuses_a_question_that_its_backbones_cannot_answer(tmp_path: Pat
     assert mistake in str(caught.value)
 
 
-def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         read(tmp_path, "compare: [[a, b], [mochi]]\ncontrols: {floor: c}\ndelta: -1\nbackend: x")
     assert len(str(caught.value).splitlines()) == 7

@@ -1,4 +1,4 @@
-"""Files whose bytes are not those that were written, and files that nest without end."""
+"""Damaged and hostile checkpoint files are refused."""
 
 import io
 import json
@@ -27,7 +27,7 @@ def save(path: Path, tree: Any, **options: Any) -> Path:
 
 
 def rewrite(path: Path, change: Callable[[str, bytes], list[tuple[str, bytes]]]) -> Path:
-    """Write the archive anew, each entry as `change` gives it, with checksums that fit."""
+    """Rewrite the archive with the entries that `change` returns and valid checksums."""
     with zipfile.ZipFile(path) as archive:
         entries = [(name, archive.read(name)) for name in archive.namelist()]
     with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as archive:
@@ -141,7 +141,7 @@ def test_safetensors_that_read_bytes_twice_leave_bytes_out_or_repeat_a_name_are_
 
 
 class Rebuilt:
-    """Pickle as a tensor of a storage, with a shape, strides and an offset of our choice."""
+    """Pickles as a tensor with arbitrary shape, strides and offset."""
 
     def __init__(self, offset: Any, shape: Any, strides: Any) -> None:
         self.words = (WEIGHTS.untyped_storage(), offset, shape, strides)

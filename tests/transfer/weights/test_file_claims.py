@@ -1,4 +1,4 @@
-"""What a file says beyond its tensors is used, refused or asked for; nothing of it is passed over."""
+"""Records in a file beyond its tensors are used, refused or requested, never ignored."""
 
 import json
 import shlex
@@ -47,7 +47,7 @@ def detectron2(state: State, **more: Any) -> dict[str, Any]:
         {"meta": {"config": '{"backbone": {"type": "ResNet", "dilations": [1, 1, 1, 2]}}'}},
     ],
 )
-def test_a_file_that_says_it_is_another_network_is_refused(said: dict[str, Any], tmp_path: Path) -> None:
+def test_a_file_that_records_another_network_is_refused(said: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="says that the network is another one: "):
         read_backbone(save(tmp_path, {"state_dict": make_state() | fc(), **said}))
 
@@ -60,7 +60,7 @@ def test_a_file_that_says_it_is_another_network_is_refused(said: dict[str, Any],
         {"meta": {"cfg": "model = dict(backbone=dict(depth=18, style='pytorch', dilations=(1, 1, 1, 1)))"}},
     ],
 )
-def test_a_file_that_says_it_is_a_plain_resnet_is_read(said: dict[str, Any], tmp_path: Path) -> None:
+def test_a_file_that_records_a_plain_resnet_is_read(said: dict[str, Any], tmp_path: Path) -> None:
     backbone = read_backbone(save(tmp_path, {"state_dict": make_state() | fc(), **said}))
     assert backbone.pixel_format == TORCHVISION
     assert "epsilon 1e-5" in backbone.assumed
@@ -240,7 +240,7 @@ def test_the_output_of_another_checkpoint_is_replaced_only_when_asked(tmp_path: 
     assert torch.equal(read_backbone(output).state["conv1.weight"], k["conv1.weight"])
 
 
-def test_keys_that_differ_in_their_wrapper_alone_are_refused(tmp_path: Path) -> None:
+def test_keys_that_differ_only_in_their_wrapper_are_refused(tmp_path: Path) -> None:
     q = dict(make_state())
     with pytest.raises(ValueError, match=r"the keys conv1\.weight and module\.conv1\.weight mean the same tensor"):
         read_backbone(save(tmp_path, q | {"module.conv1.weight": q["conv1.weight"]}))

@@ -87,7 +87,7 @@ def test_timm_safetensors_are_read(tmp_path: Path) -> None:
     assert read_backbone(tmp_path / "model.safetensors").family == "torchvision"
 
 
-def test_file_without_batch_counters_is_filled_with_zeros_and_says_so(tmp_path: Path) -> None:
+def test_missing_batch_counters_become_zeros_and_are_reported(tmp_path: Path) -> None:
     q = {name: tensor for name, tensor in make_state().items() if not name.endswith("num_batches_tracked")}
     backbone = read_backbone(save(tmp_path, q))
     assert (len(q), backbone.filled, len(backbone.state)) == (100, 20, 120)
@@ -146,7 +146,7 @@ def test_equal_copies_under_two_prefixes_are_no_ambiguity_but_different_ones_are
     refused({"state_dict": twice | under("encoder_q.0.", k)}, tmp_path, "several different query encoders")
 
 
-def test_what_the_copied_scripts_spoil_is_refused_with_its_own_sentence(tmp_path: Path) -> None:
+def test_names_corrupted_by_copied_scripts_are_refused_with_the_reason(tmp_path: Path) -> None:
     q = make_state(50)
 
     def spoil(name: str) -> str:

@@ -1,4 +1,4 @@
-"""A folder for the hub: timm loads it, the hub's own parser reads the card, and nothing is uploaded unasked."""
+"""Hub folders: timm loads them, the hub's own parser reads the card, and nothing is uploaded by default."""
 
 import json
 from pathlib import Path

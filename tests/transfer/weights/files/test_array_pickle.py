@@ -117,7 +117,7 @@ def test_object_arrays_and_old_opcodes_are_refused() -> None:
 def test_lists_that_repeat_each_other_do_not_unfold() -> None:
     nested: Any = [np.ones(3, np.float32)]
     for _ in range(25):
-        nested = [nested] * 10  # 10 to the 25th arrays, if each place were built anew
+        nested = [nested] * 10  # 10^25 arrays if shared objects were built repeatedly
     value = read(pickle.dumps({"a": nested, "b": nested}))
     assert value["a"] is value["b"]
     assert value["a"][0] is value["a"][9]
