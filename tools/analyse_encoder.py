@@ -83,7 +83,7 @@ def measure(config: AnalysisConfig, encoders: dict[str, Path]) -> "tuple[Tables,
     from pretrain.runtime.stopping import StopFlag, YieldRequested
     from transfer.analysis.embeddings import embed_images, load_encoder
     from transfer.analysis.measures import Tables, analyse
-    from transfer.probes.features import choose_device
+    from transfer.weights.frozen_backbone import choose_device
 
     stop = StopFlag().install()
     if config.threads:

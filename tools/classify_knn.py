@@ -19,22 +19,13 @@ def main(arguments: Sequence[str]) -> int:
     """Take the features of both splits, let the neighbours vote, write the result."""
     words, overrides = split_arguments(arguments, ["CONFIG", "WEIGHTS"])
     # heavy (torch): --help must answer at once
-    import torch
-
-    from pretrain.runtime import distributed
-    from pretrain.runtime.stopping import StopFlag
-    from transfer.probes.features import choose_device, find_finished
+    from transfer.probes.features import run_probe
     from transfer.probes.knn_run import KnnConfig, check_knn_config, run_knn
     from transfer.results.run_result import RESULT_NAME
 
     config = read_settings(KnnConfig, words[0], overrides)
     check_knn_config(config)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    stop = StopFlag().install()
-    with distributed.process_group(choose_device(config.device)):
-        result = distributed.on_main(lambda: find_finished(config, Path(words[1])))
-        result = result or run_knn(config, Path(words[1]), stop)
+    result = run_probe(config, Path(words[1]), run_knn)
     print(
         f"{result.backbone}: kNN top-1 {result.metrics['top1']:.2f} % ({result.protocol}); {config.out}/{RESULT_NAME}"
     )

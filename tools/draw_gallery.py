@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     if not runs:
         raise UsageError("at least one NAME=FOLDER of a finished run is needed. Add --help for an example.")
     from transfer.detection.config import read_detector_config
-    from transfer.detection.datasets import register_datasets  # heavy: --help must come at once
+    from transfer.detection.data.datasets import register_datasets  # heavy: --help must come at once
     from transfer.detection.gallery import draw_gallery
 
     cfg = read_detector_config(words[0], [])

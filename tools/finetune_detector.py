@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
     import torch  # heavy: --help must come at once
 
     from transfer.detection.config import read_detector_config, set_input_unit
-    from transfer.detection.finetune import RunName, finetune
+    from transfer.detection.finetune import FinetuneRun, finetune
     from transfer.detection.protocols import describe_rewrite, rewrite_for_fewer
     from transfer.weights.manifest import read_manifest, unit_of
 
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
         set_input_unit(cfg, wanted)
     smaller = rewrite_for_fewer(cfg, settings.batch_rule, settings.divisor)  # type: ignore[arg-type]
     note = describe_rewrite(cfg, smaller, settings.batch_rule, settings.divisor)
-    run = RunName(backbone=settings.backbone, weights=Path(words[1]), out=Path(settings.out), note=note)
+    run = FinetuneRun(backbone=settings.backbone, weights=Path(words[1]), out=Path(settings.out), note=note)
     result = finetune(smaller, run, stop)
     if result is not None:
         metrics = ", ".join(f"{name} {value:.2f}" for name, value in result.metrics.items() if value is not None)

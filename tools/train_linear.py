@@ -21,22 +21,13 @@ def main(arguments: Sequence[str]) -> int:
     """Train, measure after every epoch, write the result."""
     words, overrides = split_arguments(arguments, ["CONFIG", "WEIGHTS"])
     # heavy (torch): --help must answer at once
-    import torch
-
-    from pretrain.runtime import distributed
-    from pretrain.runtime.stopping import StopFlag
-    from transfer.probes.features import choose_device, find_finished
+    from transfer.probes.features import run_probe
     from transfer.probes.linear_heads import LinearConfig, check_linear_config
-    from transfer.probes.linear_run import LinearTraining
+    from transfer.probes.linear_run import train_linear
 
     config = read_settings(LinearConfig, words[0], overrides)
     check_linear_config(config)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    stop = StopFlag().install()
-    with distributed.process_group(choose_device(config.device)):
-        result = distributed.on_main(lambda: find_finished(config, Path(words[1])))
-        result = result or LinearTraining(config, Path(words[1]), stop).run()
+    result = run_probe(config, Path(words[1]), train_linear)
     last, best = result.metrics["top1"], result.metrics["top1_best"]
     print(f"{result.backbone}: linear top-1 {last:.2f} %, best {best:.2f} % ({result.protocol}); {config.out}")
     return 0

@@ -171,7 +171,7 @@ def _check_convert(draft: Draft, words: list[str], survey: Survey) -> None:
 def _check_detector(draft: Draft, words: list[str], survey: Survey) -> None:
     from tools.finetune_detector import FinetuneSettings, split_words  # heavy, as the next: Detectron2
     from transfer.detection.config import find_input_unit, read_detector_config
-    from transfer.detection.datasets import register_datasets
+    from transfer.detection.data.datasets import register_datasets
     from transfer.detection.protocols import match_depth
 
     ours, keys = split_words(words[2:])

@@ -16,11 +16,11 @@ from pretrain.runtime import distributed
 from pretrain.runtime.stopping import StopFlag, YieldRequested
 from pretrain.runtime.storage import make_file_name
 from transfer.detection.checkpoint import DetectorCheckpointer
+from transfer.detection.data.training_stream import PRECISE_BN_STREAM, build_train_loader
 from transfer.detection.evaluators import build_evaluator
 from transfer.detection.precise_bn import share_statistics, update_statistics
 from transfer.detection.reevaluation import build_test_loader, compare_detections
 from transfer.detection.rle_inference import RleInference
-from transfer.detection.training_stream import PRECISE_BN_STREAM, build_train_loader
 from transfer.metrics.bootstrap import MetricDraws, write_draws
 
 logger = logging.getLogger(__name__)

@@ -25,11 +25,12 @@ from pretrain.runtime.storage import read_json, write_json, write_text
 from transfer.detection.checkpoint import FINAL_NAME, DetectorCheckpointer
 from transfer.detection.config import find_input_unit, flatten_config, read_detector_config
 from transfer.detection.data.data_readiness import check_data_sets
+from transfer.detection.data.datasets import register_datasets
 from transfer.detection.data.own_data import base_of
 from transfer.detection.data.own_sets import settle_own_data
-from transfer.detection.datasets import register_datasets
-from transfer.detection.detection_pictures import draw_detections
+from transfer.detection.data.training_stream import build_train_loader
 from transfer.detection.evaluation import EVALUATION_FOLDER, check_saved, evaluate, find_alarm, make_statistics_precise
+from transfer.detection.gallery import draw_detections
 from transfer.detection.loaded_weights import check_loaded, check_manifest
 from transfer.detection.protocols import (
     FREE_KEYS,
@@ -40,7 +41,6 @@ from transfer.detection.protocols import (
     match_depth,
 )
 from transfer.detection.trainer import EvaluationHook, RunHook, StopTraining, make_hooks, make_trainer
-from transfer.detection.training_stream import build_train_loader
 from transfer.metrics.bootstrap import read_draws, summarise_draws
 from transfer.results.run_result import RunResult, read_finished, write_result
 from transfer.weights.manifest import Manifest, read_manifest
@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunName:
+class FinetuneRun:
     """Which run this is."""
 
     backbone: str
@@ -61,7 +61,7 @@ class RunName:
     """How the protocol was rewritten for a smaller machine, if it was."""
 
 
-def finetune(cfg: Any, run: RunName, stop: StopFlag) -> RunResult | None:
+def finetune(cfg: Any, run: FinetuneRun, stop: StopFlag) -> RunResult | None:
     """Do the whole run, or what is left of it; return its result on the main process, None on others.
 
     Raises:
@@ -95,7 +95,7 @@ def finetune(cfg: Any, run: RunName, stop: StopFlag) -> RunResult | None:
     return result
 
 
-def load_backbone(cfg: Any, model: Any, weights: Path) -> None:
+def load_into_detector(cfg: Any, model: Any, weights: Path) -> None:
     """Load the converted file into `model` with Detectron2's name matching, and prove what was loaded."""
     DetectorCheckpointer(model, "", save_to_disk=False).load(str(weights), checkpointables=[])
     check_loaded(model, weights, base_of(cfg), masks=bool(cfg.MODEL.MASK_ON))
@@ -110,7 +110,7 @@ def build_trainer(cfg: Any, model: Any, *, batches_done: int) -> tuple[Any, Any]
     )
 
 
-def _train(cfg: Any, run: RunName, stop: StopFlag) -> tuple[Any, Any]:
+def _train(cfg: Any, run: FinetuneRun, stop: StopFlag) -> tuple[Any, Any]:
     torch.manual_seed(cfg.SEED)
     model = build_model(cfg)
     if cfg.MODEL.CHANNELS_LAST:
@@ -119,7 +119,7 @@ def _train(cfg: Any, run: RunName, stop: StopFlag) -> tuple[Any, Any]:
     content = _read_checkpoint(checkpointer)
     step, earlier_s = content.get("step", 0), content.get("seconds", 0.0)
     if not content:
-        load_backbone(cfg, model, run.weights)
+        load_into_detector(cfg, model, run.weights)
     trainer, scheduler = build_trainer(cfg, model, batches_done=step * cfg.SOLVER.ACCUMULATE)
     heartbeat = Heartbeat(run.out, cfg.SOLVER.MAX_ITER, first_step=step)
     hook = RunHook(cfg, checkpointer, stop, heartbeat, seconds=earlier_s)
@@ -159,7 +159,7 @@ def _read_checkpoint(checkpointer: DetectorCheckpointer) -> dict[str, Any]:
     return checkpointer._load_file(path) if path else {}
 
 
-def _conclude(cfg: Any, run: RunName, stop: StopFlag, model: Any, manifest: Manifest) -> RunResult | None:
+def _conclude(cfg: Any, run: FinetuneRun, stop: StopFlag, model: Any, manifest: Manifest) -> RunResult | None:
     out, main = run.out, comm.is_main_process()
     heartbeat = Heartbeat(out, cfg.SOLVER.MAX_ITER, first_step=cfg.SOLVER.MAX_ITER)
 
@@ -198,7 +198,7 @@ def _conclude(cfg: Any, run: RunName, stop: StopFlag, model: Any, manifest: Mani
 
 
 def _make_result(
-    cfg: Any, run: RunName, manifest: Manifest, metrics: dict[str, float], facts: dict[str, Any]
+    cfg: Any, run: FinetuneRun, manifest: Manifest, metrics: dict[str, float], facts: dict[str, Any]
 ) -> RunResult:
     if facts["alarm"]:
         logger.warning(facts["alarm"])

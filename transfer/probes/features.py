@@ -3,32 +3,25 @@
 Shapes: n images, D features (2048 of a ResNet-50, 512 of a ResNet-18).
 """
 
-import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
 
 from pretrain.input.images import ImageFolder
-from pretrain.input.labelled_images import Batch, LabelledImages, find_images, normalise_images, take_listed
-from pretrain.input.sampler import Request
+from pretrain.input.labelled_images import LabelledImages, find_images, take_listed
 from pretrain.runtime import distributed
-from pretrain.runtime.device import choose_automatic
 from pretrain.runtime.settings import as_dict
-from pretrain.runtime.stopping import end_workers_at_exit, ignore_stop_signals
+from pretrain.runtime.stopping import StopFlag
 from pretrain.runtime.storage import digest_file, sweep_temporary_files
 from transfer.probes.feature_table import FeatureTable, finish_table, open_rows, read_table
 from transfer.results.run_result import RESULT_NAME, RunResult, read_finished, read_result
-from transfer.weights.backbone import Backbone, build_resnet, fit_input, place_strides, read_backbone
-from transfer.weights.resnet_names import expected_shapes
+from transfer.weights.frozen_backbone import FrozenBackbone, build_batches, choose_device
 
 PRECISIONS = ("auto", "fp32", "bf16")
-FRESH = ("fc.bias", "fc.weight")
-"""What a torchvision ResNet misses after a backbone is loaded, and must miss: the classifier that is trained anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,14 +74,9 @@ class Features:
     source: ImageFolder
 
 
+Config = TypeVar("Config", bound=FeatureConfig)
 FEATURE_KEYS = ("class_list", "train_list", "train_images", "val_images", "resize_px", "crop_px")
 """Settings that features depend on, beside the data and the weights."""
-RUN_KEYS = (
-    "protocol", "backbone", "seed", "out", "data", "class_list", "workers", "feature_batch", "device", "precision",
-    "threads", "max_megapixels",
-)  # fmt: skip
-"""Settings that name a run or its machine, and so are no deviation from a protocol."""
-
 UNRELATED = ("out", "workers", "feature_batch", "device", "precision", "threads", "chunk", "max_megapixels")
 """Settings that may change between the parts of one run."""
 
@@ -143,79 +131,19 @@ def check_feature_config(config: FeatureConfig) -> list[str]:
     return mistakes
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device that `name` stands for: this rank's GPU for cuda."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device=cuda, but torch sees no CUDA device; use device=cpu or device=auto")
-    return torch.device(name, distributed.local_rank()) if name == "cuda" else torch.device(name)
+def run_probe(config: Config, weights: Path, run: Callable[[Config, Path, StopFlag], RunResult]) -> RunResult:
+    """Return the result that `config.out` already holds, or that of `run`, in a process group of all ranks.
 
+    Raises:
+        ValueError: `config.out` holds the result of another run.
+        YieldRequested: a stop was requested; `run` has saved its work.
 
-class FrozenBackbone:
-    """A backbone that only looks: eval mode, no gradients, and a proof on demand that nothing moved."""
-
-    def __init__(self, path: str | Path, device: torch.device, precision: str = "auto") -> None:
-        """Load the backbone at `path`, strictly; exactly fc.weight and fc.bias of a whole ResNet stay fresh."""
-        backbone = read_backbone(path)
-        self.backbone: Backbone = dataclasses.replace(backbone, state=fit_input(backbone))
-        self.digest = digest_file(path)
-        fresh = sorted({*expected_shapes(self.backbone.depth), *FRESH} - self.backbone.state.keys())
-        assert fresh == list(FRESH), f"{path}: read_backbone left out {fresh}"
-        self.device = device
-        self.bf16 = precision == "bf16" or (precision == "auto" and choose_automatic(device) == "bf16")
-        model = build_resnet(self.backbone.depth)
-        model.load_state_dict(self.backbone.state, strict=True)
-        place_strides(model, self.backbone.pixel_format)
-        self.model: nn.Module = model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
-        self.width = 2048 if self.backbone.depth >= 50 else 512
-        # In the model's own memory format: comparing across formats would cost more than a digits epoch.
-        self._untouched = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
-        self.prove_loaded()
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return the pooled features (B, D), float32 on the device, of a uint8 batch (B, 3, H, W)."""
-        return self.embed(normalise_images(images, self.device))
-
-    @torch.no_grad()
-    def embed(self, images: Tensor) -> Tensor:
-        """Return the pooled features (B, D), float32, of normalised images on the device."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            features: Tensor = self.model(images)
-        return features.float()
-
-    def prove_loaded(self) -> None:
-        """Raise RuntimeError when a tensor of the model differs from the checkpoint's."""
-        for name, tensor in self.backbone.state.items():
-            if not torch.equal(self._untouched[name].cpu(), tensor):
-                raise RuntimeError(f"{name} differs from the checkpoint's after loading")
-
-    def prove_frozen(self) -> int:
-        """Compare every tensor, batch statistics included, with the checkpoint's; return how many are equal: all.
-
-        Raises:
-            RuntimeError: a tensor changed: a fault of this program, and the accuracy means nothing.
-
-        """
-        state = self.model.state_dict()
-        moved = [name for name, tensor in self._untouched.items() if not torch.equal(state[name], tensor)]
-        if moved or state.keys() != self.backbone.state.keys():
-            raise RuntimeError(f"{len(moved)} backbone tensors changed while only the head was trained: {moved[:5]}")
-        return len(state)
-
-
-def build_batches(images: Dataset[Batch], order: Iterable[list[Request]], workers: int) -> "DataLoader[Batch]":
-    """Return the batches of `images` in the given order, decoded by `workers` processes."""
-    end_workers_at_exit()
-    return DataLoader(
-        images,
-        batch_sampler=order,
-        num_workers=workers,
-        collate_fn=_take_batch,
-        worker_init_fn=ignore_stop_signals,
-        pin_memory=torch.cuda.is_available(),
-    )
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    stop = StopFlag().install()
+    with distributed.process_group(choose_device(config.device)):
+        return distributed.on_main(lambda: find_finished(config, weights)) or run(config, weights, stop)
 
 
 def find_split(config: FeatureConfig, split: str) -> ImageFolder:
@@ -293,7 +221,3 @@ def _describe_features(model: FrozenBackbone, config: FeatureConfig, source: Ima
         "data": str(source.root.absolute()),
         "images_sha256": source.digest(),
     }
-
-
-def _take_batch(batch: Any) -> Any:
-    return batch

@@ -22,9 +22,7 @@ from transfer.metrics.bootstrap import bootstrap_accuracy, summarise_draws, writ
 from transfer.probes.features import (
     FeatureConfig,
     Features,
-    FrozenBackbone,
     check_feature_config,
-    choose_device,
     extract_features,
     find_split,
     list_deviations,
@@ -32,6 +30,7 @@ from transfer.probes.features import (
 )
 from transfer.probes.predictions import name_images, write_predictions
 from transfer.results.run_result import RunResult, write_result
+from transfer.weights.frozen_backbone import FrozenBackbone, choose_device
 
 BANK_ROWS = 32_768
 """Rows of the bank on the device at a time: 256 MiB of 2048 features, and as much again normalised."""

@@ -23,8 +23,7 @@ from pretrain.runtime.settings import as_dict
 from pretrain.runtime.stopping import StopFlag, YieldRequested
 from pretrain.runtime.storage import open_whole, sweep_temporary_files, write_text
 from transfer.metrics.bootstrap import bootstrap_accuracy, summarise_draws, write_draws
-from transfer.probes import features as features_module
-from transfer.probes.features import Features, FrozenBackbone, build_batches, extract_features
+from transfer.probes.features import UNRELATED, Features, extract_features, find_split, list_deviations
 from transfer.probes.linear_heads import (
     PROTOCOLS,
     Accuracy,
@@ -40,6 +39,7 @@ from transfer.probes.linear_heads import (
 )
 from transfer.probes.predictions import name_images, write_predictions
 from transfer.results.run_result import RunResult, write_result
+from transfer.weights.frozen_backbone import FrozenBackbone, build_batches, choose_device
 
 logger = logging.getLogger(__name__)
 CHECKPOINT_MINUTES = 10.0
@@ -57,10 +57,10 @@ class LinearTraining:
         self.began = time.monotonic()
         self.seconds_before = 0.0
         self.weights = weights
-        self.device = features_module.choose_device(config.device)
+        self.device = choose_device(config.device)
         self.model = FrozenBackbone(weights, self.device, config.precision)
         self.digest = self.model.digest
-        source = features_module.find_split(config, "train")
+        source = find_split(config, "train")
         self.images = LabelledImages(
             source, crop_px=config.crop_px, resize_px=config.resize_px, random_seed=config.seed
         )
@@ -206,7 +206,7 @@ class LinearTraining:
         logger.info("going on after epoch %d, step %d", self.epoch, self.step)
 
     def _settings(self) -> dict[str, Any]:
-        kept = {key: value for key, value in as_dict(self.config).items() if key not in features_module.UNRELATED}
+        kept = {key: value for key, value in as_dict(self.config).items() if key not in UNRELATED}
         return {**kept, "weights_sha256": self.digest}
 
     @torch.no_grad()
@@ -230,7 +230,7 @@ class LinearTraining:
             protocol=self.config.protocol,
             seed=self.config.seed,
             metrics=metrics,
-            deviations=features_module.list_deviations(PROTOCOLS, self.config),
+            deviations=list_deviations(PROTOCOLS, self.config),
             weights_sha256=self.digest,
             seconds=self.seconds_before + time.monotonic() - self.began,
             details=details,
@@ -241,6 +241,16 @@ class LinearTraining:
             write_result(self.out, result)
             shutil.rmtree(self.out / FEATURES_FOLDER, ignore_errors=True)
         return result
+
+
+def train_linear(config: LinearConfig, weights: Path, stop: StopFlag) -> RunResult:
+    """Train linear heads on the backbone in `weights`, or resume, and return the result.
+
+    Raises:
+        YieldRequested: a stop was requested; the checkpoint is saved.
+
+    """
+    return LinearTraining(config, weights, stop).run()
 
 
 def _read_tensors(path: Path) -> dict[str, Any]:

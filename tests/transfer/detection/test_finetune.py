@@ -14,7 +14,7 @@ from pretrain.runtime.storage import read_json, read_json_lines
 from tests.making.detector_runs import CONFIGS, SHORT, SMALL_RESNET, command_of, make_backbone, make_small_digits, start
 from tools.finetune_detector import main as finetune_detector
 from transfer.detection.config import read_detector_config
-from transfer.detection.finetune import RunName, finetune
+from transfer.detection.finetune import FinetuneRun, finetune
 from transfer.detection.reevaluation import compare_detections, read_detections
 from transfer.metrics.bootstrap import read_draws
 
@@ -129,7 +129,7 @@ def test_run_stopped_in_an_evaluation_begins_with_it_again_and_loses_no_step(
     cfg = read_detector_config(CONFIGS / config, [*SHORT, *SMALL_RESNET, *more])
     cfg.SEED, cfg.DATASETS.ROOT, cfg.OUTPUT_DIR = 3, str(data), str(stopped)
     stop = StopFlag()
-    run = RunName(backbone="test", weights=backbones[18], out=stopped)
+    run = FinetuneRun(backbone="test", weights=backbones[18], out=stopped)
 
     class StopInEvaluation(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

@@ -20,7 +20,7 @@ from tools.digits.layouts import write_classes
 from tools.digits.scenes import load_pools
 from transfer.metrics.bootstrap import read_draws
 from transfer.probes import linear_heads
-from transfer.probes.features import FrozenBackbone, extract_features, find_finished, find_split, list_deviations
+from transfer.probes.features import extract_features, find_finished, find_split, list_deviations
 from transfer.probes.linear_heads import (
     PROTOCOLS,
     Accuracy,
@@ -35,6 +35,7 @@ from transfer.probes.linear_heads import (
     summarise_accuracy,
 )
 from transfer.probes.linear_run import LinearTraining
+from transfer.weights.frozen_backbone import FrozenBackbone
 
 CONFIGS = PROJECT_ROOT / "configs" / "transfer"
 SMALL = {"crop_px": 32, "resize_px": 36, "workers": 0, "device": "cpu", "batch_size": 20, "epochs": 3, "lr": 0.1}

@@ -141,7 +141,7 @@ from pretrain.runtime import distributed
 from pretrain.runtime import progress
 from pretrain.runtime.stopping import StopFlag
 from transfer.probes import linear_run
-from transfer.probes.features import choose_device
+from transfer.weights.frozen_backbone import choose_device
 from transfer.probes.linear_heads import LinearConfig
 
 data, weights, mode = sys.argv[1:]
@@ -182,7 +182,7 @@ from pretrain.runtime import distributed
 from pretrain.runtime.stopping import StopFlag
 from pretrain.runtime.command_line import run_command
 from transfer.probes import knn_run
-from transfer.probes.features import choose_device
+from transfer.weights.frozen_backbone import choose_device
 
 data, weights, mode = sys.argv[1:]
 knn_run.BANK_ROWS = 16

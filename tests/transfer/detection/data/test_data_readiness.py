@@ -21,8 +21,8 @@ from tests.making.detector_runs import make_small_digits
 from transfer.data_checks.problems import check_image
 from transfer.data_checks.voc_and_coco import check_data
 from transfer.detection.data.data_readiness import check_data_sets
+from transfer.detection.data.datasets import VOC_CLASSES, register_datasets
 from transfer.detection.data.voc_entries import load_voc_entries
-from transfer.detection.datasets import VOC_CLASSES, register_datasets
 from transfer.detection.evaluators import build_evaluator
 from transfer.detection.protocols import read_protocol
 from transfer.metrics.coco_files import read_coco_entries

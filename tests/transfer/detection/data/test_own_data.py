@@ -16,8 +16,8 @@ from tests.making.own_sets import SHAPES, write_coco_set, write_voc_set
 from tools.check_data import main as check_data
 from tools.finetune_detector import main as finetune_detector
 from transfer.detection.config import flatten_config, read_detector_config
+from transfer.detection.data.datasets import register_datasets
 from transfer.detection.data.own_sets import settle_own_data
-from transfer.detection.datasets import register_datasets
 from transfer.detection.loaded_weights import fresh_names
 from transfer.detection.protocol_files import PROTOCOL_FILES
 from transfer.detection.protocols import lint, read_protocol

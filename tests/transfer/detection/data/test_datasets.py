@@ -8,7 +8,7 @@ from tests.making.detector_runs import make_small_digits
 from tools.check_data import main as check_data_command
 from tools.digits.layouts import VOC_NAMES
 from transfer.data_checks.voc_and_coco import check_data
-from transfer.detection.datasets import register_datasets
+from transfer.detection.data.datasets import register_datasets
 from transfer.detection.protocols import read_protocol
 
 from detectron2.data import DatasetCatalog, MetadataCatalog  # isort: skip
