@@ -63,10 +63,10 @@ def main(arguments: Sequence[str]) -> int:
 
     import torch  # heavy: --help must come at once
 
-    from transfer.detection.config import read_detector_config, set_input_unit
+    from transfer.detection.config import read_detector_config, set_pixel_format
     from transfer.detection.finetune import FinetuneRun, finetune
     from transfer.detection.protocols import describe_rewrite, rewrite_for_fewer
-    from transfer.weights.manifest import read_manifest, unit_of
+    from transfer.weights.manifest import pixel_format_of, read_manifest
 
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -74,8 +74,10 @@ def main(arguments: Sequence[str]) -> int:
     cfg.SEED, cfg.OUTPUT_DIR = settings.seed, settings.out
     cfg.DATASETS.ROOT = settings.data or cfg.DATASETS.ROOT
     if settings.pixel_format:
-        wanted = unit_of(read_manifest(words[1])) if settings.pixel_format == "manifest" else settings.pixel_format
-        set_input_unit(cfg, wanted)
+        wanted = (
+            pixel_format_of(read_manifest(words[1])) if settings.pixel_format == "manifest" else settings.pixel_format
+        )
+        set_pixel_format(cfg, wanted)
     smaller = rewrite_for_fewer(cfg, settings.batch_rule, settings.divisor)  # type: ignore[arg-type]
     note = describe_rewrite(cfg, smaller, settings.batch_rule, settings.divisor)
     run = FinetuneRun(backbone=settings.backbone, weights=Path(words[1]), out=Path(settings.out), note=note)

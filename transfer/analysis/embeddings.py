@@ -19,7 +19,7 @@ from pretrain.input.view_parameters import find_recipe
 from pretrain.input.views import TwoViews, finish_on_device
 from pretrain.runtime.storage import digest_file
 from transfer.analysis.config import AnalysisConfig
-from transfer.weights.containers import read_tree
+from transfer.weights.files.containers import read_tree
 from transfer.weights.frozen_backbone import FrozenBackbone, build_batches
 from transfer.weights.manifest import manifest_path, read_manifest
 

@@ -19,7 +19,7 @@ from pretrain.runtime.storage import (
     write_digest,
     write_text,
 )
-from transfer.weights.containers import read_tree
+from transfer.weights.files.containers import read_tree
 
 logger = logging.getLogger(__name__)
 

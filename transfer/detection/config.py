@@ -19,30 +19,30 @@ from pretrain.runtime.settings import parse_value
 from pretrain.runtime.yaml_nodes import FALSE, TRUE, plain_value, read_document
 from transfer.detection.data.own_data import expand_own
 from transfer.metrics.coco_ap import ENGINES
-from transfer.weights import input_units
+from transfer.weights import pixel_formats
 
-INPUT_UNITS: dict[str, dict[str, Any]] = {
+PIXEL_FORMATS: dict[str, dict[str, Any]] = {
     name: {
-        "INPUT.FORMAT": unit.order,
-        "MODEL.PIXEL_MEAN": list(unit.mean),
-        "MODEL.PIXEL_STD": list(unit.std),
-        "MODEL.RESNETS.STRIDE_IN_1X1": unit.stride_in_1x1,
+        "INPUT.FORMAT": pixels.order,
+        "MODEL.PIXEL_MEAN": list(pixels.mean),
+        "MODEL.PIXEL_STD": list(pixels.std),
+        "MODEL.RESNETS.STRIDE_IN_1X1": pixels.stride_in_1x1,
     }
-    for name, unit in input_units.INPUT_UNITS.items()
+    for name, pixels in pixel_formats.PIXEL_FORMATS.items()
 }
-"""What a backbone expects of its input: four keys that only change together (see `transfer.weights.input_units`)."""
+"""What a backbone expects of its input: four keys that only change together (see `transfer.weights.pixel_formats`)."""
 
 
-def set_input_unit(cfg: Any, name: str) -> None:
-    """Set the four keys of an input unit, in place.
+def set_pixel_format(cfg: Any, name: str) -> None:
+    """Set the four keys of an pixel format, in place.
 
     Raises:
-        ValueError: no unit has this name.
+        ValueError: no pixel format has this name.
 
     """
-    if name not in INPUT_UNITS:
-        raise ValueError(f"pixel_format={name}: expected one of {', '.join(INPUT_UNITS)}, or manifest")
-    cfg.merge_from_list([part for pair in INPUT_UNITS[name].items() for part in pair])
+    if name not in PIXEL_FORMATS:
+        raise ValueError(f"pixel_format={name}: expected one of {', '.join(PIXEL_FORMATS)}, or manifest")
+    cfg.merge_from_list([part for pair in PIXEL_FORMATS[name].items() for part in pair])
 
 
 def make_default_config() -> Any:
@@ -104,20 +104,20 @@ def flatten_config(cfg: Any) -> dict[str, Any]:
     return dict(sorted(_flatten(yaml.safe_load(cfg.dump()))))
 
 
-def find_input_unit(cfg: Any) -> str:
-    """Return the name of the config's input unit.
+def find_pixel_format(cfg: Any) -> str:
+    """Return the name of the config's pixel format.
 
     Raises:
-        ValueError: the four keys of the input unit are mixed; the text lists them.
+        ValueError: the four keys of the pixel format are mixed; the text lists them.
 
     """
-    got = {key: get_key(cfg, key) for key in INPUT_UNITS["torchvision"]}
-    for name, unit in INPUT_UNITS.items():
-        if got == unit:
+    got = {key: get_key(cfg, key) for key in PIXEL_FORMATS["torchvision"]}
+    for name, values in PIXEL_FORMATS.items():
+        if got == values:
             return name
-    listed = "; ".join(f"{name}: {unit}" for name, unit in INPUT_UNITS.items())
+    listed = "; ".join(f"{name}: {values}" for name, values in PIXEL_FORMATS.items())
     raise ValueError(
-        f"the input unit is mixed: got {got}. These four keys only change together, and a mixture costs many AP "
+        f"the pixel format is mixed: got {got}. These four keys only change together, and a mixture costs many AP "
         f"without an error; allowed are {listed}"
     )
 

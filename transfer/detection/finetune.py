@@ -23,7 +23,7 @@ from pretrain.runtime.progress import Heartbeat
 from pretrain.runtime.stopping import StopFlag, YieldRequested
 from pretrain.runtime.storage import read_json, write_json, write_text
 from transfer.detection.checkpoint import FINAL_NAME, DetectorCheckpointer
-from transfer.detection.config import find_input_unit, flatten_config, read_detector_config
+from transfer.detection.config import find_pixel_format, flatten_config, read_detector_config
 from transfer.detection.data.data_readiness import check_data_sets
 from transfer.detection.data.datasets import register_datasets
 from transfer.detection.data.own_data import base_of
@@ -214,7 +214,7 @@ def _make_result(
             "processes": distributed.world_size(),
             "rewrite": run.note,
             "based_on": cfg.BASED_ON,
-            "input_unit": find_input_unit(cfg),
+            "input_unit": find_pixel_format(cfg),
             "cuts_down": FULL_SIZE.get(cfg.PROTOCOL, ""),
             "differs_from": [dataclasses.asdict(entry) for entry in differ_from_full_size(cfg.PROTOCOL)],
             "weights_source": dict(manifest.source),

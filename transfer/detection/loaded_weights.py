@@ -136,7 +136,7 @@ def _find_mistakes(state: dict[str, Tensor], file: dict[str, Tensor], fresh: set
 
 
 def check_manifest(manifest: Manifest, cfg: Any) -> None:
-    """Refuse a Detectron2 config whose input unit or depth contradicts the weights; each line has both values.
+    """Refuse a Detectron2 config whose pixel format or depth contradicts the weights; each line has both values.
 
     Args:
         manifest: of the converted file.

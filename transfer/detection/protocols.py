@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from transfer.detection.config import INPUT_UNITS, find_input_unit, flatten_config, read_detector_config
+from transfer.detection.config import PIXEL_FORMATS, find_pixel_format, flatten_config, read_detector_config
 from transfer.detection.data.own_data import base_of, is_own
 from transfer.detection.protocol_files import CONFIG_FOLDER, PROTOCOL_FILES
 
@@ -83,16 +83,16 @@ def read_protocol(name: str) -> Any:
 def lint(cfg: Any) -> list[Deviation]:
     """Return what `cfg` changes about the protocol it names, by key; [] means that it is the protocol.
 
-    BN of a single process, SyncBN and naiveSyncBN compute the same and count as equal; either whole input unit is
+    BN of a single process, SyncBN and naiveSyncBN compute the same and count as equal; either whole pixel format is
     within every protocol. A protocol of the user's own is compared with the one that it is based on.
 
     Raises:
-        ValueError: unknown protocol, or a mixed input unit.
+        ValueError: unknown protocol, or a mixed pixel format.
 
     """
     expected, got = _settings(base_of(cfg)), flatten_config(cfg)
     names = OWN_NAMES if is_own(cfg) else ()
-    find_input_unit(cfg)
+    find_pixel_format(cfg)
     return [
         Deviation(key=key, expected=expected.get(key), got=got.get(key))
         for key in sorted(expected.keys() | got.keys())
@@ -178,8 +178,8 @@ def _settings(name: str) -> dict[str, Any]:
 def _is_free(key: str, protocol: str) -> bool:
     if protocol in FULL_SIZE and key in DEPTH_KEYS:
         return True  # set together by match_depth
-    if key in INPUT_UNITS["torchvision"]:
-        return True  # checked as a whole by find_input_unit
+    if key in PIXEL_FORMATS["torchvision"]:
+        return True  # checked as a whole by find_pixel_format
     return any(key == free or (free.endswith(".") and key.startswith(free)) for free in FREE_KEYS)
 
 

@@ -18,12 +18,12 @@ from tests.making.family_checkpoints import (
     make_teacher_student,
     save,
 )
-from transfer.detection.config import read_detector_config, set_input_unit
+from transfer.detection.config import read_detector_config, set_pixel_format
 from transfer.detection.loaded_weights import check_loaded, check_manifest, fresh_names, kind_of
 from transfer.detection.protocols import lint
 from transfer.weights.backbone import read_backbone
 from transfer.weights.convert import check_converted, convert
-from transfer.weights.manifest import Manifest, read_manifest, unit_of
+from transfer.weights.manifest import Manifest, pixel_format_of, read_manifest
 
 # isort: split
 from detectron2.checkpoint import DetectionCheckpointer
@@ -183,10 +183,10 @@ def test_detectors_of_basic_blocks_load_every_tensor_leave_the_same_ones_fresh_a
 
 
 @cache
-def build_detector(kind: str, unit: str = "torchvision") -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+def build_detector(kind: str, pixel_format: str = "torchvision") -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
     """Return a model of the kind, with few regions, and a copy of its first weights."""
     cfg = make_config(kind)
-    set_input_unit(cfg, unit)
+    set_pixel_format(cfg, pixel_format)
     cfg.INPUT.MASK_FORMAT = "bitmask"
     cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 8
     cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = 16
@@ -261,7 +261,7 @@ def test_msras_manifest_fits_the_msra_config_and_no_other(tmp_path: Path) -> Non
     cfg = read_detector_config(CONFIGS / "voc_c4_24k_moco.yaml")
     with pytest.raises(ValueError, match=r"INPUT\.FORMAT: the config says RGB, the weights want BGR"):
         check_manifest(manifest, cfg)
-    set_input_unit(cfg, unit_of(manifest))
+    set_pixel_format(cfg, pixel_format_of(manifest))
     check_manifest(manifest, cfg)
     assert lint(cfg) == []
 

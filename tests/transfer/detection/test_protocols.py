@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from transfer.detection.config import INPUT_UNITS, flatten_config, get_key, read_detector_config
+from transfer.detection.config import PIXEL_FORMATS, flatten_config, get_key, read_detector_config
 from transfer.detection.protocols import (
     CONFIG_FOLDER,
     FULL_SIZE,
@@ -50,7 +50,7 @@ IN_FORCE = {
     "TEST.EVAL_PERIOD": 0,
     "TEST.PRECISE_BN.ENABLED": True,
     "TEST.PRECISE_BN.NUM_ITER": 200,
-    **INPUT_UNITS["torchvision"],
+    **PIXEL_FORMATS["torchvision"],
 }
 C4 = {
     "MODEL.BACKBONE.NAME": "build_resnet_backbone",
@@ -142,9 +142,9 @@ def test_full_size_protocols_are_those_of_the_reference_and_digits_ones_cut_them
         assert not keys & {"MODEL.BACKBONE.FREEZE_AT", "MODEL.RESNETS.NORM", "MODEL.ROI_HEADS.NAME", "SOLVER.MOMENTUM"}
 
 
-def test_supervised_input_unit_is_within_the_protocol_and_a_mixture_is_a_sentence() -> None:
+def test_supervised_pixel_format_is_within_the_protocol_and_a_mixture_is_a_sentence() -> None:
     cfg = read_detector_config(CONFIG_FOLDER / "voc_c4_24k_moco_msra.yaml")
-    assert {key: get_key(cfg, key) for key in INPUT_UNITS["msra"]} == INPUT_UNITS["msra"]
+    assert {key: get_key(cfg, key) for key in PIXEL_FORMATS["msra"]} == PIXEL_FORMATS["msra"]
     assert lint(cfg) == []
     cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False
     with pytest.raises(ValueError, match="four keys only change together"):
