@@ -210,13 +210,13 @@ def test_head_is_refused_when_an_encoder_has_none(
 ) -> None:
     bare = write_encoder(tmp_path / "bare.pt", 3, head=False)
     assert run_command(analyse_encoder.main, "", [*words, f"bare={bare}", f"out={tmp_path}", "space=head"]) == 2
-    assert "there is no head for bare" in capsys.readouterr().err
+    assert "no head was found for bare" in capsys.readouterr().err
 
 
 def test_unknown_words_are_refused_with_the_settings(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_command(analyse_encoder.main, "", [*words, f"out={tmp_path}", "imges=3"]) == 2
-    assert "imges=3: neither a setting nor a weights file" in capsys.readouterr().err
+    assert "imges=3: neither a config key nor a weights file" in capsys.readouterr().err
     assert run_command(analyse_encoder.main, "", [str(CONFIG), f"out={tmp_path}"]) == 2
     assert "NAME=WEIGHTS" in capsys.readouterr().err

@@ -252,7 +252,7 @@ def stop_first(training: LinearTraining, stop: StopFlag):
 
 def test_other_settings_do_not_continue_a_run(data: Path, weights: Path, tmp_path: Path) -> None:
     LinearTraining(make_config(data, tmp_path, augment="none", epochs=1), weights, StopFlag()).run()
-    with pytest.raises(ValueError, match="other settings"):
+    with pytest.raises(ValueError, match="another config"):
         LinearTraining(make_config(data, tmp_path, augment="none", epochs=2), weights, StopFlag()).run()
 
 
@@ -271,7 +271,7 @@ def test_run_of_an_older_version_goes_on_and_its_result_stands(data: Path, weigh
     (tmp_path / "metrics.json").unlink()
     again = LinearTraining(config, weights, StopFlag()).run()
     assert again.metrics == result["metrics"]
-    with pytest.raises(ValueError, match="other settings"):
+    with pytest.raises(ValueError, match="another config"):
         LinearTraining(replace(config, lr=7.0), weights, StopFlag()).run()
 
 

@@ -112,7 +112,7 @@ def test_predictions_name_every_test_image_once_in_the_order_of_the_list(data: P
     fewer = read_predictions(write_predictions(tmp_path, images.select(np.arange(22)), predicted[:22]))
     assert fewer.test_sha256 != written.test_sha256
     (tmp_path / "predictions.npz").write_bytes(b"PK no archive")
-    with pytest.raises(ValueError, match=r"predictions\.npz: no predictions"):
+    with pytest.raises(ValueError, match=r"predictions\.npz: no readable predictions"):
         read_predictions(tmp_path)
 
 
