@@ -1,4 +1,4 @@
-"""Draw detections: one model's on a few test images, or several runs' saved ones side by side with the ground truth."""
+"""Draw detections: a model's on a few test images, or those saved by several runs beside the ground truth."""
 
 import io
 from collections import defaultdict
@@ -31,11 +31,11 @@ HEADING_PIXELS = 26
 GAP_PIXELS = 6
 
 Detection = dict[str, Any]
-"""{"category": index, "score": 0 … 1, "box": [x1, y1, x2, y2], "mask": RLE, where there is one}."""
+"""{"category": index, "score": 0 … 1, "box": [x1, y1, x2, y2] in pixels, "mask": RLE if available}."""
 
 
 def draw_detections(cfg: Any, model: Any, out: Path) -> list[Path]:
-    """Write OUT/<image id>.png for the first RUN.DRAW_IMAGES images of the first test set; return their paths."""
+    """Run `model` on the first RUN.DRAW_IMAGES images of the first test set; return the paths of OUT/<image id>.png."""
     name = cfg.DATASETS.TEST[0]
     names = MetadataCatalog.get(name).thing_classes
     paths = []
@@ -56,7 +56,7 @@ def draw_detections(cfg: Any, model: Any, out: Path) -> list[Path]:
 
 
 def draw_instances(image: np.ndarray, instances: Instances, names: Sequence[str]) -> np.ndarray:
-    """Return the RGB `image` (H, W, 3), enlarged where small, with boxes, masks, names and scores in percent."""
+    """Return the RGB `image` (H, W, 3), enlarged if small, with boxes, masks, class names and scores in percent."""
     scale = max(1.0, MIN_SIDE_PX / min(image.shape[:2]))
     canvas: np.ndarray = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
     keep = np.flatnonzero(instances.scores.numpy() >= MIN_SCORE)
@@ -86,18 +86,18 @@ def draw_gallery(
     threshold: float = 0.5,
     width: int = 360,
 ) -> Path:
-    """Write a PNG: one row an image, the ground truth first, then one column for each run.
+    """Write a PNG with one row per image: a column for the ground truth, then one per run.
 
     Args:
-        path: of the PNG.
-        dataset_name: a registered data set of VOC's or COCO's form.
-        runs: backbone's name → the folder where its evaluator saved det files or results JSON.
-        images: how many, evenly spread over those with ground truth, so that every gallery shows the same ones.
-        threshold: detections with a lower score are left out.
-        width: pixels of a column.
+        path: output file.
+        dataset_name: a registered data set in VOC or COCO format.
+        runs: {backbone: folder with its saved VOC det files or COCO results JSON}.
+        images: number of rows, evenly spaced over the images with ground truth, so that galleries show the same images.
+        threshold: minimum score of drawn detections.
+        width: of a column, in pixels.
 
     Raises:
-        ValueError: no run is given, or a folder holds no saved detections.
+        ValueError: `runs` is empty, or a folder holds no saved detections.
 
     """
     if not runs:
@@ -121,16 +121,21 @@ def draw_gallery(
 
 
 def choose_records(records: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """Return `count` of the records with annotations, evenly spread; all of them when there are fewer."""
+    """Return `count` evenly spaced records among those with annotations, or all if there are fewer."""
     annotated = [record for record in records if record["annotations"]]
     places = np.linspace(0, len(annotated) - 1, min(count, len(annotated))).round().astype(int)
     return [annotated[place] for place in places]
 
 
 def read_detections(folder: str | Path, dataset_name: str) -> dict[Any, list[Detection]]:
-    """Return image id → detections, in the image's own pixels, that an evaluator saved in a run's folder."""
+    """Return {image id: detections in image pixels} saved by an evaluator in a run's folder.
+
+    Raises:
+        ValueError: the folder holds no saved detections.
+
+    """
     metadata, place_name = MetadataCatalog.get(dataset_name), make_file_name(dataset_name)
-    # A run keeps one folder for each of its test sets; the folder of an evaluation, or of one set, does as well.
+    # A run has one folder per test set; accept the folder of the evaluation or of one test set as well.
     places = (Path(folder) / "evaluation" / place_name, Path(folder) / place_name)
     place = next((place for place in places if place.is_dir()), Path(folder))
     results, det_files = place / COCO_RESULTS_NAME, place / VOC_DET_FOLDER
@@ -140,8 +145,7 @@ def read_detections(folder: str | Path, dataset_name: str) -> dict[Any, list[Det
         names = [str(record["image_id"]) for record in DatasetCatalog.get(dataset_name)]
         return _read_voc_detections(det_files, names, list(metadata.thing_classes))
     raise ValueError(
-        f"{folder}: no saved detections ({COCO_RESULTS_NAME} or {VOC_DET_FOLDER}/); give the folder of a run that was "
-        "evaluated"
+        f"{folder}: no saved detections ({COCO_RESULTS_NAME} or {VOC_DET_FOLDER}/); pass the folder of an evaluated run"
     )
 
 
@@ -177,7 +181,7 @@ def _draw(
     truth: dict[str, Any] | None = None,
     detections: Sequence[Detection] = (),
 ) -> Image.Image:
-    """Return one cell, `width` pixels wide: the picture with its ground truth, or with detections."""
+    """Return one cell, `width` pixels wide: the image with its ground truth or with detections."""
     height_pixels, width_pixels = picture.shape[:2]
     pen = Visualizer(picture, MetadataCatalog.get(dataset_name), scale=width / width_pixels)
     if truth is not None:
@@ -198,7 +202,7 @@ def _as_instances(detections: Sequence[Detection], size: tuple[int, int]) -> Ins
 
 
 def _compose(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str], width: int) -> Image.Image:
-    """Return a white sheet with a heading per column and the rows below."""
+    """Return a white sheet with one title per column above the rows."""
     heights = [max(cell.height for cell in cells) for cells in rows]
     total = HEADING_PIXELS + sum(heights) + GAP_PIXELS * len(rows)
     sheet = Image.new("RGB", ((width + GAP_PIXELS) * len(titles), total), "white")

@@ -94,7 +94,7 @@ def test_some_images_prove_the_saved_file_and_changed_detections_are_refused(
     compare_detections(cfg, tmp_path / "evaluation", tmp_path / "evaluation_again", 2)
     for path in (tmp_path / "evaluation" / name).rglob("*.*"):
         path.write_text(re.sub(r"\b0\.(\d)", r"0.1\1", path.read_text()))
-    with pytest.raises(ValueError, match="detects other boxes than the run evaluated on 2 of 2 images"):
+    with pytest.raises(ValueError, match="differ from those that the run evaluated on 2 of 2 images"):
         compare_detections(cfg, tmp_path / "evaluation", tmp_path / "evaluation_again", 2)
 
 
@@ -202,7 +202,7 @@ def test_accumulated_step_is_recorded_and_finished_run_returns_at_once(
     with pytest.raises(ValueError, match=r"weights_sha256 was .*, is"):
         finetune_detector([words[0], other, *words[2:]])
     (tmp_path / "metrics.json").rename(tmp_path / "done.json")  # as if it had been stopped before its end
-    with pytest.raises(ValueError, match=r"holds a run with other settings.*weights_sha256: was"):
+    with pytest.raises(ValueError, match=r"holds a run with another config or other weights.*weights_sha256: was"):
         finetune_detector([words[0], other, *words[2:]])
     (tmp_path / "done.json").rename(tmp_path / "metrics.json")
     assert json.loads((tmp_path / "progress.json").read_text())["phase"] == "done"
