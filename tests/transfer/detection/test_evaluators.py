@@ -52,7 +52,7 @@ def register_voc(folder: Path, year: int = 2007) -> tuple[str, Batches]:
 
 
 def register_coco(folder: Path) -> tuple[str, dict[str, Any], Batches]:
-    """Category ids are tens, so that contiguous ones differ."""
+    """Return annotations whose category ids are multiples of ten, so that contiguous ids differ."""
     truth, results = make_coco(np.random.default_rng(0), IMAGES, categories=5)
     for record in [*truth["annotations"], *results]:
         record["category_id"] *= 10

@@ -201,7 +201,7 @@ def test_accumulated_step_is_recorded_and_finished_run_returns_at_once(
     other = str(make_backbone(tmp_path, RUNS["coco_fpn_digits.yaml"], seed=1))
     with pytest.raises(ValueError, match=r"weights_sha256 was .*, is"):
         finetune_detector([words[0], other, *words[2:]])
-    (tmp_path / "metrics.json").rename(tmp_path / "done.json")  # as if it had been stopped before its end
+    (tmp_path / "metrics.json").rename(tmp_path / "done.json")  # simulates a run stopped before its end
     with pytest.raises(ValueError, match=r"holds a run with another config or other weights.*weights_sha256: was"):
         finetune_detector([words[0], other, *words[2:]])
     (tmp_path / "done.json").rename(tmp_path / "metrics.json")

@@ -40,7 +40,7 @@ FRESH = {"voc-c4": 15, "coco-c4": 19, "coco-fpn@moco": 74, "coco-fpn@infomin": 1
 
 
 def make_config(kind: str, depth: int = 50) -> Any:
-    """Return the protocol's architecture as written in MoCo's and InfoMin's configs, with BN for one process."""
+    """Return the protocol's architecture as in MoCo's and InfoMin's configs, with BN for one process."""
     cfg = get_cfg()
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.WEIGHTS = ""
@@ -139,7 +139,7 @@ def test_stock_detectron2_loads_318_of_318_and_trains_one_step(kind: str, weight
     model = build_model(cfg)
     assert len(model.state_dict()) == TOTALS[kind]
     with pytest.raises(ValueError, match="318 tensors are wrong"):
-        check_loaded(model, weights, kind)  # before loading nothing is equal
+        check_loaded(model, weights, kind)  # nothing is equal before loading
     load(model, weights)
     report = check_loaded(model, weights, kind)
     assert (report.equal, report.fresh) == (318, FRESH[kind])
@@ -184,7 +184,7 @@ def test_detectors_of_basic_blocks_load_every_tensor_leave_the_same_ones_fresh_a
 
 @cache
 def build_detector(kind: str, pixel_format: str = "torchvision") -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
-    """Return a model of the kind, with few regions, and a copy of its first weights."""
+    """Return a model of the kind with few regions, and a copy of its initial weights."""
     cfg = make_config(kind)
     set_pixel_format(cfg, pixel_format)
     cfg.INPUT.MASK_FORMAT = "bitmask"
@@ -202,12 +202,12 @@ FAMILIES = {
     "stable-pretraining": (make_teacher_student, "student"),
     "caffe2": (lambda *_: {"blobs": caffe2_state(50)}, None),
 }
-"""Fixture → the maker of its tree, and the branch that must be said."""
+"""{fixture: (function that makes its tree, branch that must be given)}."""
 TRAINED = [
     *("moco", "dino", "lightly (plain PyTorch)", "mmselfsup (mmpretrain's MoCo)", "torchvision-detector"),
     *("detectron2 (RetinaNet)", "extracted (FSDP)", "caffe2"),
 ]
-"""One of every kind of scheme: names, children's numbers, wrappers, Detectron2's, Caffe2's; some have no counters."""
+"""One family per key scheme: names, child indices, wrappers, Detectron2, Caffe2; some lack counters."""
 
 
 def convert_family(name: str, depth: int, folder: Path) -> Manifest:

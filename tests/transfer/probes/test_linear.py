@@ -210,7 +210,7 @@ def test_resumed_run_equals_uninterrupted_run(data: Path, weights: Path, tmp_pat
     for _ in range(20):
         stop = StopFlag()
         training = LinearTraining(config, weights, stop)
-        # Stop after every single step: the flag is set once the features are there.
+        # Stop after every step: the flag is set once the features exist.
         training._train_epoch = stop_first(training, stop)  # type: ignore[method-assign]
         try:
             resumed = training.run()

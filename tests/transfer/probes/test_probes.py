@@ -1,4 +1,4 @@
-"""Linear and kNN evaluation with several ranks, features on disk, and what was said about each test image."""
+"""Linear and kNN evaluation with several ranks, features on disk, and predictions per test image."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which images are labelled: the public draw, in the file's order, the same on every rank and at every resume."""
+"""The labelled images are those of the public lists, in file order, on every rank and after every resume."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Own data sets under an own protocol's name: read, checked, trained on, measured, and kept from published rows."""
+"""User-defined data sets and protocols: read, checked, trained on, evaluated, never compared with published rows."""
 
 import json
 from pathlib import Path
