@@ -36,8 +36,8 @@ from tools.chain.fitness import refuse_unfit_setup
 from tools.chain.local import LocalDriver
 from tools.chain.logs import find_logs
 from tools.chain.memory import recall, remember
-from tools.chain.options import TAKES, Options, split_options
-from tools.chain.plan.preflight import Survey, open_checked
+from tools.chain.plan.options import TAKES, Options, split_options
+from tools.chain.preflight import Survey, open_checked
 from tools.chain.record import state
 from tools.chain.record.attempts import is_alive, read_attempts
 from tools.chain.submit import Chain, freeze, hold, open_chain, shorten, submit_lock

@@ -8,7 +8,7 @@ from statistics import mean
 from pretrain.runtime.storage import read_json
 from tools.chain.plan.make_plan import Stage
 from tools.chain.plan.plan_table import Row, say_longest_path, say_total, write_plan_table
-from tools.chain.plan.preflight import Survey
+from tools.chain.preflight import Survey
 from tools.chain.record.attempts import read_attempts
 from tools.chain.record.state import find_states, stage_folder
 from tools.chain.same_work import find_same_work

@@ -7,7 +7,7 @@ from typing import Any
 
 from pretrain.config import MixingConfig, PretrainConfig
 from pretrain.runtime.settings import as_dict
-from tools.chain.plan.preflight import Survey
+from tools.chain.preflight import Survey
 
 
 def find_same_work(survey: Survey) -> list[str]:

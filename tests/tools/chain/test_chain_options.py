@@ -10,7 +10,7 @@ import pytest
 from pretrain.runtime.command_line import UsageError
 from pretrain.runtime.machine import PROJECT_ROOT
 from tools.chain.memory import merge_words
-from tools.chain.options import split_options
+from tools.chain.plan.options import split_options
 
 CHAIN = """
 runs: {runs}

@@ -12,7 +12,7 @@ import yaml
 from pretrain.runtime.machine import PROJECT_ROOT
 from tools.chain.plan.config import read_chain
 from tools.chain.plan.make_plan import draft_stages
-from tools.chain.plan.preflight import Survey, open_checked, survey_stages
+from tools.chain.preflight import Survey, open_checked, survey_stages
 from tools.chain.same_work import find_same_work
 
 CONFIGS = PROJECT_ROOT / "configs"
@@ -137,6 +137,6 @@ def test_same_work_and_plain_points_of_a_sweep_are_named(tmp_path: Path) -> None
 
 
 def test_schema_of_settings_stays_light() -> None:
-    probe = "import sys, tools.chain.options, tools.chain.plan.config; print('torch' in sys.modules)"
+    probe = "import sys, tools.chain.plan.options, tools.chain.plan.config; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", probe], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
