@@ -67,9 +67,7 @@ class MoCo(nn.Module):
     @torch.no_grad()
     def encode_keys(self, im_k: Tensor, generators: Generators) -> Tensor:
         """Return the keys of the global batch (G, D); with `shuffle_bn`, in shuffled order through the encoder."""
-        shared = (
-            distributed.world_size() * self.settings.bn_groups == 1
-        )  # one set of statistics: shuffling has no effect
+        shared = distributed.world_size() * self.settings.bn_groups == 1  # one set of statistics: no need to shuffle
         if shared or self.settings.sync_bn or not self.settings.shuffle_bn:
             return distributed.gather(self.encode(self.encoder_k, im_k))
         shuffled, permutation = distributed.shuffle(im_k, generators.shuffle)

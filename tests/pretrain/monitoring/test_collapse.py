@@ -155,6 +155,6 @@ def test_training_writes_the_figures_and_warns_of_a_rate_that_cannot_learn(
         train(config, StopFlag())
     texts = [record.getMessage() for record in caplog.records]
     assert any("optimizer.lr: the peak is 0.5, 1066.7 times what the source of sgd uses" in text for text in texts)
-    assert any("To change, in this order: lower optimizer.lr" in text for text in texts)
+    assert any("Try in this order: lower optimizer.lr" in text for text in texts)
     line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert {"chance_loss", "embedding_std", "embedding_rank"} <= line.keys()
