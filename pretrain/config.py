@@ -97,7 +97,7 @@ class MixingConfig:
     oracle: bool = False
     """Remove negatives of the query's class from the denominator and the mixes (requires labels) [MoCHi §3]."""
     mask_same_image: bool = False
-    """Remove the query image's own older keys from the denominator and the mixes; off in the paper."""
+    """Remove older keys of the query's image from the denominator and the mixes; false in the paper."""
     detach: bool = True
     """Treat the synthetic features as constants, as all public code does; false: the gradient also flows through q
     inside h' (MoCHi only)."""

@@ -28,7 +28,7 @@ class FusedContrast(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return loss (scalar), hits (B,), hits with mixes (B,).
 
-        `logits` (B, K) hold t / tau (-inf where a negative is excluded) and are overwritten, by
+        `logits` (B, K) hold t / tau (-inf if a negative is excluded) and are overwritten, by
         exp(t / tau - top), then by the unscaled gradient.
         """
         positive = torch.einsum("bd,bd->b", q, k)[:, None] / temperature  # (B, 1)

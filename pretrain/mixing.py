@@ -128,7 +128,7 @@ def draw_mixes(
     pair_norm = mix_norm(a, dot_pairs(negatives, first, second[:, :s]))
     pairs = (a * t_i + (1 - a) * t_j) / pair_norm  # (B, S)
 
-    b, t_n = uniform[:, s:] / 2, t[:, s:]  # b ~ U(0, 0.5): the query never outweighs the negative
+    b, t_n = uniform[:, s:] / 2, t[:, s:]  # b ~ U(0, 0.5): the negative always dominates
     query_norm = mix_norm(b, t_n)
     with_query = (b + (1 - b) * t_n) / query_norm  # (B, P)
 

@@ -194,7 +194,7 @@ def take_batches(loader: ViewLoader, epoch: int, start: int, log: MetricsLog) ->
 
 
 def take_step(run: Run, batch: dict[str, Tensor], rate: float, *, mixing_on: bool) -> ContrastiveOutput:
-    """Take one optimizer step on this rank's share of the global batch; return its loss and hits."""
+    """Take one optimizer step on this rank's part of the global batch; return its loss and hits."""
     settings, model = run.config.engine, run.model
     for group in run.optimizer.param_groups:
         group["lr"] = rate
@@ -240,7 +240,7 @@ def is_save_due(run: Run) -> bool:
 
 
 def save(run: Run, *, milestone: bool = False) -> None:
-    """Save everything that the next step depends on; the file is written in the background."""
+    """Save the complete state of the run; the file is written in the background."""
     if isinstance(run.model, MoCo) and not distributed.all_equal(run.model.queue.digest()):
         raise RuntimeError("the queues of the ranks differ, so this run is invalid; resume from the last checkpoint")
     if distributed.is_main():

@@ -195,7 +195,7 @@ def _find_files(folder: Path) -> list[bytes]:
     def look(path: Path, prefix: str) -> None:
         status = path.stat()
         if (status.st_dev, status.st_ino) in seen:
-            return  # a link to a folder above
+            return  # already visited: a link to a parent folder
         seen.add((status.st_dev, status.st_ino))
         for entry in os.scandir(path):
             if entry.name.startswith("."):
@@ -227,7 +227,7 @@ def choose_classes(present: Sequence[str], class_list: Path, root: Path) -> list
     if missing or not wanted:
         raise ValueError(
             f"{class_list}: {len(missing)} of {len(wanted)} classes have no folder in {root}: "
-            f"{', '.join(missing[:SHOWN_CLASSES])}; correct the list or the data's root"
+            f"{', '.join(missing[:SHOWN_CLASSES])}; correct the list or the root folder"
         )
     return sorted(wanted)
 

@@ -116,7 +116,7 @@ def refuse_unlabelled(config: PretrainConfig, source: ImageSource) -> None:
     if asked and len(source) and int(source.labels[0]) == UNLABELLED:
         raise ValueError(
             f"{config.data.cache or config.data.root}: these images have no classes, which {', '.join(asked)} "
-            f"need{'s' if len(asked) == 1 else ''}; turn that off, or sort the images into ROOT/train/<class>/"
+            f"need{'s' if len(asked) == 1 else ''}; turn it off, or sort the images into ROOT/train/<class>/"
         )
 
 

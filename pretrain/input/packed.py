@@ -129,7 +129,7 @@ def open_cache(folder: str | Path, class_list: str = "", *, every_image: bool = 
     """
     folder = Path(folder)
     if not (folder / "cache.json").exists():
-        raise ValueError(f"{folder}: no finished cache (no cache.json); run `python -m tools.pack_images SRC {folder}`")
+        raise ValueError(f"{folder}: no complete cache (no cache.json); run `python -m tools.pack_images SRC {folder}`")
     description = read_json(folder / "cache.json")
     if description["format"] != FORMAT:
         raise ValueError(

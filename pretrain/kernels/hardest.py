@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 RUN, STRIDE = 16, 256
-"""RUN of every STRIDE values are sampled: 16 float32 values are a cache line."""
+"""RUN of every STRIDE values are sampled; 16 float32 values fill a cache line."""
 SMALLEST = 16_384
 """Rows with fewer values use a full selection, which is fast enough."""
 LARGEST_SHARE = 1 / 16
@@ -55,7 +55,7 @@ def find_largest(values: Tensor, n: int, *, ordered: bool = False) -> Tensor:
     if count <= 1:
         fill(range(len(rows)))
     else:
-        with ThreadPoolExecutor(count) as threads:  # numpy releases the interpreter while it compares and selects
+        with ThreadPoolExecutor(count) as threads:  # numpy releases the GIL in these operations
             list(threads.map(fill, (range(first, len(rows), count) for first in range(count))))
     return torch.from_numpy(found)
 
@@ -72,7 +72,7 @@ def _find_in_row(row: Row, n: int) -> Columns:
         candidates = np.arange(len(row))
     values = row[candidates]
     last = np.partition(values, len(values) - n)[len(values) - n]  # the n-th largest
-    kept = np.flatnonzero(~(values <= last))  # fewer than n, but for NaN
+    kept = np.flatnonzero(~(values <= last))  # fewer than n, except with NaN
     if len(kept) < n:
         ties = np.flatnonzero(values == last)
         kept = np.sort(np.concatenate([kept, ties[: n - len(kept)]]))

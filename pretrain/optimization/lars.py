@@ -46,7 +46,7 @@ class LARS(torch.optim.Optimizer):
 
 
 def _scale(weight: Tensor, gradient: Tensor, weight_decay: float) -> Tensor:
-    """Return r (g + decay w), or g itself for a tensor of one dimension; r = 1 where either norm is 0."""
+    """Return r (g + decay w), or g itself for a tensor of one dimension; r = 1 if either norm is 0."""
     if weight.ndim <= 1:
         return gradient
     change = gradient.add(weight, alpha=weight_decay)

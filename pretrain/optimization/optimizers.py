@@ -17,7 +17,7 @@ from pretrain.optimization.lars import LARS
 
 OPTIMIZERS = ("sgd", "adamw", "lars")
 SECOND_BETA = 0.999
-"""AdamW's decay of the squared gradients: torch's default, which MoCo-v3 keeps."""
+"""beta2 of AdamW: torch's default, which MoCo-v3 uses."""
 
 
 def build_optimizer(

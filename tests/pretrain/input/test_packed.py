@@ -88,7 +88,7 @@ def test_interrupted_packing_resumes_and_keeps_complete_shards(packed: tuple[Pat
     for name in ("shard-00001.bin", "shard-00001.index.npy", "shard-00002.index.npy"):
         (out / name).unlink(missing_ok=True)
     (out / ".partial-shard-00002.bin.x").write_bytes(b"left by a crash")
-    with pytest.raises(ValueError, match="no finished cache"):
+    with pytest.raises(ValueError, match="no complete cache"):
         open_cache(out)
     written = (out / "shard-00000.bin").stat().st_mtime_ns
     assert pack(root, out)[-1] == 24
