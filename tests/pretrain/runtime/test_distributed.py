@@ -32,7 +32,7 @@ with distributed.process_group(CPU):
 
     assert distributed.any_rank(rank == 1, False, True) == [True, False, True]
     assert distributed.mean_over_ranks(float(rank)) == 0.5
-    assert distributed.sum_over_ranks(rank + 2) == 5
+    assert distributed.add_counts(rank + 2) == 5
     assert distributed.all_equal(4)
     assert not distributed.all_equal(rank)
     distributed.barrier()
@@ -225,6 +225,6 @@ def test_single_process_functions_are_no_ops() -> None:
     model = torch.nn.Linear(1, 1)
     assert distributed.average_gradients_of(model) is model
     assert distributed.mean_over_ranks(0.25) == 0.25
-    assert distributed.sum_over_ranks(3) == 3
+    assert distributed.add_counts(3) == 3
     assert distributed.all_equal(3)
     distributed.barrier()
