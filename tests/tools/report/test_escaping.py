@@ -1,4 +1,4 @@
-"""Names and notes from outside stay text in every form of the report."""
+"""Untrusted names and notes stay text in every output format of the report."""
 
 import csv
 import io

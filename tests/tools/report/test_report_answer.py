@@ -1,4 +1,4 @@
-"""The answer's picture: places along an axis are true to the numbers, and the ends of the scale are named."""
+"""The dot plots: positions on an axis match the values, and the controls are marked."""
 
 import dataclasses
 import time

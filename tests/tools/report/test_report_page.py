@@ -1,4 +1,4 @@
-"""The report's page works in a browser: charts, sorting, light, dark, desk, phone, print, nothing from outside."""
+"""The page works in a browser: charts, sorting, light and dark, desktop, phone, print, no external requests."""
 
 import json
 import shutil

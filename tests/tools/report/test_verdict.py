@@ -1,4 +1,4 @@
-"""Verdicts in words and tables: the control first, four outcomes, bold for better than every other row."""
+"""Verdicts in sentences and tables: control, outcomes, and bold for better than every other row."""
 
 import hashlib
 from collections.abc import Sequence
@@ -66,8 +66,8 @@ def test_one_pretraining_each_speaks_of_checkpoints_and_says_so() -> None:
     assert sentence.endswith("It says nothing about the methods: one pretraining run each.")
 
 
-def test_pretraining_seeds_of_one_method_are_no_rivals() -> None:
-    """Seeds of mochi stand on one row and are compared with nothing but other methods."""
+def test_pretraining_seeds_of_one_method_are_not_compared() -> None:
+    """The seeds of mochi share one row and are compared only with other methods."""
     found = report(method("moco", [30.0], [30.2]) + method("mochi", [29.0], [31.0], [33.0]))
     assert [row.backbone for row in found.tables[0].rows] == ["moco", "mochi"]
     assert [(entry.first, entry.second) for entry in found.verdict.comparisons] == [("mochi", "moco")]
@@ -77,11 +77,11 @@ def test_pretraining_seeds_of_one_method_are_no_rivals() -> None:
 @pytest.mark.parametrize(
     ("results", "sentence"),
     [
-        ([], "No stage has a result yet, so there is nothing to say."),
+        ([], "No stage has a result yet."),
         (runs("mochi", [1.0]), "Only mochi has results; a verdict needs a second backbone."),
         (
             runs("mochi", [1.0]) + runs("moco", [1.0], VOC),
-            "mochi and moco have results, but no two backbones that the chain compares share a protocol with equal "
+            "mochi and moco have results, but no two of the compared backbones share a protocol with the same "
             "deviations yet.",
         ),
         (
@@ -140,7 +140,7 @@ def test_family_is_all_headline_measurements_of_all_comparisons() -> None:
     assert found.verdict.comparisons[0].evidence.outcome == "undecided"
 
 
-def test_passed_control_is_told_with_its_interval() -> None:
+def test_passed_control_is_reported_with_its_interval() -> None:
     results = method("random", [5.0], [5.2]) + method("supervised", [50.0], [50.3]) + method("mochi", [55.0], [55.3])
     found = report(results, Question(compare=(("mochi", "random"),), controls=FLOOR_AND_CEILING))
     assert found.verdict.control is not None
@@ -152,7 +152,7 @@ def test_passed_control_is_told_with_its_interval() -> None:
 
 
 def test_instrument_that_fails_its_control_gives_no_verdict() -> None:
-    """However clear the other difference is: supervised does not beat random, so the measurement says nothing."""
+    """A clear difference elsewhere does not count: supervised does not beat random."""
     results = method("random", [5.0], [5.2]) + method("supervised", [5.1], [5.3]) + method("mochi", [55.0], [55.3])
     found = report(results, Question(compare=(("mochi", "random"),), controls=FLOOR_AND_CEILING))
     assert found.verdict.control is not None
@@ -181,7 +181,7 @@ def test_control_withholds_the_protocols_that_failed_it_alone() -> None:
     assert "no verdict where it failed" in describe_control(found.verdict.control)
     assert write_headline(found.summaries, found.verdict) == "Yes: mochi is better than random in the one measurement."
     (sentence,) = write_verdict(found.summaries, found.verdict)
-    assert "in knn-digits, where the control is not passed" in sentence
+    assert "in knn-digits, where the control did not pass" in sentence
 
 
 def test_control_is_no_harder_to_pass_where_more_is_asked() -> None:
@@ -195,13 +195,13 @@ def test_control_is_no_harder_to_pass_where_more_is_asked() -> None:
     assert alone.passed is True
 
 
-def test_control_with_too_few_runs_is_not_judged() -> None:
+def test_control_with_too_few_runs_is_not_evaluated() -> None:
     results = runs("random", [5.0]) + runs("supervised", [50.0]) + runs("mochi", [55.0])
     found = report(results, Question(controls=FLOOR_AND_CEILING))
     assert found.verdict.control is not None
     assert found.verdict.control.passed is None
-    assert "cannot be judged yet: too few runs" in describe_control(found.verdict.control)
-    assert "cannot be judged: supervised and random" in describe_control(
+    assert "cannot be evaluated yet: too few runs" in describe_control(found.verdict.control)
+    assert "cannot be evaluated: supervised and random" in describe_control(
         report(runs("mochi", [1.0]), Question(controls=FLOOR_AND_CEILING)).verdict.control
     )
     assert describe_control(None).startswith("No control:")
@@ -249,7 +249,7 @@ def test_published_spread_serves_two_runs_at_full_size() -> None:
     found = report(runs("moco", [56.0], VOC) + runs("mochi", [57.0], VOC))
     assert found.verdict.comparisons[0].evidence.claim == "two_runs"
     assert found.verdict.comparisons[0].evidence.outcome == "better"
-    assert "interval from the published spread" in write_verdict(found.summaries, found.verdict)[0]
+    assert "interval comes from the published spread" in write_verdict(found.summaries, found.verdict)[0]
 
 
 def test_published_rows_show_their_spread_and_the_distance_to_a_chosen_row() -> None:
