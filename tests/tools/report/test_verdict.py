@@ -59,7 +59,7 @@ def test_methods_are_named_where_pretrainings_are_replicated() -> None:
     )
 
 
-def test_one_pretraining_each_speaks_of_checkpoints_and_says_so() -> None:
+def test_one_pretraining_each_is_a_claim_about_checkpoints() -> None:
     results = runs("moco", [30.0, 30.2, 30.1]) + runs("mochi", [32.0, 32.2, 32.1])
     assert headline(results) == "Yes: this mochi checkpoint is better than this moco checkpoint in the one measurement."
     (sentence,) = write_verdict(*_parts(results))
@@ -130,7 +130,7 @@ def test_comparisons_are_the_named_ones_in_their_order() -> None:
 
 
 def test_family_is_all_headline_measurements_of_all_comparisons() -> None:
-    """One comparison at p = .03 is a finding alone, and none among ten that show nothing."""
+    """A comparison with p = .03 is a finding on its own, but not among ten without a difference."""
     base = runs("base", [50.0, 50.4, 49.6])
     better = runs("better", [51.0, 51.4, 50.6])
     assert headline(base + better).startswith("Yes")
@@ -184,7 +184,7 @@ def test_control_withholds_the_protocols_that_failed_it_alone() -> None:
     assert "in knn-digits, where the control did not pass" in sentence
 
 
-def test_control_is_no_harder_to_pass_where_more_is_asked() -> None:
+def test_control_does_not_depend_on_the_number_of_comparisons() -> None:
     results = method("random", [5.0], [7.0]) + method("supervised", [50.0], [53.0])
     results += [run for number in range(20) for run in method(f"m{number}", [55.0], [55.3])]
     pairs = tuple((f"m{number}", "random") for number in range(20))
@@ -242,10 +242,10 @@ def test_runs_with_deviations_stand_apart_and_never_beside_published_rows() -> N
     assert cut.published == []
     assert cut.deviations == ["SOLVER.MAX_ITER: 100 (protocol: 24000)"]
     by_recipe = {entry.deviations: entry.evidence for entry in report(results).verdict.comparisons}
-    assert by_recipe[1].claim == "none"  # nor is the published spread theirs
+    assert by_recipe[1].claim == "none"  # the published spread does not apply to deviating runs
 
 
-def test_published_spread_serves_two_runs_at_full_size() -> None:
+def test_published_spread_is_used_for_two_runs_at_full_size() -> None:
     found = report(runs("moco", [56.0], VOC) + runs("mochi", [57.0], VOC))
     assert found.verdict.comparisons[0].evidence.claim == "two_runs"
     assert found.verdict.comparisons[0].evidence.outcome == "better"
@@ -273,7 +273,7 @@ def test_delta_is_the_published_noise_or_half_a_point_unless_given() -> None:
     assert delta(VOC, Question(delta=0.7)) == 0.7
 
 
-def test_undecided_comparison_says_what_would_decide_it_and_what_that_costs() -> None:
+def test_undecided_comparison_states_the_runs_needed_and_their_cost() -> None:
     results = method("a", [30.0, 30.2], [31.1, 31.0]) + method("b", [30.5, 30.6], [31.5, 31.3])
     summaries = summarise(results)
     costs = Costs(pretraining=10.0, finetuning={DIGITS: 1.0})
