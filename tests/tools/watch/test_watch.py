@@ -80,7 +80,12 @@ def test_snapshot_reads_ended_stages_once(tmp_path: Path, monkeypatch: pytest.Mo
     watcher = ChainWatcher(folder)
     assert watcher.refresh()["sums"]["states"] == {"done": 50}
     read: list[Path] = []
-    monkeypatch.setattr("tools.watch.snapshot.read_values", lambda path: read.append(path) or {})
+
+    def record(path: Path) -> dict[str, Any]:
+        read.append(path)
+        return {}
+
+    monkeypatch.setattr("tools.watch.snapshot.read_values", record)
     watcher.refresh()
     assert [path for path in read if path.name != "summary.json"] == []
 
