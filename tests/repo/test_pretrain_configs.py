@@ -1,4 +1,4 @@
-"""The configs of configs/pretrain/ are valid, and its table has a command for every row of the papers' tables."""
+"""The configs under configs/pretrain/ read strictly, and its table maps every row of the papers to a command."""
 
 import re
 from dataclasses import dataclass
@@ -29,11 +29,11 @@ MOCHI_ROWS = {
     ],
     800: [(128, 1024, 512)],
 }
-"""Epochs → (N, s, s') of the ImageNet-1K tables of arXiv 2010.01028."""
+"""(N, s, s') of arXiv 2010.01028's ImageNet-1K tables, by epochs."""
 SYNCO_COUNTS = (256, 256, 256, 64, 64, 64)  # arXiv 2410.02401, section 3
 IN1K_IMAGES, IN100_IMAGES = 1_281_167, 126_689
 PASSES = {"moco": (1, 4 / 3), "simclr": (3 / 2, 2), "supervised": (3 / 4, 1)}
-"""Method → time relative to (MoCo, a supervised step): forward 1, backward 2, MoCo's keys 1, SimCLR's views 2."""
+"""Time in that of MoCo, and in that of a supervised step: forward 1, backward 2, MoCo's keys 1, SimCLR's views 2."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def test_config_reads_strictly_and_names_no_folder(path: Path) -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=name)
-def test_command_of_the_table_is_valid_and_matches_its_row(row: Row) -> None:
+def test_command_of_the_table_parses_and_is_what_the_row_says(row: Row) -> None:
     config = row.config
     check_config(config)
     assert (config.run.epochs, config.run.batch_size) == (row.epochs, row.batch)
@@ -108,12 +108,12 @@ def test_command_of_the_table_is_valid_and_matches_its_row(row: Row) -> None:
         assert find_doubts(config) == []
 
 
-def test_every_config_is_in_the_table() -> None:
+def test_every_config_stands_in_the_table() -> None:
     named = {row.words[0] for row in ROWS} | {"random_r50.yaml"}
     assert {path.name for path in CONFIGS} == named
 
 
-def test_no_row_is_duplicated() -> None:
+def test_no_row_is_there_twice() -> None:
     assert len({row.words for row in ROWS}) == len(ROWS)
 
 
@@ -159,7 +159,7 @@ def test_each_method_has_a_row_with_and_without_mixing_and_a_control(data: str) 
 
 
 def test_in100_rows_of_mocos_family_train_at_batch_128_and_the_measured_rate() -> None:
-    """ssnl/moco_align_uniform, README: at batch 256 and lr 0.03 MoCo-v2 reaches 67.52 % instead of 77.54 %."""
+    """ssnl/moco_align_uniform, README: at batch 256 and lr 0.03 MoCo-v2 has 67.52 % in place of 77.54 %."""
     rows = [row for row in find_rows(IN100) if row.config.model.method == "moco" and "tuned" not in row.method]
     assert len(rows) == 13
     for row in rows:
@@ -182,11 +182,11 @@ def test_in100_rows_share_everything_but_the_mixing() -> None:
     assert [(mixing.n, mixing.oracle) for mixing in oracles] == [(0, True), (1024, True)]
 
 
-def test_tuned_moco_v2_has_the_values_of_its_source() -> None:
+def test_tuned_moco_v2_has_its_sources_settings() -> None:
     (row,) = [row for row in find_rows(IN100) if "tuned" in row.method]
     model = row.config.model
     assert (model.queue_len, model.momentum, row.config.optimizer.lr, row.batch) == (65536, 0.99, 0.8, 512)
-    assert rate_excess(row.config) > FAR, "the only published recipe far above the linear rule"
+    assert rate_excess(row.config) > FAR, "the one published recipe far above the linear rule"
     assert row.figures.startswith("80.00 ± 0.14, 3 runs")
 
 
@@ -237,11 +237,11 @@ def test_hours_of_the_table_follow_from_their_sources(row: Row) -> None:
 @pytest.mark.parametrize("path", [path for path in CONFIGS if "_in1" in path.name], ids=lambda path: path.stem)
 def test_hours_of_the_header_follow_from_their_sources(path: Path) -> None:
     text = read_header(path)
-    stated = re.search(
+    told = re.search(
         r"([\d.]+) GPU-hours on V100 in float32 \(.*53 h on 8.*, about ([\d.]+) on A100 in bf16 \(estimate", text
     )
-    assert stated, "the # Expect: line states no GPU-hours"
-    assert [float(stated[1]), float(stated[2])] == pytest.approx(expected_hours(read_words((path.name,))), rel=0.03)
+    assert told, "the # Expect: line tells no GPU-hours"
+    assert [float(told[1]), float(told[2])] == pytest.approx(expected_hours(read_words((path.name,))), rel=0.03)
 
 
 def read_header(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Run the doctor before a chain starts, so that a broken set-up fails in seconds, not after hours."""
+"""Run the doctor before anything is started, so that an unsuitable set-up is reported in seconds, not after hours."""
 
 import os
 import subprocess
@@ -32,7 +32,7 @@ def run_doctor(chain: Chain) -> None:
     if answer.returncode:
         print(answer.stdout)
         raise ValueError(
-            "the doctor found problems with this set-up; fix the rows marked 'problem' above, then submit again"
+            "the set-up is not fit for this chain; fix every problem in the table above, then submit again"
             + (f"\n{answer.stderr.strip()}" if answer.returncode != 1 else "")
         )
     print("doctor: no problems found (python -m tools.check_setup shows the table)")

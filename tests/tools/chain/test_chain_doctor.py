@@ -1,4 +1,4 @@
-"""A chain runs the doctor first and starts nothing if it finds a problem."""
+"""A chain runs the doctor first, and starts nothing on an unsuitable set-up."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def test_data_root_without_data_stops_the_chain_before_anything_runs(
 ) -> None:
     (tmp_path / "empty").mkdir()
     chain = open_chain(CHAIN, [f"runs={tmp_path}/runs", f"data.root={tmp_path}/empty"])
-    with pytest.raises(ValueError, match="doctor found problems"):
+    with pytest.raises(ValueError, match="not fit for this chain"):
         run_doctor(chain)
     assert "problem" in capsys.readouterr().out
     assert not list(tmp_path.glob("runs/digits/stages/*"))
