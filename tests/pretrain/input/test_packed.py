@@ -125,7 +125,7 @@ def test_shrink_bounds_the_short_side() -> None:
 def test_command_packs_checks_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write_images(tmp_path, 2)
     command.main([str(root / "train"), str(tmp_path / "cache"), "images_per_shard=4", "workers=1"])
-    assert "6 images of 3 classes, 0 unreadable left out" in capsys.readouterr().out
+    assert "6 images of 3 classes, skipped 0 unreadable" in capsys.readouterr().out
     assert len(open_cache(tmp_path / "cache")) == 6
 
 
