@@ -76,6 +76,10 @@ def evaluate_coco(
         task: "bbox", or "segm" if the results hold RLE masks.
         engine: "hotcoco", or "pycocotools", the reference: the same numbers at a hundredth of the speed.
 
+    Returns:
+        The evaluation; its `metrics()` are AP, AP50, AP75 and AP by size, its `per_class()` AP by category name, in
+        percent.
+
     Raises:
         ValueError: a file is missing, the task or engine is unknown, or the results do not fit the annotations.
 

@@ -132,7 +132,24 @@ def evaluate_voc(
     year: int = 2007,
     ties: Ties = "detectron2",
 ) -> dict[str, Any]:
-    """Return the VOC metrics of saved det files in the form of `tabulate_voc_ap`; does not need Detectron2."""
+    """Return the VOC metrics of saved det files; does not need Detectron2.
+
+    Args:
+        root: VOC's folder, with Annotations and ImageSets/Main.
+        split: image set, such as "test".
+        det_folder: holds CLASS.txt for each class, with lines "image score xmin ymin xmax ymax" (1-based pixels).
+        class_names: the classes, in any order.
+        year: of the metric: 2007 uses 11 recall points, 2012 all points of the curve.
+        ties: order of equal scores, see `compute_voc_ap`.
+
+    Returns:
+        {"metrics": {"AP", "AP50", "AP75"}, "per_class": {name: the same}} in percent; AP is the mean over IoU .50 to
+        .95.
+
+    Raises:
+        ValueError: a file is missing or damaged, or names an image that is not in the image set.
+
+    """
     truth = read_voc_truth(root, split, class_names)
     detections = read_det_files(det_folder, truth.images, class_names)
     return tabulate_voc_ap(compute_voc_ap(truth, detections, len(class_names), year=year, ties=ties), class_names)

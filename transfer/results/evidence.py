@@ -102,6 +102,10 @@ class Evidence:
 def make_sample(method: str, runs: Iterable[tuple[str | int, float | None]]) -> Sample:
     """Return the sample of (pretraining, value) pairs; None, NaN and infinity count as missing.
 
+    Args:
+        method: name of the method.
+        runs: per run, the name or seed of its pretraining and its value in percent.
+
     Raises:
         ValueError: no run has a finite value.
 
@@ -130,6 +134,9 @@ def weigh(
             sides have a single run. The difference of two runs has √2 times this.
         delta: half-width in percent points of the range in which the two count as equivalent.
 
+    Returns:
+        The evidence in percent points, with its claim; `judge` sets the outcome.
+
     """
     claim = _find_claim(first, second, published_std)
     found = Evidence(first=first, second=second, claim=claim, difference=first.mean - second.mean, delta=delta)
@@ -156,6 +163,13 @@ def judge(family: Sequence[Evidence]) -> list[Evidence]:
     """Return the family with Holm's adjusted p and the outcome of each member, in the same order.
 
     A member without p is not a test. Equivalence is not corrected for the family: the interval lies within ±delta.
+
+    Args:
+        family: all comparisons of one report, as returned by `weigh`.
+
+    Returns:
+        The same with `p_adjusted` and `outcome`: better, worse, equivalent, undecided or too_few_runs.
+
     """
     tested = [entry.p for entry in family if entry.p is not None]
     adjusted = iter(adjust_by_holm(tested))

@@ -99,7 +99,19 @@ def find_power(
 def find_smallest_difference(
     unit_std: float, first: int, second: int | None = None, *, power: float = POWER, level: float = LEVEL
 ) -> float | None:
-    """Return the smallest true difference that is shown with `power`; None if a side has fewer than two units."""
+    """Return the smallest true difference that is shown with `power`; None if a side has fewer than two units.
+
+    Args:
+        unit_std: standard deviation of one unit in percent points, the same on both sides.
+        first: number of units of one side.
+        second: number of units of the other side; None: as many.
+        power: probability with which the difference must be shown.
+        level: of the test; for a family of m comparisons pass 0.05 / m.
+
+    Returns:
+        Percent points.
+
+    """
     if min(first, first if second is None else second) < 2:
         return None
     if unit_std < ROUNDING:
@@ -152,6 +164,18 @@ def find_cheapest_split(
 
     All integers up to about 2 F* are tried, since the number of pretrainings is an integer too. If sigma_P and sigma_F
     cannot be separated, one fine-tuning per pretraining is planned. None if the spread is unknown or no plan suffices.
+
+    Args:
+        difference: true difference in percent points.
+        spread: known standard deviations, see `measure_spread`.
+        pretraining_cost: cost of one pretraining, in any unit.
+        finetuning_cost: cost of one fine-tuning, in the same unit.
+        power: probability with which the difference must be shown.
+        level: of the test; for a family of m comparisons pass 0.05 / m.
+
+    Returns:
+        Pretrainings per side, fine-tunings per pretraining, total cost of both sides, and the power reached.
+
     """
     best = find_best_ratio(spread, pretraining_cost, finetuning_cost)
     most = 1 if best is None else 2 * math.ceil(min(best, 16)) + 2

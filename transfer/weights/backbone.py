@@ -75,7 +75,10 @@ def read_backbone(path: str | Path, **options: Any) -> Backbone:
 
     Args:
         path: checkpoint in any container format, detected from its content.
-        options: fields of `ReadOptions`.
+        options: fields of `ReadOptions`: family, branch, prefix, pixel_format, float32, trust_pickle.
+
+    Returns:
+        Tensors under torchvision's names (`state`), depth, family, branch, epoch and pixel format.
 
     Raises:
         ValueError: the checkpoint is unreadable, ambiguous, incomplete, of another shape, or holds NaN.
@@ -107,8 +110,12 @@ def _advise_unknown(found: Recognition, given: ReadOptions) -> str:
 def load_backbone(path: str | Path) -> nn.Module:
     """Return a torchvision ResNet with the weights in `path` and an identity in place of fc.
 
-    Its output is (B, 2048), or (B, 512) for ResNet-18 and 34. It takes torchvision's pixel format whatever the weights
-    expect, see `fit_input`.
+    Args:
+        path: checkpoint of any known family; the key sets must agree exactly.
+
+    Returns:
+        The model in training mode. It maps (B, 3, H, W) images in torchvision's pixel format, whatever the weights
+        expect (see `fit_input`), to (B, 2048) features, or (B, 512) for ResNet-18 and 34.
 
     Raises:
         ValueError: as `read_backbone` and `fit_input`.
