@@ -1,13 +1,13 @@
-"""Check detection data: counts, layout, ids, boxes, images, leaks between train and test; every problem with a remedy.
+"""Check detection data: counts, layout, ids, boxes, images, train/test leakage; print a remedy for every problem.
 
   python -m tools.check_data data/digits
   python -m tools.check_data /data deep=true annotations=mine/train.json images=mine/train
   python -m tools.check_data /data config=mine.yaml
 
-ROOT holds VOC2007 (trainval and test merged), VOC2012 and coco, or some of them. deep=true decodes every image instead
-of a sample, and finds test images among those to train on by their bytes, whatever their names. annotations= and
-images= name a further COCO-format set below ROOT; config= checks the sets that a detector's config names. Exit code 2
-when there is a problem.
+ROOT holds any of VOC2007 (trainval and test merged), VOC2012 and coco. deep=true decodes every image instead of a
+sample, and finds training images identical to test images, whatever their names. annotations= and images= give a
+further COCO-format set, relative to ROOT; config= checks the sets named in a detector's config. Exit code 2 if there is
+a problem.
 """
 
 import sys
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
     from transfer.data_checks.voc_and_coco import DataReport
 
 SHOWN = 50
-"""Problems printed; the rest is counted."""
+"""Number of problems printed; the others are only counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckSettings:
-    """What to check."""
+    """Options of the command."""
 
     deep: bool = False
-    """Decode every image."""
+    """Decode every image instead of a sample, and compare training with test images byte by byte."""
     annotations: str = ""
-    """Annotation file of a further COCO-format set, below ROOT."""
+    """Annotation file of a further COCO-format set, relative to ROOT."""
     images: str = ""
-    """Its image folder, below ROOT."""
+    """Its image folder, relative to ROOT."""
     config: str = ""
-    """A detector's config: check the sets that it trains and tests on."""
+    """Detector config whose training and test sets are checked."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print counts, notes and problems."""
+    """Print counts, notes and problems; ValueError if there are problems."""
     words, overrides = split_arguments(arguments, ["ROOT"])
     settings = read_settings(CheckSettings, None, overrides)
     report = examine(words[0], settings)
@@ -57,8 +57,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def examine(root: str, settings: CheckSettings) -> "DataReport":
-    """Return what was found."""
-    # heavy (Detectron2): --help must come at once
+    """Return the report on the data below `root`."""
+    # Imported here because Detectron2 is slow to import, and --help must be instant.
     if settings.config:
         from transfer.detection.data.own_checks import check_config_data
 

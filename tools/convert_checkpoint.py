@@ -1,4 +1,4 @@
-"""Convert a pretrained checkpoint into a proved backbone file, look into one, or prove a converted one again.
+"""Convert a pretrained checkpoint into a verified backbone file, inspect a checkpoint, or verify a converted file.
 
   python -m tools.convert_checkpoint IN OUT [to=…] [branch=…] [family=…] [prefix=…] [pixel_format=…] [float32=true]
                                             [layout=…] [metrics=…] [licence=…] [push=…] [overwrite=true]
@@ -9,22 +9,22 @@
 IN is a file, zoo:NAME, hf://OWNER/NAME[/FILE] or https://…[#sha256=DIGITS] (fetched once into $MOCHI_CACHE).
 For example: python -m tools.convert_checkpoint runs/mochi/encoder.pt runs/mochi/backbone.pkl
 
-to        detectron2 (.pkl or .pth; the default), torchvision, timm, moco, safetensors (with a model card beside it),
-          or hub-folder (OUT is a folder that timm loads as local-dir: and, uploaded, as hf-hub:)
+to        output format: detectron2 (.pkl or .pth; the default), torchvision, timm, moco, safetensors (with a model card
+          beside it), or hub-folder (OUT is a folder that timm loads as local-dir: or, once uploaded, as hf-hub:)
 branch    query (the default), key, teacher or student
-family    whose checkpoint it is; recognised by its keys, needed only where two are possible
-prefix    CONTAINER:PREFIX, where the encoder lies in a file of no known scheme; inspect lists them
-pixel_format  the input that the weights want: torchvision, msra (BGR, std 1, stride in the 1×1), bgr or half;
-          asked for where a Detectron2-style file does not say it
+family    family of the checkpoint; detected from its keys, needed only if several match
+prefix    CONTAINER:PREFIX, the encoder's location in a file of no known scheme; inspect lists the candidates
+pixel_format  pixel format that the weights expect: torchvision, msra (BGR, std 1, stride in the 1×1), bgr or half;
+          required if a Detectron2-style file does not record it
 float32=true  convert float16, bfloat16 and float64 weights to float32
-layout    any (Detectron2 matches names by their ends; the default), c4 or fpn (a detector's full names)
+layout    any (Detectron2 matches names by suffix; the default), c4 or fpn (a detector's full names)
 metrics   metrics.json of runs from these weights, for the model card; several: metrics=[a.json,b.json]
-licence   for the model card, as the hub writes it: licence=cc-by-nc-4.0
-push      OWNER/NAME on the Hugging Face Hub, of to=hub-folder; says what it would upload, and uploads with dry=false
+licence   for the model card, as the hub's identifier: licence=cc-by-nc-4.0
+push      OWNER/NAME on the Hugging Face Hub, for to=hub-folder; lists the uploads, and uploads with dry=false
 overwrite=true  replace an output that was made from another checkpoint
-trust_pickle=true  accept a torch file that names other classes; they are read as dictionaries and still not run
+trust_pickle=true  accept a torch file that names other classes; they are read as dictionaries, never executed
 
-OUT.manifest.json says where the weights came from and what was proved. Exit code 2: refused, and nothing written.
+OUT.manifest.json records the origin of the weights and the verification. Exit code 2: refused, nothing written.
 """
 
 import sys
@@ -38,43 +38,43 @@ from pretrain.runtime.settings import read_settings
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertSettings:
-    """What key=value may say."""
+    """Options of the command."""
 
     to: str = "detectron2"
-    """detectron2, torchvision, timm, moco, safetensors or hub-folder."""
+    """Output format: detectron2, torchvision, timm, moco, safetensors or hub-folder."""
     branch: str | None = None
-    """query, key, teacher or student; none: the query."""
+    """query, key, teacher or student; none: query."""
     family: str | None = None
-    """Whose checkpoint it is; none: recognised."""
+    """Family of the checkpoint; none: detected."""
     layout: str = "any"
     """any, c4 or fpn."""
     metrics: tuple[str, ...] = ()
-    """Results for the model card."""
+    """metrics.json files for the model card."""
     licence: str = ""
-    """Of the weights, for the model card."""
+    """Licence of the weights, for the model card."""
     push: str = ""
     """OWNER/NAME to upload a hub folder to."""
     dry: bool = True
-    """With push: upload nothing, say what would be."""
+    """With push: list the files and upload nothing."""
     prefix: str | None = None
-    """CONTAINER:PREFIX of the encoder; none: recognised."""
+    """CONTAINER:PREFIX of the encoder; none: detected."""
     pixel_format: str | None = None
-    """torchvision, msra, bgr or half; none: what the file says."""
+    """torchvision, msra, bgr or half; none: as recorded in the file."""
     float32: bool = False
-    """Convert weights of other precisions to float32."""
+    """Convert float16, bfloat16 and float64 weights to float32."""
     overwrite: bool = False
-    """Replace an output of another checkpoint."""
+    """Replace an output that was made from another checkpoint."""
     trust_pickle: bool = False
-    """Accept names beyond tensors and plain values in a torch file."""
+    """Accept torch files that name classes other than tensors and plain values."""
 
     def reading(self) -> dict[str, Any]:
-        """Return what concerns the reading of the checkpoint."""
+        """Return the options for reading the checkpoint, see `transfer.weights.backbone.ReadOptions`."""
         names = ("family", "branch", "prefix", "pixel_format", "float32", "trust_pickle")
         return {name: getattr(self, name) for name in names}
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Convert, inspect or check, by the first word."""
+    """Convert, inspect or check, depending on the first argument."""
     words, overrides = split_arguments(arguments, ["IN", "OUT"], ["SOURCE"])
     settings = read_settings(ConvertSettings, None, overrides)
     if words[0] == "inspect":
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _convert(source: str, output: str, settings: ConvertSettings) -> None:
-    from transfer.weights.convert import convert  # torch: --help must start at once
+    from transfer.weights.convert import convert  # torch is slow to import; --help must be instant
     from transfer.weights.hub_folder import WEIGHTS, push_folder, write_hub_folder
     from transfer.weights.manifest import manifest_path
     from transfer.weights.model_card import write_model_card
@@ -121,17 +121,17 @@ def _convert(source: str, output: str, settings: ConvertSettings) -> None:
 
 
 def _inspect(path: str, settings: ConvertSettings) -> None:
-    from transfer.weights.inspection import inspect_checkpoint  # torch: --help must start at once
+    from transfer.weights.inspection import inspect_checkpoint  # torch is slow to import; --help must be instant
 
     print(inspect_checkpoint(path, **settings.reading()))
 
 
 def _check(path: str, source: str | None, settings: ConvertSettings) -> None:
-    from transfer.weights.convert import check_converted  # torch: --help must start at once
+    from transfer.weights.convert import check_converted  # torch is slow to import; --help must be instant
 
     manifest, compared = check_converted(path, source, trust_pickle=settings.trust_pickle)
     print(f"{path}: digest as in the manifest; {manifest.matched} of {manifest.expected} tensors; parity holds")
-    print("compared with the source, tensor by tensor" if compared else "the source is not here: not compared with it")
+    print("compared with the source, tensor by tensor" if compared else "source not found: not compared with it")
 
 
 def _format_parity(parity: dict[str, float]) -> str:

@@ -1,17 +1,17 @@
-"""Evaluate saved detections against VOC's or COCO's annotations: the numbers of a fine-tune's own evaluation.
+"""Evaluate saved detections against VOC or COCO annotations, with the same metrics as a fine-tuning run.
 
   python -m tools.evaluate_detections coco/annotations/instances_val2017.json results.json
   python -m tools.evaluate_detections /data/VOC2007 runs/mochi/voc-c4/seed0
   python -m tools.evaluate_detections /data/VOC2007 runs/mochi/seed0 other=runs/moco_v2/seed0
 
-GT is an annotation file of COCO's form, or VOC's folder (with Annotations and ImageSets). DETECTIONS is a results file
-of COCO's form, a folder of one det file a class, or the folder of a finished run. Printed: AP with the interval that
-the size of the test set leaves (bootstrap over images), AP per class and by size, kinds of errors (TIDE: AP50 points
-that correcting a kind would bring), and with other= the paired difference, second minus first.
+GT is a COCO annotation file, or VOC's folder (with Annotations and ImageSets). DETECTIONS is a COCO results file, a
+folder with one det file per class, or the folder of a finished run. Prints AP with its test-set uncertainty (95 %
+bootstrap interval over images), AP per class and by size, kinds of errors (TIDE: AP50 points gained by correcting one
+kind), and with other= the paired difference, second minus first.
 
-Settings: other=DETECTIONS task=auto|box|mask|both boxes=xywh|xyxy split=test year=2007 engine=hotcoco|pycocotools
-draws=1000 json=PATH (everything, draws as well). Boxes given as corners are recognised and refused; boxes=xyxy
-converts them. Exit code 2 when the files do not fit.
+Options: other=DETECTIONS task=auto|box|mask|both boxes=xywh|xyxy split=test year=2007 engine=hotcoco|pycocotools
+draws=1000 json=PATH (all results, including the draws). Boxes given as corners are detected and refused; boxes=xyxy
+converts them. Exit code 2 if the files do not fit together.
 """
 
 import math
@@ -34,12 +34,12 @@ TASKS: dict[str, tuple[str, ...]] = {"auto": (), "box": ("bbox",), "mask": ("seg
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
-    """How to evaluate."""
+    """Options of the command."""
 
     other: str = ""
     """Second detections, compared with the first on the same draws."""
     task: str = "auto"
-    """COCO: auto (masks where the results hold them), box, mask or both."""
+    """COCO: auto (boxes, and masks if the results hold them), box, mask or both."""
     boxes: str = "xywh"
     """Form of the boxes in a results file: xywh (COCO's) or xyxy (corners)."""
     split: str = "test"
@@ -47,15 +47,15 @@ class EvaluationSettings:
     year: int = 2007
     """VOC's metric: 2007 (11 points) or 2012 (area)."""
     engine: str = "hotcoco"
-    """hotcoco or pycocotools; the numbers are the same."""
+    """hotcoco or pycocotools; both give the same numbers."""
     draws: int = 1000
-    """Of the bootstrap over test images."""
+    """Number of bootstrap draws over test images."""
     json: str = ""
-    """File for everything as JSON."""
+    """JSON file to write all results to."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the tables."""
+    """Print the evaluation and, with other=, the comparison."""
     (truth, detections), overrides = split_arguments(arguments, ["GT", "DETECTIONS"])
     settings = read_settings(EvaluationSettings, None, overrides)
     _check(settings)
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
     print("\n".join(describe_report(detections, first)))
     content = {"first": _as_json(first)}
     if settings.other:
-        from transfer.metrics.bootstrap import paired_interval  # heavy: --help must come at once
+        from transfer.metrics.bootstrap import paired_interval  # slow import; --help must be instant
 
         second = _evaluate(Path(truth), Path(settings.other), settings)
         pairs = {
@@ -79,8 +79,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def describe_report(name: str, report: "DetectionReport") -> Iterator[str]:
-    """Yield the lines of one evaluation."""
-    from transfer.metrics.bootstrap import percentile_interval  # heavy: --help must come at once
+    """Yield the lines that describe one evaluation."""
+    from transfer.metrics.bootstrap import percentile_interval  # slow import; --help must be instant
 
     yield f"{name}: {report.detections} detections on {report.images} images"
     yield from (f"note: {note}" for note in report.notes)
@@ -99,10 +99,10 @@ def describe_report(name: str, report: "DetectionReport") -> Iterator[str]:
 
 
 def describe_difference(pairs: "dict[str, Interval]") -> Iterator[str]:
-    """Yield the lines of a paired comparison."""
+    """Yield the lines that describe a paired comparison."""
     yield f"{'second - first':<14} {'points':>7}  95 % interval over test images, paired"
     for name, pair in pairs.items():
-        beyond = "" if pair.low <= 0 <= pair.high else "  (another test set of this size would agree in sign)"
+        beyond = "" if pair.low <= 0 <= pair.high else "  (the interval excludes 0)"
         yield f"{name:<14} {pair.value:>+7.2f}  {pair.low:+.2f} … {pair.high:+.2f}{beyond}"
 
 
@@ -114,7 +114,7 @@ def _describe_classes(per_class: dict[str, dict[str, Any]]) -> Iterator[str]:
 
 
 def _evaluate(truth: Path, detections: Path, settings: EvaluationSettings) -> "DetectionReport":
-    from transfer.metrics.saved_detections import (  # heavy: --help must come at once
+    from transfer.metrics.saved_detections import (  # slow import; --help must be instant
         evaluate_saved_coco,
         evaluate_saved_voc,
         find_detections,
@@ -123,8 +123,8 @@ def _evaluate(truth: Path, detections: Path, settings: EvaluationSettings) -> "D
     found = find_detections(detections)
     if truth.is_dir() != found.is_dir():
         raise ValueError(
-            f"{truth} and {found} do not belong together: expected VOC's folder with a folder of det files, or a COCO "
-            "annotation file with a results file"
+            f"{truth} and {found} do not belong together: expected VOC's folder and a folder of det files, or a COCO "
+            "annotation file and a results file"
         )
     if truth.is_dir():
         return evaluate_saved_voc(truth, settings.split, found, year=settings.year, draws=settings.draws)

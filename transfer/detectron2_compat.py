@@ -1,10 +1,11 @@
-"""The one door to Detectron2: import it through here, so that v0.6 and main run on current NumPy, Pillow and torch.
+"""Compatibility layer that lets Detectron2 v0.6 and main run on current NumPy, Pillow and torch.
 
-`import transfer.detectron2_compat` before any `detectron2` import. What it mends, and where upstream did:
-1. `PIL.Image.LINEAR` (removed in Pillow 10; detectron2 main since 2023-07).
-2. `np.bool`, `np.int`, `np.float`, `np.str`, `np.object` (removed in NumPy 1.24; detectron2 main since 2022-12).
-3. a missing `detectron2._C`: a stand-in that raises a sentence when something in it is called. R-CNN needs nothing of
-   it: ROIAlign and NMS come from torchvision.
+Import this module before any `detectron2` import. It restores:
+1. `PIL.Image.LINEAR` (removed in Pillow 10; fixed in detectron2 main since 2023-07);
+2. `np.bool`, `np.int`, `np.float`, `np.str`, `np.object` (removed in NumPy 1.24; fixed in detectron2 main since
+   2022-12);
+3. a missing `detectron2._C`: a stand-in module whose functions raise an explanation when called. R-CNN does not need
+   the extension: ROIAlign and NMS come from torchvision.
 """
 
 import importlib.util
@@ -19,7 +20,7 @@ INSTALL_HINT = "run `make setup`, or install Detectron2 from its repository (any
 
 
 class _MissingExtension(ModuleType):
-    """Stand for detectron2._C, which was not compiled."""
+    """Stand-in for detectron2._C when it was not compiled."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -27,16 +28,16 @@ class _MissingExtension(ModuleType):
 
         def refuse(*_args: object, **_options: object) -> NoReturn:
             raise RuntimeError(
-                f"detectron2._C.{name} was called, but this Detectron2 has no compiled extension; it is needed for "
-                "rotated boxes, deformable convolution and COCOeval_opt only. Install Detectron2 from its repository "
-                "with a compiler."
+                f"detectron2._C.{name} was called, but this Detectron2 has no compiled extension; only rotated boxes, "
+                "deformable convolution and COCOeval_opt need it. Install Detectron2 from its repository with a "
+                "compiler."
             )
 
         return refuse
 
 
 def is_installed() -> bool:
-    """Return whether some Detectron2 can be imported."""
+    """Return whether Detectron2 is installed."""
     return importlib.util.find_spec("detectron2") is not None
 
 
@@ -48,7 +49,7 @@ def is_compiled() -> bool:
 
 
 def prepare() -> None:
-    """Mend the names that Detectron2 v0.6 expects of Pillow, NumPy and itself; does nothing twice.
+    """Restore the names that Detectron2 v0.6 expects in Pillow, NumPy and itself; may be called repeatedly.
 
     Raises:
         ImportError: Detectron2 is not installed; the text says how to install it.
@@ -64,7 +65,7 @@ def prepare() -> None:
     if not is_compiled() and "detectron2._C" not in sys.modules:
         stand_in = _MissingExtension("detectron2._C")
         sys.modules["detectron2._C"] = stand_in
-        import detectron2  # after the stand-in is in place, so that `from detectron2 import _C` finds it
+        import detectron2  # after registering the stand-in, so that `from detectron2 import _C` finds it
 
         detectron2._C = stand_in
 

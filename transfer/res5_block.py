@@ -1,6 +1,6 @@
-"""res5 as a block of its own, behind the pooled regions of a C4 detector, for every depth of ResNet.
+"""Build res5 as the separate block of a C4 detector, applied to the pooled regions, for every ResNet depth.
 
-Detectron2's head always builds three bottlenecks; ResNet-18 and 34 have basic blocks.
+Detectron2's head always builds three bottlenecks, but ResNet-18 and 34 have basic blocks.
 """
 
 from typing import Any
@@ -8,12 +8,12 @@ from typing import Any
 from torch import nn
 
 BASIC_BLOCKS = {18: 2, 34: 3}
-"""Basic blocks of res5 in the depths that have them (He et al., arXiv 1512.03385, table 1)."""
+"""Depth → number of basic blocks in res5 (He et al., arXiv 1512.03385, table 1)."""
 
 
 def build_res5(cfg: Any) -> tuple[nn.Sequential, int]:
-    """Return res5 of MODEL.RESNETS.DEPTH, whose first block halves height and width, and its number of channels."""
-    from detectron2.modeling.backbone.resnet import BasicBlock, ResNet  # heavy, and Detectron2 may be missing
+    """Return res5 for MODEL.RESNETS.DEPTH and its output channels; its first block halves height and width."""
+    from detectron2.modeling.backbone.resnet import BasicBlock, ResNet  # slow import, and Detectron2 may be missing
     from detectron2.modeling.roi_heads import Res5ROIHeads
 
     if cfg.MODEL.RESNETS.DEPTH not in BASIC_BLOCKS:

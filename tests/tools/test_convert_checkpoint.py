@@ -29,7 +29,7 @@ def test_help_needs_no_torch() -> None:
     assert "trust_pickle=true" in done.stdout
 
 
-def test_convert_says_what_was_found_and_proved(
+def test_convert_prints_what_was_found_and_verified(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(source, tmp_path / "b.pkl") == 0
@@ -40,11 +40,11 @@ def test_convert_says_what_was_found_and_proved(
     assert "compared with the source, tensor by tensor" in capsys.readouterr().out
 
 
-def test_refusals_are_sentences_with_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refusals_are_explained_with_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     q, k = make_state(seed=0), make_state(seed=1)
     dino = save(tmp_path, make_dino(q, k), "dino.pth")
     assert run(dino, tmp_path / "b.pkl") == EXIT_USER_ERROR
-    assert "say which: branch=student or branch=teacher" in capsys.readouterr().err
+    assert "choose one: branch=student or branch=teacher" in capsys.readouterr().err
     assert run(dino, tmp_path / "b.pkl", "colour=red") == EXIT_USER_ERROR
     assert run("only") == EXIT_USER_ERROR
     assert run(dino, tmp_path / "b.pkl", "metrics=[a.json]", "branch=teacher") == EXIT_USER_ERROR
@@ -53,15 +53,15 @@ def test_refusals_are_sentences_with_exit_code_2(tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.slow
-def test_a_pickle_is_trusted_only_when_the_command_line_says_so(tmp_path: Path) -> None:
+def test_a_pickle_is_trusted_only_with_the_option(tmp_path: Path) -> None:
     path = save(tmp_path, {"state_dict": make_state(), "args": argparse.Namespace(a=1)})
     assert run(path, tmp_path / "b.pkl") == EXIT_USER_ERROR
     assert run(path, tmp_path / "b.pkl", "trust_pickle=true") == 0
-    assert run("check", tmp_path / "b.pkl") == EXIT_USER_ERROR  # it reads the source again, which is no more trusted
+    assert run("check", tmp_path / "b.pkl") == EXIT_USER_ERROR  # it reads the source again, which is still untrusted
     assert run("check", tmp_path / "b.pkl", "trust_pickle=true") == 0
 
 
-def test_inspect_says_what_would_be_converted_and_writes_nothing(
+def test_inspect_describes_the_conversion_and_writes_nothing(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = sorted(source.parent.iterdir())
@@ -125,7 +125,7 @@ def test_safetensors_come_with_a_model_card_that_holds_the_results(source: Path,
 
 WITHOUT_DETECTRON2 = """
 import importlib.util, sys
-sys.modules["detectron2"] = None  # import and find_spec then behave as where it is not installed
+sys.modules["detectron2"] = None  # makes import and find_spec behave as if it is not installed
 try:
     import detectron2
 except ImportError:

@@ -104,8 +104,8 @@ def change_first(**values: Any) -> Any:
         (change_first(image_id=999), "1 image ids of the results are not in the annotations"),
         (change_first(category_id=0), "use the annotations' own ids"),
         (change_first(score=None), "1 results without a finite score"),
-        (lambda results: {"annotations": results}, "the results are no list of records"),
-        (lambda _: ["a"], "the results are no list of records"),
+        (lambda results: {"annotations": results}, "the results are not a list of objects"),
+        (lambda _: ["a"], "the results are not a list of objects"),
     ],
 )
 def test_results_that_do_not_fit_are_refused(
@@ -129,7 +129,7 @@ def test_odd_results_are_noted(coco: Path, tmp_path: Path, capsys: pytest.Captur
         assert note in said
 
 
-def test_settings_and_files_of_the_wrong_kind_are_sentences(
+def test_options_and_files_of_the_wrong_kind_are_explained(
     coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     truth, results = str(coco / "truth.json"), str(coco / "results.json")

@@ -1,1 +1,1 @@
-"""Checks of data sets before training."""
+"""Checks of detection data sets before training."""

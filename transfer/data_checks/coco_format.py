@@ -1,4 +1,4 @@
-"""Look for all that is wrong with a COCO-format data set: structure, ids, category map, boxes, images."""
+"""Find all problems of a COCO-format data set: structure, ids, categories, boxes, images."""
 
 import json
 from collections import Counter
@@ -14,31 +14,31 @@ ATTRIBUTES: dict[str, dict[str, type | tuple[type, ...]]] = {
     "categories": {"id": int, "name": str},
     "annotations": {"id": (int, str), "image_id": (int, str), "category_id": int, "bbox": list},
 }
-"""What each entry of each list must have; Detectron2 and the evaluators stop, or count wrongly, without it."""
+"""Attributes required in each list; without them Detectron2 and the evaluators fail or count wrongly."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CocoContent:
-    """The sound entries of an annotation file."""
+    """The valid entries of an annotation file."""
 
     path: Path
     images: list[dict[str, Any]]
     categories: list[dict[str, Any]]
     annotations: list[dict[str, Any]]
     listed: frozenset[Any]
-    """Ids of all images, unsound entries too."""
+    """Ids of all images, including invalid entries."""
 
     def category_map(self) -> dict[int, str]:
         """Return category id → name."""
         return {entry["id"]: entry["name"] for entry in self.categories}
 
     def without_masks(self) -> int:
-        """Return how many annotations have no segmentation."""
+        """Return the number of annotations without a segmentation."""
         return sum(not entry.get("segmentation") for entry in self.annotations)
 
 
 def read_coco(path: Path) -> tuple[CocoContent | None, list[Problem]]:
-    """Return the file's sound entries (None when it holds no annotations at all), and what is wrong with the others."""
+    """Return the file's valid entries (None if it is not a COCO annotation file) and the problems of the others."""
     try:
         values = json.loads(path.read_bytes())
         lists = {kind: values[kind] for kind in ATTRIBUTES}
@@ -55,14 +55,14 @@ def read_coco(path: Path) -> tuple[CocoContent | None, list[Problem]]:
             (number, lacking) for number, entry in enumerate(entries) if (lacking := _find_lacking(kind, entry))
         ]:
             number, lacking = bad[0]
-            what = f"{len(bad)} {kind} lack a sound {' or '.join(lacking)}, the first is number {number}"
-            problems.append(Problem(where=str(path), what=what, remedy="write these entries as COCO's format has them"))
+            what = f"{len(bad)} {kind} lack a valid {' or '.join(lacking)}, the first is number {number}"
+            problems.append(Problem(where=str(path), what=what, remedy="write these entries in COCO's format"))
     listed = frozenset(entry["id"] for entry in values["images"] if _has_id(entry))
     return CocoContent(path=path, listed=listed, **lists), problems
 
 
 def check_coco(content: CocoContent, folder: Path, *, deep: bool) -> Iterator[Problem]:
-    """Yield what is wrong with a set whose images lie in `folder`; all of them are decoded when `deep`."""
+    """Yield the problems of a set whose images are in `folder`; `deep` decodes all images instead of a sample."""
     yield from _check_repeats(content)
     images = {entry["id"]: entry for entry in content.images}
     categories = content.category_map()
@@ -75,7 +75,7 @@ def check_coco(content: CocoContent, folder: Path, *, deep: bool) -> Iterator[Pr
     lost = [entry["file_name"] for entry in images.values() if not (folder / entry["file_name"]).is_file()]
     if lost:
         what = f"{len(lost)} of {len(images)} images are missing, e.g. {lost[0]}"
-        yield Problem(where=str(folder), what=what, remedy="unpack the images again, or name the right folder")
+        yield Problem(where=str(folder), what=what, remedy="unpack the images again, or give the right folder")
     for key in choose_sample(list(images), deep):
         file = folder / images[key]["file_name"]
         if file.is_file():
@@ -83,7 +83,7 @@ def check_coco(content: CocoContent, folder: Path, *, deep: bool) -> Iterator[Pr
 
 
 def compare_categories(first: CocoContent, second: CocoContent) -> list[Problem]:
-    """Return the problem that two sets of one task have other category names; [] when they agree."""
+    """Return a problem if two sets of one task have different category names; [] if they agree."""
     ours, theirs = set(first.category_map().values()), set(second.category_map().values())
     if ours == theirs:
         return []
@@ -99,7 +99,7 @@ def _has_id(entry: Any) -> bool:
 
 
 def _find_lacking(kind: str, entry: Any) -> list[str]:
-    """Return the attributes that an entry of the list `kind` lacks or has of another type."""
+    """Return the attributes that are missing or of the wrong type in an entry of the list `kind`."""
     if not isinstance(entry, dict):
         return ["mapping"]
     lacking = [
@@ -122,7 +122,7 @@ def _check_repeats(content: CocoContent) -> Iterator[Problem]:
         ("category names", [entry["name"] for entry in content.categories]),
     ):
         if twice := [key for key, count in Counter(keys).items() if count > 1]:
-            text = f"{len(twice)} {what} come twice, e.g. {twice[0]}"
+            text = f"{len(twice)} {what} occur more than once, e.g. {twice[0]}"
             yield Problem(where=str(content.path), what=text, remedy="make them unique")
 
 
@@ -137,5 +137,5 @@ def _check_annotation(
     inside = width > 0 and height > 0 and min(left, top) >= -1
     inside = inside and left + width <= image["width"] + 1 and top + height <= image["height"] + 1
     if not inside and not entry.get("iscrowd"):
-        what = f"the box {entry['bbox']} is empty or leaves the {image['width']} x {image['height']} image"
+        what = f"the box {entry['bbox']} is empty or extends beyond the {image['width']} x {image['height']} image"
         yield Problem(where=where, what=what, remedy="correct it: [x, y, width, height] in pixels")

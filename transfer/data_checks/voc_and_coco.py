@@ -1,4 +1,4 @@
-"""Look for all that is wrong with VOC, COCO and COCO-format data before a run meets it: one list, with remedies."""
+"""Find all problems of VOC, COCO and COCO-format data before a run starts, each with a remedy."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -18,7 +18,7 @@ OFFICIAL_COUNTS = {
     ("coco", "train2017"): 118287,
     ("coco", "val2017"): 5000,
 }
-"""Images of the published sets; other counts are told, and are no mistake (the embedded digits have others)."""
+"""Number of images in the published sets; other counts are noted, but are no problem (the digits have others)."""
 VOC_SPLITS = {"VOC2007": ("trainval", "test"), "VOC2012": ("trainval",)}
 VOC_NAMES = frozenset(
     (
@@ -48,15 +48,15 @@ MERGE_REMEDY = "unpack VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar i
 
 
 MASKS_CONVERTED = 100_000
-"""Masks that are converted without deep=true: a few seconds."""
+"""Largest number of masks converted without deep=true; takes a few seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataReport:
-    """What a root holds."""
+    """Contents and problems of a data root."""
 
     counts: dict[str, int]
-    """Images by "VOC2007/trainval", "coco/val2017", …."""
+    """Number of images per set: "VOC2007/trainval", "coco/val2017", …."""
     notes: tuple[str, ...]
     problems: tuple[Problem, ...]
 
@@ -65,8 +65,8 @@ def check_data(root: str | Path, *, deep: bool = False, extra: Iterable[tuple[st
     """Return counts and all problems of the data sets below `root`.
 
     Args:
-        root: holds VOC2007, VOC2012 and coco, or some of them.
-        deep: decode every image instead of a sample, and look for test images among those to train on by their bytes.
+        root: folder with any of VOC2007, VOC2012 and coco.
+        deep: decode every image instead of a sample, and find training images identical to test images.
         extra: (annotation file, image folder) of further COCO-format sets, relative to `root`.
 
     """
@@ -78,7 +78,7 @@ def check_data(root: str | Path, *, deep: bool = False, extra: Iterable[tuple[st
         problems += _check_coco_set(root / annotations, root / folder, (folder, counts, notes), deep)[1]
     if not counts and not problems:
         what = "holds no VOC2007, VOC2012 or coco folder"
-        problems.append(Problem(where=str(root), what=what, remedy="name the folder above them"))
+        problems.append(Problem(where=str(root), what=what, remedy="give the folder that contains them"))
     notes += [
         f"{folder}/{split}: {counts[f'{folder}/{split}']} images; the published set has {official}"
         for (folder, split), official in OFFICIAL_COUNTS.items()
@@ -131,7 +131,7 @@ def _check_coco2017(folder: Path, counts: Counter[str], notes: list[str], deep: 
 def _check_coco_set(
     path: Path, folder: Path, into: tuple[str, Counter[str], list[str]], deep: bool
 ) -> tuple[CocoContent | None, list[Problem]]:
-    """Return the set's content and problems; count its images, and note what a mask protocol would refuse."""
+    """Return the set's content and problems; add its image count and a note on missing masks to `into`."""
     name, counts, notes = into
     content, problems = read_coco(path)
     if content is None:
@@ -139,14 +139,15 @@ def _check_coco_set(
     counts[name] = len(content.images)
     if bare := content.without_masks():
         notes.append(
-            f"{name}: {bare} of {len(content.annotations)} annotations have no segmentation: fit for box protocols only"
+            f"{name}: {bare} of {len(content.annotations)} annotations have no segmentation: usable for box protocols "
+            "only"
         )
     problems += check_coco(content, folder, deep=deep)
     return content, problems or _find_coco_refusals(content, folder, deep)
 
 
 def _find_coco_refusals(content: CocoContent, folder: Path, deep: bool) -> list[Problem]:
-    """Return what the loader and the evaluator of a run say against a set that looks sound."""
+    """Return the problems that a run's loader and evaluator find in a set without other problems."""
     lists = {kind: getattr(content, kind) for kind in ("images", "categories", "annotations")}
     masks = not content.without_masks() and (deep or len(content.annotations) <= MASKS_CONVERTED)
     return [
@@ -158,7 +159,7 @@ def _find_coco_refusals(content: CocoContent, folder: Path, deep: bool) -> list[
 def _check_voc(
     folder: Path, splits: tuple[str, ...], members: dict[tuple[str, str], list[str]], deep: bool
 ) -> Iterator[Problem]:
-    """Yield what is wrong with one year's folder; put the ids of its splits into `members`."""
+    """Yield the problems of one year's folder; store the ids of its splits in `members`."""
     missing = [name for name in ("Annotations", "ImageSets/Main", "JPEGImages") if not (folder / name).is_dir()]
     if missing:
         yield Problem(where=str(folder), what=f"{', '.join(missing)} missing", remedy="unpack VOC's archive again")
@@ -175,7 +176,8 @@ def _check_voc(
 
 def _check_voc_split(folder: Path, path: Path, names: list[str], deep: bool) -> Iterator[Problem]:
     if twice := [name for name, count in Counter(names).items() if count > 1]:
-        yield Problem(where=str(path), what=f"{len(twice)} ids twice, e.g. {twice[0]}", remedy="remove the repeats")
+        what = f"{len(twice)} ids occur more than once, e.g. {twice[0]}"
+        yield Problem(where=str(path), what=what, remedy="remove the duplicates")
     else:
         yield from find_refusal(lambda: read_image_set(folder, path.stem), path)
     for kind, ending in (("Annotations", "xml"), ("JPEGImages", "jpg")):
@@ -208,14 +210,14 @@ def _check_voc_file(file: Path, image: Path | None) -> Iterator[Problem]:
         if entry.name not in VOC_NAMES:
             yield Problem(
                 where=str(file),
-                what=f"{entry.name!r} is none of VOC's 20 classes",
-                remedy="register a data set of other classes in COCO's format (DATASETS.COCO_FORMAT)",
+                what=f"{entry.name!r} is not one of VOC's 20 classes",
+                remedy="register a data set with other classes in COCO's format (DATASETS.COCO_FORMAT)",
             )
         if not (1 <= left < right <= width and 1 <= top < bottom <= height):
             yield Problem(
                 where=str(file),
-                what=f"the box {entry.box} of {entry.name} is empty or leaves the {width} x {height} image",
-                remedy="correct the annotation: pixels count from 1, both corners lie inside",
+                what=f"the box {entry.box} of {entry.name} is empty or extends beyond the {width} x {height} image",
+                remedy="correct the annotation: pixels count from 1, and both corners lie inside the box",
             )
     if image is not None and image.is_file():
         yield from check_image(image, (width, height))

@@ -1,1 +1,1 @@
-"""VOC and COCO metrics of saved detections; needs neither Detectron2 nor a model."""
+"""VOC and COCO metrics of saved detections; neither Detectron2 nor a model is needed."""

@@ -1,18 +1,18 @@
 """Test-set uncertainty by a paired bootstrap over test images: shared draws, their file, intervals.
 
 A draw samples as many images as the test set has, with replacement; a metric's value on a draw counts each image as
-often as it was drawn. The draws depend on the test set's image ids alone, so every run on one test set uses the same
-draws, and the difference of two runs is taken draw by draw. No detections are needed for that.
+often as it was drawn. The draws depend only on the test set's image ids, so all runs on one test set share the same
+draws, and two runs are compared draw by draw from their files, without their detections.
 
 The file bootstrap.json lies beside metrics.json:
 
     {"version": 1,
      "metrics": {"box/AP": {"identity": "3f0a…", "images": 5000, "value": 38.21, "values": [38.05, 38.4, …]}, …}}
 
-`identity` is a digest of the image ids and of all draws; only metrics of the same identity may be subtracted. `value`
-is the metric on the test set itself and `values` holds one number per draw, both in percent; a number is null where a
-draw holds nothing to find. The same intervals stand in the result's details: {"bootstrap": {"box/AP": {"low", "high",
-"draws", "images", "level"}}}.
+`identity` is a digest of the image ids and of all draws; only metrics with the same identity may be subtracted. `value`
+is the metric on the test set itself and `values` holds one number per draw, both in percent; a number is null if the
+draw holds no object. The result's details hold the intervals: {"bootstrap": {"box/AP": {"low", "high", "draws",
+"images", "level"}}}.
 
 To compare runs, in percent points:
 
@@ -40,10 +40,11 @@ BOOTSTRAP_NAME = "bootstrap.json"
 """The file of a run's draws, beside its result."""
 VERSION = 1
 DRAWS = 1000
-"""Draws per run; the ends of a 95 % interval then rest on 25 draws each."""
+"""Draws per run; 25 draws then lie beyond each end of a 95 % interval."""
 LEVEL = 0.95
+"""Coverage of an interval."""
 DECIMALS = 4
-"""Digits kept of a percentage: far below any difference of interest, and half the file's size."""
+"""Decimals kept of a percentage: far finer than any difference of interest, at half the file size."""
 
 FloatArray = npt.NDArray[np.float64]
 CountArray = npt.NDArray[np.int32]
@@ -51,7 +52,7 @@ CountArray = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, kw_only=True)
 class MetricDraws:
-    """One metric of one run (or the mean of several runs) on every draw of the test set."""
+    """Values of one metric of one run (or the mean of several runs) on every draw of the test set."""
 
     identity: str
     """Digest of the test set's image ids and of the draws."""
@@ -59,7 +60,7 @@ class MetricDraws:
     """N."""
     value: float
     """Percent, on the test set itself."""
-    values: FloatArray  # (B,) percent; NaN where a draw holds nothing to find
+    values: FloatArray  # (B,) percent; NaN for a draw without objects
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,18 +68,18 @@ class Interval:
     """A percentile interval over the draws."""
 
     value: float
-    """On the test set itself, percent (points)."""
+    """Percent (points), on the test set itself."""
     low: float
     high: float
     draws: int
-    """How many draws the interval rests on."""
+    """Number of draws with a finite value."""
     images: int
     level: float = LEVEL
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageDraws:
-    """How often each draw holds each image."""
+    """Number of times that each draw holds each image."""
 
     counts: npt.NDArray[np.uint16]  # (B, N), images in the caller's order; every row sums to N
     identity: str
@@ -87,10 +88,11 @@ class ImageDraws:
 def draw_images(image_ids: Sequence[Any], draws: int = DRAWS) -> ImageDraws:
     """Return the draws of a test set with these image ids, which must be distinct.
 
-    The seed is a digest of the sorted ids (as text), so neither the order of the images nor the run matters.
+    The seed is a digest of the sorted ids (as text), so the draws depend neither on the order of the images nor on the
+    run.
 
     Raises:
-        ValueError: no image, or the same id twice.
+        ValueError: no image, or a repeated id.
 
     """
     names = [str(image) for image in image_ids]
@@ -108,7 +110,7 @@ def draw_images(image_ids: Sequence[Any], draws: int = DRAWS) -> ImageDraws:
 
 
 def bootstrap_accuracy(image_ids: Sequence[Any], right: npt.NDArray[np.bool_], draws: int = DRAWS) -> MetricDraws:
-    """Return the accuracy in percent on the draws of a test set, from whether each image is classified rightly (N,)."""
+    """Return the accuracy in percent on each draw; `right` (N,) says whether each image is classified correctly."""
     sample = draw_images(image_ids, draws)
     total = len(right)
     hits = [int(counts[right].sum(dtype=np.int64)) for counts in sample.counts]
@@ -121,7 +123,7 @@ def bootstrap_accuracy(image_ids: Sequence[Any], right: npt.NDArray[np.bool_], d
 
 
 def percentile_interval(draws: MetricDraws, level: float = LEVEL) -> Interval:
-    """Return the interval that holds `level` of the draws; NaN ends when no draw has a value."""
+    """Return the interval that holds the fraction `level` of the draws; its ends are NaN if no draw has a value."""
     sound = draws.values[np.isfinite(draws.values)]
     tail = 100 * (1 - level) / 2
     low, high = np.percentile(sound, [tail, 100 - tail]).tolist() if len(sound) else (math.nan, math.nan)
@@ -132,14 +134,14 @@ def paired_interval(first: MetricDraws, second: MetricDraws, level: float = LEVE
     """Return the interval of first - second over the shared draws, in percent points.
 
     Raises:
-        ValueError: the two were not measured on the same draws of the same test set.
+        ValueError: the two were not measured on the same draws of one test set.
 
     """
     return percentile_interval(_combine([first, second], [1.0, -1.0]), level)
 
 
 def mean_draws(runs: Sequence[MetricDraws]) -> MetricDraws:
-    """Return the mean of several runs of one metric, draw by draw; ValueError when their draws differ."""
+    """Return the draw-by-draw mean of several runs of one metric; ValueError if there is none or their draws differ."""
     if not runs:
         raise ValueError("expected the draws of at least one run, got none")
     return _combine(runs, [1 / len(runs)] * len(runs))
@@ -147,9 +149,9 @@ def mean_draws(runs: Sequence[MetricDraws]) -> MetricDraws:
 
 def _combine(runs: Sequence[MetricDraws], factors: Sequence[float]) -> MetricDraws:
     if len({(run.identity, len(run.values)) for run in runs}) > 1:
-        told = ", ".join(sorted({f"{run.images} images ({run.identity[:8]})" for run in runs}))
+        found = ", ".join(sorted({f"{run.images} images ({run.identity[:8]})" for run in runs}))
         raise ValueError(
-            f"expected runs measured on the same draws of one test set, got {told}: a paired difference needs the "
+            f"expected runs measured on the same draws of one test set, got {found}: a paired difference needs the "
             "same test images; evaluate the runs on one test set"
         )
     return MetricDraws(
@@ -176,7 +178,7 @@ def write_draws(folder: str | Path, metrics: Mapping[str, MetricDraws]) -> None:
 
 
 def read_draws(folder: str | Path) -> dict[str, MetricDraws]:
-    """Return the draws by metric from a run's folder or its bootstrap.json; {} when the run has no such file.
+    """Return metric → draws from a run's folder or its bootstrap.json; {} if the file does not exist.
 
     Raises:
         ValueError: the file is damaged or of another version.
@@ -193,8 +195,8 @@ def read_draws(folder: str | Path) -> dict[str, MetricDraws]:
         return {str(name): _parse_entry(entry) for name, entry in content["metrics"].items()}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"{path}: no draws of a test set ({type(error).__name__}: {error}); delete the file, the report then "
-            "shows no interval for this run, or evaluate the run's detections again"
+            f"{path}: no draws of a test set ({type(error).__name__}: {error}); evaluate the run's detections again, "
+            "or delete the file (the report then shows no interval for this run)"
         ) from error
 
 

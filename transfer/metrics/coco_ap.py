@@ -1,4 +1,4 @@
-"""COCO box and mask AP from annotations and results, by the fastest evaluator that equals pycocotools bit by bit.
+"""Compute COCO box and mask AP with hotcoco, the fastest evaluator that equals pycocotools bit by bit.
 
 Shapes of a precision array: T IoU thresholds, R recall points, K categories, A area ranges, L detection limits.
 """
@@ -26,27 +26,27 @@ Annotations = str | Path | Mapping[str, Any]
 Detections = str | Path | Sequence[Mapping[str, Any]]
 
 DETECTION_LIMITS = (1, 10, 100)
-"""Detections per image that count, for recall; AP takes the last. Source: pycocotools, Params.setDetParams."""
+"""Detections per image counted for recall; AP uses the last. Source: pycocotools, Params.setDetParams."""
 STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-"""The first six of the twelve numbers that COCO summarises."""
+"""The first six of COCO's twelve summary numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CocoResult:
-    """What COCO's evaluation of one task gives."""
+    """Result of COCO's evaluation of one task."""
 
-    stats: npt.NDArray[np.float64]  # (12,) in [0, 1]; -1 where the annotations hold nothing to find
+    stats: npt.NDArray[np.float64]  # (12,) in [0, 1]; -1 if the annotations hold no such object
     precision: npt.NDArray[np.float64]  # (T, R, K, A, L)
     recall: npt.NDArray[np.float64]  # (T, K, A, L)
     categories: tuple[str, ...]
-    """Names in the order of the axis K (ascending ids)."""
+    """Names along the axis K (ascending ids)."""
 
     def metrics(self) -> dict[str, float]:
-        """Return AP, AP50, AP75, APs, APm, APl in percent; NaN where the annotations hold nothing to find."""
+        """Return AP, AP50, AP75, APs, APm, APl in percent; NaN if the annotations hold no such object."""
         return summarise_stats(self.stats)
 
     def per_class(self) -> dict[str, float]:
-        """Return AP in percent per category; NaN for one without annotations."""
+        """Return AP in percent per category; NaN for a category without annotations."""
         table = {}
         for index, name in enumerate(self.categories):
             values = self.precision[:, :, index, 0, -1]
@@ -56,7 +56,7 @@ class CocoResult:
 
 
 def summarise_stats(stats: Any) -> dict[str, float]:
-    """Return AP, AP50, AP75, APs, APm, APl in percent from COCO's twelve numbers; NaN where nothing is to be found."""
+    """Return AP, AP50, AP75, APs, APm, APl in percent from COCO's twelve numbers; NaN for undefined (negative) ones."""
     return {
         name: float(value) * 100 if value >= 0 else float("nan")
         for name, value in zip(STATS, stats[: len(STATS)], strict=True)
@@ -68,16 +68,20 @@ def evaluate_coco(
 ) -> CocoResult:
     """Return COCO's evaluation of `results_json` (boxes xywh, category ids of the annotations) against `gt_json`.
 
-    Equal to Detectron2's COCOEvaluator: mask AP by size goes by the masks' sizes, not by those of the boxes.
+    Equals Detectron2's COCOEvaluator: mask AP by size uses the masks' areas, not those of the boxes.
 
     Args:
-        gt_json: an annotations file, or its content.
-        results_json: a file in COCO's results form, or its list; it may be empty: then everything is missed.
-        task: "bbox" or "segm" (the results then hold RLE masks).
-        engine: "hotcoco", or "pycocotools", the judge: the same numbers at a hundredth of the speed.
+        gt_json: an annotation file, or its content.
+        results_json: a file in COCO's results format, or its list; may be empty.
+        task: "bbox", or "segm" if the results hold RLE masks.
+        engine: "hotcoco", or "pycocotools", the reference: the same numbers at a hundredth of the speed.
+
+    Returns:
+        The evaluation; its `metrics()` are AP, AP50, AP75 and AP by size, its `per_class()` AP by category name, in
+        percent.
 
     Raises:
-        ValueError: a file is missing, the task or engine is unknown, or results do not fit the annotations.
+        ValueError: a file is missing, the task or engine is unknown, or the results do not fit the annotations.
 
     """
     if task not in ("bbox", "segm") or engine not in ("hotcoco", "pycocotools"):
@@ -91,7 +95,7 @@ def evaluate_coco(
 def evaluate_records(
     truth: CocoTruth, results: Sequence[Mapping[str, Any]], task: Task, *, engine: Engine = "hotcoco"
 ) -> CocoResult:
-    """Return COCO's evaluation of results in the strict form of transfer/metrics/coco_records.py."""
+    """Return COCO's evaluation of results in the normalised form of transfer/metrics/coco_records.py."""
     evaluation = run_evaluation(load_evaluation(truth.content, results, task, engine))
     return CocoResult(
         stats=np.asarray(evaluation.stats, dtype=np.float64),
@@ -102,15 +106,15 @@ def evaluate_records(
 
 
 def load_evaluation(truth: Any, results: Any, task: Task, engine: Engine) -> Any:
-    """Return a COCOeval of the engine over annotations and results in memory, not yet run."""
-    with contextlib.redirect_stdout(io.StringIO()):  # both engines tell of their loading
+    """Return a COCOeval of the engine over annotations and results in memory, not yet evaluated."""
+    with contextlib.redirect_stdout(io.StringIO()):  # both engines print while loading
         if engine == "hotcoco":
             annotations = hotcoco.COCO(truth)
             return hotcoco.COCOeval(annotations, annotations.load_res(list(results)), task)
         annotations = load_pycocotools(truth)
         if results:
-            detections = annotations.loadRes([dict(result) for result in results])  # it writes into them
-        else:  # loadRes looks at the first result
+            detections = annotations.loadRes([dict(result) for result in results])  # loadRes modifies the results
+        else:  # loadRes needs a first result
             detections = load_pycocotools({**truth, "annotations": []})
         return COCOeval(annotations, detections, task)
 
@@ -125,7 +129,7 @@ def run_evaluation(evaluation: Any) -> Any:
 
 
 def load_pycocotools(truth: Mapping[str, Any]) -> Any:
-    """Return pycocotools' COCO over annotations in memory; their records are copied, as the evaluation marks them."""
+    """Return pycocotools' COCO over annotations in memory; the records are copied, because the evaluation adds keys."""
     annotations = COCO()
     annotations.dataset = {**truth, "annotations": [dict(record) for record in truth["annotations"]]}
     annotations.createIndex()
@@ -133,7 +137,7 @@ def load_pycocotools(truth: Mapping[str, Any]) -> Any:
 
 
 def read_coco_json(path: str | Path) -> Any:
-    """Return the content of an annotations or results file; ValueError with a sentence when there is none."""
+    """Return the content of an annotation or results file; ValueError if it is missing or not JSON."""
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file; expected COCO annotations, or results (coco_instances_results.json)")
     try:

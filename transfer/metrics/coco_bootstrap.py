@@ -1,4 +1,4 @@
-"""COCO's AP on many draws of the test images, from one matching of detections to annotations.
+"""Compute COCO's AP on many draws of the test images from a single matching of detections to annotations.
 
 Shapes: T IoU thresholds, R recall points, K categories, N images, B draws, M detections of a category.
 """
@@ -18,19 +18,20 @@ RECALLS = np.linspace(0.0, 1.0, 101)
 """Source: pycocotools, Params.setDetParams."""
 THRESHOLDS = 10
 AREA_ALL = [0, 1e5**2]
+"""Area range "all" in square pixels. Source: pycocotools, Params.setDetParams."""
 EPSILON = np.spacing(1)
-"""Added to the denominator of precision, as pycocotools adds it."""
+"""Added to the denominator of precision, as in pycocotools."""
 NAMES = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}
-"""Metric → its thresholds."""
+"""Metric → indices of its thresholds."""
 
 
 def match_coco(evaluation: Any, truth: CocoTruth) -> list[ClassMatches]:
-    """Return per category the detections in order of score and what they found, all sizes, 100 an image.
+    """Return, per category, the detections in order of score and their matches, at all sizes, at most 100 per image.
 
     Args:
-        evaluation: a COCOeval of either engine over records in the strict form; it is evaluated again, for the area
-            range "all" alone, so its summary is lost.
-        truth: the annotations that it was made with.
+        evaluation: a COCOeval of either engine over normalised records; it is evaluated again for the area range "all"
+            only, which discards its summary.
+        truth: the annotations that it was created with.
 
     """
     parameters = evaluation.params
@@ -44,9 +45,9 @@ def match_coco(evaluation: Any, truth: CocoTruth) -> list[ClassMatches]:
 
 
 def weigh_coco(matches: list[ClassMatches], counts: CountArray) -> dict[str, FloatArray]:
-    """Return AP, AP50, AP75 in percent, (B,) each, where image i counts `counts[b, i]` times (B, N).
+    """Return AP, AP50, AP75 in percent, (B,) each, with image i counted `counts[b, i]` times, (B, N).
 
-    NaN for a draw that holds nothing to find.
+    NaN for a draw without objects.
     """
     values = {name: np.full(len(counts), np.nan) for name in NAMES}
     largest = max([len(entry.image) for entry in matches] + [THRESHOLDS * len(RECALLS) * len(matches)], default=1)
@@ -63,7 +64,7 @@ def weigh_coco(matches: list[ClassMatches], counts: CountArray) -> dict[str, Flo
 
 
 def _weigh_block(matches: list[ClassMatches], counts: npt.NDArray[np.int32]) -> FloatArray:
-    """Return pycocotools' precision (B, T, R, K) at the area range "all"; -1 where a category has nothing to find."""
+    """Return pycocotools' precision (B, T, R, K) for the area range "all"; -1 for a category without objects."""
     precision = np.full((len(counts), THRESHOLDS, len(RECALLS), len(matches)), -1.0)
     for column, entry in enumerate(matches):
         for row, curve in enumerate(weigh_class(entry, counts, RECALLS)):

@@ -1,8 +1,8 @@
-"""Read a COCO-format annotation file once, as the entries that Detectron2 trains on, with its classes and facts.
+"""Read a COCO-format annotation file as the entries that Detectron2 trains on, with its classes and counts.
 
-The entries equal those of detectron2.data.datasets.load_coco_json, which tells a bad file by an assertion; here every
-mistake is a sentence. Class indices follow `class_names` where given, so that a test file may number the categories of
-its training file in another way: categories are matched by name.
+The entries equal those of detectron2.data.datasets.load_coco_json, which fails on invalid files with a bare assertion;
+here every mistake is explained. Class indices follow `class_names` if given, and categories are matched by name, so a
+test file may use other category ids than its training file.
 """
 
 import json
@@ -21,7 +21,7 @@ from transfer.metrics.record_mistakes import Mistakes, is_number
 LISTS = ("images", "annotations", "categories")
 XYWH_ABS = 1
 """The value of Detectron2's BoxMode for [x, y, width, height] (detectron2/structures/boxes.py)."""
-LAYOUT_HINT = "see `python -m tools.check_data ROOT` for what is there and what is missing"
+LAYOUT_HINT = "`python -m tools.check_data ROOT` lists what is missing"
 Record = dict[str, Any]
 
 
@@ -35,11 +35,11 @@ class CocoEntries:
     class_indices: Mapping[int, int]
     """The file's category id → the model's class index."""
     boxes: int
-    """Annotations of the file."""
+    """Number of annotations in the file."""
     masks: int
-    """Those of them with a segmentation."""
+    """Number of annotations with a segmentation."""
     rle_masks: int
-    """Those that are RLE and no crowd: Detectron2 trains on them with INPUT.MASK_FORMAT bitmask only."""
+    """Number of RLE masks that are not crowds: Detectron2 trains on them only with INPUT.MASK_FORMAT bitmask."""
 
 
 def read_coco_entries(path: Path, images: Path, class_names: Sequence[str] | None = None) -> CocoEntries:
@@ -53,13 +53,13 @@ def build_coco_entries(
     """Return the entries of an annotation file's content.
 
     Args:
-        content: its lists of images, categories and annotations.
-        path: the file, for the errors' text.
-        images: the folder that file names are relative to.
-        class_names: the model's classes, in order; None: the file's own, in the order of their ids.
+        content: lists of images, categories and annotations.
+        path: path of the file, for error messages.
+        images: folder that file names are relative to.
+        class_names: the model's classes, in order; None: those of the file, in the order of their ids.
 
     Raises:
-        ValueError: one line per kind of mistake; the categories are not those of `class_names`.
+        ValueError: invalid entries (one line per kind of mistake), or other categories than `class_names`.
 
     """
     mistakes = Mistakes()
@@ -70,13 +70,13 @@ def build_coco_entries(
     if set(wanted) != set(names.values()):
         lacking, more = sorted(set(wanted) - set(names.values())), sorted(set(names.values()) - set(wanted))
         raise ValueError(
-            f"{path}: its categories are not those of the training set: lacking {lacking[:5]}, unknown {more[:5]}; "
+            f"{path}: its categories differ from the training set's: lacking {lacking[:5]}, unknown {more[:5]}; "
             "categories are matched by name, so give both files the same names (their ids may differ)"
         )
     indices = {key: wanted.index(name) for key, name in names.items()}
     by_image: dict[Any, list[Record]] = {entry["id"]: [] for entry in content["images"]}
     for entry in content["annotations"]:
-        if entry.get("image_id") in by_image:  # others belong to no image, and Detectron2 leaves them out
+        if entry.get("image_id") in by_image:  # the others belong to no image; Detectron2 ignores them too
             by_image[entry["image_id"]].append(entry)
     entries = [
         _read_image(entry, images, by_image[entry["id"]], indices, mistakes)
@@ -104,7 +104,7 @@ def _read_lists(path: Path) -> dict[str, list[Record]]:
         raise ValueError(f"{path}: no COCO annotations, {', '.join(lacking)} missing; {LAYOUT_HINT}")
     odd = [key for key in LISTS if any(not isinstance(entry, dict) for entry in content[key])]
     if odd:
-        raise ValueError(f"{path}: {', '.join(odd)} hold something else than records; {LAYOUT_HINT}")
+        raise ValueError(f"{path}: some entries of {', '.join(odd)} are not objects; {LAYOUT_HINT}")
     if not content["images"] or not content["categories"]:
         raise ValueError(f"{path}: {len(content['images'])} images and {len(content['categories'])} categories; "
                          "expected at least one of each")  # fmt: skip
@@ -117,12 +117,12 @@ def _check_ids(content: Mapping[str, list[Record]], mistakes: Mistakes) -> None:
         ids = [entry.get("id") for entry in content[key]]
         sound = [value for value in ids if isinstance(value, types) and not isinstance(value, bool)]
         if len(sound) < len(ids):
-            mistakes.add(f"kinds of {key} without a sound id", f"{len(ids) - len(sound)} of {len(ids)}")
+            mistakes.add(f"kinds of {key} without a valid id", f"{len(ids) - len(sound)} of {len(ids)}")
         for value, count in Counter(sound).items():
             if count > 1:
-                mistakes.add(f"ids of {key} that come twice (make them unique)", str(value))
+                mistakes.add(f"ids of {key} that occur more than once (make them unique)", str(value))
     if len({isinstance(entry.get("id"), str) for entry in content["images"]}) > 1:
-        mistakes.add("kinds of image ids", "some are numbers, some are texts; make all of them numbers")
+        mistakes.add("kinds of image ids", "some are numbers, some are strings; make all of them numbers")
     for entry in content["images"]:
         sides = [entry.get("width"), entry.get("height")]
         if not isinstance(entry.get("file_name"), str) or any(type(side) is not int or side < 1 for side in sides):
@@ -130,7 +130,7 @@ def _check_ids(content: Mapping[str, list[Record]], mistakes: Mistakes) -> None:
     names = Counter(entry.get("name") for entry in content["categories"])
     for name, count in names.items():
         if count > 1 or not isinstance(name, str):
-            mistakes.add("category names that are missing or come twice", repr(name))
+            mistakes.add("category names that are missing or occur more than once", repr(name))
 
 
 def _read_image(
@@ -148,10 +148,10 @@ def _read_image(
 
 
 def _read_object(entry: Record, limit: float, indices: Mapping[int, int], mistakes: Mistakes) -> Record | None:
-    """Return an annotation in Detectron2's form; None for one whose polygons enclose nothing."""
+    """Return an annotation in Detectron2's form; None if it is invalid or its polygons enclose nothing."""
     where, box = f"annotation {entry['id']}", entry.get("bbox")
     if entry.get("ignore", 0) != 0:
-        mistakes.add("annotations with ignore: 1, which Detectron2 does not know (use iscrowd: 1)", where)
+        mistakes.add("annotations with ignore: 1, which Detectron2 does not support (use iscrowd: 1)", where)
     if not isinstance(entry.get("category_id"), int) or entry["category_id"] not in indices:
         mistakes.add("annotations of a category that is not listed", f"{where}: {entry.get('category_id')!r}")
         return None
@@ -172,7 +172,7 @@ def _read_object(entry: Record, limit: float, indices: Mapping[int, int], mistak
 
 
 def _read_masks(value: Any, limit: float, where: str, mistakes: Mistakes) -> Any:
-    """Return polygons of three points or more, or RLE; [] where there is none."""
+    """Return the polygons of three or more points, or the RLE; [] if there is no mask."""
     try:
         if isinstance(value, dict):
             return rle_codec.frPyObjects(value, *value["size"]) if isinstance(value["counts"], list) else value

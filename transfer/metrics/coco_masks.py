@@ -1,8 +1,8 @@
-"""Turn COCO's three forms of a mask into compressed RLE, and find RLE that no image has.
+"""Convert COCO's three mask formats to compressed RLE, and find RLE that is damaged or does not fill its image.
 
-RLE counts pixels column by column: a run of background, one of the object, and so on; all runs together are the image.
-Compressed, a run is written in 5-bit digits, the lowest first, each as the character 48 + digit (+ 32 if more follow);
-from the fourth run on, the difference from the run two before is written. Source: pycocotools, maskApi.c.
+RLE counts pixels column by column, in alternating runs of background and object that together fill the image. In the
+compressed form, a run is written in 5-bit digits, the lowest first, each as the character 48 + digit (+ 32 if more
+follow); from the fourth run on, the difference from the run two before is written. Source: pycocotools, maskApi.c.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,20 +15,26 @@ from pycocotools import mask as rle_codec
 from transfer.metrics.record_mistakes import Mistakes, lie_within
 
 FAR = 10
-"""A coordinate may lie this many image sides away from the origin; what is further is a mistake, and a polygon there
-would take all memory."""
+"""Largest coordinate in image sides; larger ones are mistakes, and rasterising such a polygon would exhaust memory."""
 CHUNK = 20_000
-"""RLEs checked at a time: some tens of MiB."""
+"""Number of RLEs checked at a time; takes some tens of MiB."""
 LONGEST = 7
-"""Digits of a run's number: 35 bits are more than any image has pixels."""
+"""Maximum digits of a run: 35 bits exceed the number of pixels of any image."""
 IntArray = npt.NDArray[np.int64]
 Rle = dict[str, Any]
 
 
 def encode_segmentation(value: Any, size: tuple[int, int], where: str, mistakes: Mistakes) -> Rle | None:
-    """Return polygons or RLE as {"size": [height, width], "counts": str}; None, and a mistake, where it is no mask.
+    """Return polygons or RLE as {"size": [height, width], "counts": str}; None, and a mistake, if it is not a mask.
 
-    Polygons of fewer than three points enclose nothing and are left out, as Detectron2's training leaves them out.
+    Polygons of fewer than three points enclose nothing and are ignored, as in Detectron2's training.
+
+    Args:
+        value: polygons, uncompressed or compressed RLE.
+        size: (height, width) of the image in pixels.
+        where: location of the record, for the mistake.
+        mistakes: collects what is wrong.
+
     """
     if isinstance(value, Mapping):
         return _read_rle(value, size, where, mistakes)
@@ -46,7 +52,7 @@ def encode_segmentation(value: Any, size: tuple[int, int], where: str, mistakes:
 
 
 def find_broken_rles(rles: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Return the indices of compressed RLEs whose text is damaged, or whose runs do not fill their image."""
+    """Return the indices of compressed RLEs that are damaged or whose runs do not fill their image."""
     return [
         start + index for start in range(0, len(rles), CHUNK) for index in _find_broken(rles[start : start + CHUNK])
     ]
@@ -61,7 +67,7 @@ def _read_rle(value: Mapping[str, Any], size: tuple[int, int], where: str, mista
         text = counts.decode(errors="replace") if isinstance(counts, bytes) else counts
         return {"size": list(size), "counts": text}
     elif not isinstance(counts, list | tuple) or any(type(run) is not int or run < 0 for run in counts):
-        mistakes.add("RLE masks whose counts are neither a text nor whole numbers", where)
+        mistakes.add("RLE masks whose counts are neither a string nor non-negative integers", where)
     elif sum(counts) != size[0] * size[1]:
         mistakes.add("RLE masks whose runs do not fill their image", where)
     else:
@@ -91,7 +97,7 @@ def _find_broken(rles: Sequence[Mapping[str, Any]]) -> Iterator[int]:
 
 
 def _read_numbers(digits: IntArray, owner: IntArray) -> tuple[IntArray, IntArray, IntArray]:
-    """Return the owner, value and number of digits of each number in a chain of digits."""
+    """Return the owner, value and number of digits of each number in a sequence of digits."""
     ends = np.flatnonzero((digits & 32) == 0)
     starts = np.concatenate([[0], ends[:-1] + 1])
     lengths = ends - starts + 1
@@ -102,7 +108,7 @@ def _read_numbers(digits: IntArray, owner: IntArray) -> tuple[IntArray, IntArray
 
 
 def _add_differences(numbers: IntArray, owner: IntArray) -> IntArray:
-    """Return the runs of numbers that are, from each owner's fourth on, differences from the run two before."""
+    """Return the run lengths; from each owner's fourth number on, `numbers` are differences from the run two before."""
     sums = numbers.copy()
     sums[0::2], sums[1::2] = np.cumsum(numbers[0::2]), np.cumsum(numbers[1::2])
     first = np.searchsorted(owner, owner)  # of the same owner

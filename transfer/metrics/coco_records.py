@@ -1,11 +1,11 @@
-"""Bring COCO annotations and results to one strict form before an engine sees them, or refuse them in a sentence.
+"""Validate COCO annotations and results and normalise them before an evaluation engine reads them.
 
-The engines differ on loose input (ids from 0, missing fields, degenerate polygons, NaN), so that one file could have
-two APs. Here every record gets the fields that the evaluation uses and no others:
+The engines differ on loose input (ids from 0, missing fields, degenerate polygons, NaN), so one file could have two
+APs. In the normalised form, every record has exactly the fields that the evaluation uses:
 1. image ids and category ids become 1, 2, … in the order of the sorted ids, annotation ids 1, 2, … in the file's order;
-2. `iscrowd` is 0 where it is missing; `area` is the mask's, without a mask the box's, where it is missing;
-3. masks are compressed RLE, converted by pycocotools; polygons of fewer than three points enclose nothing and go;
-4. for mask AP the results have no box: their sizes are those of the masks, as in Detectron2's COCOEvaluator.
+2. a missing `iscrowd` becomes 0; a missing `area` becomes the mask's area or, without a mask, the box's;
+3. masks are compressed RLE, converted by pycocotools; polygons of fewer than three points are removed;
+4. for mask AP the results have no box, so their sizes are those of the masks, as in Detectron2's COCOEvaluator.
 """
 
 import math
@@ -21,19 +21,21 @@ from transfer.metrics.coco_masks import FAR, encode_segmentation, find_broken_rl
 from transfer.metrics.record_mistakes import Mistakes, is_number, lie_within
 
 FAR_PX = 1_000_000
-"""The same in pixels for images without width and height."""
+"""Largest coordinate in pixels for images without width and height."""
 LISTS = ("images", "annotations", "categories")
 Record = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CocoTruth:
-    """Annotations in the strict form, and how the file's own ids are numbered there."""
+    """Annotations in the normalised form, and the mapping from the file's ids to their numbers."""
 
     content: Record
-    """{"images", "annotations", "categories"}; records are read only."""
+    """{"images", "annotations", "categories"}; do not modify the records."""
     image_numbers: Mapping[Any, int]
+    """The file's image id → number 1, 2, …."""
     category_numbers: Mapping[Any, int]
+    """The file's category id → number 1, 2, …."""
 
     @property
     def image_ids(self) -> tuple[Any, ...]:
@@ -47,17 +49,17 @@ class CocoTruth:
 
 
 def normalise_truth(truth: Any, *, masks: bool) -> CocoTruth:
-    """Return annotations in the strict form, for box AP or, with `masks`, for mask AP.
+    """Return annotations in the normalised form, for box AP or, if `masks`, for mask AP.
 
-    Annotations of images that are not listed are left out, as Detectron2 and pycocotools leave them out.
+    Annotations of unlisted images are ignored, as in Detectron2 and pycocotools.
 
     Raises:
-        ValueError: the evaluation would be wrong or impossible; one line per kind of mistake, with its number.
+        ValueError: the evaluation would be wrong or impossible; one line per kind of mistake, with its count.
 
     """
     missing = [key for key in LISTS if not isinstance(truth, Mapping) or not isinstance(truth.get(key), list | tuple)]
     if missing:
-        raise ValueError(f"the COCO annotations lack {', '.join(sorted(missing))}: without them nothing can be counted")
+        raise ValueError(f"the COCO annotations lack {', '.join(sorted(missing))}; expected lists under these keys")
     mistakes = Mistakes()
     images = _read_images(truth["images"], mistakes, masks)
     categories = _read_categories(truth["categories"], mistakes)
@@ -82,15 +84,15 @@ def normalise_truth(truth: Any, *, masks: bool) -> CocoTruth:
 
 
 def normalise_results(results: Any, truth: CocoTruth, *, masks: bool) -> list[Record]:
-    """Return results in the strict form with the numbers of `truth`; masks alone with `masks`, else boxes alone.
+    """Return results in the normalised form with the numbers of `truth`; only masks if `masks`, else only boxes.
 
     Raises:
-        ValueError: a result lacks what the evaluation needs, or does not belong to the annotations.
+        ValueError: a result lacks a field that the evaluation needs, or does not belong to the annotations.
 
     """
     sequence = isinstance(results, Sequence) and not isinstance(results, str)
     if not sequence or any(not isinstance(result, Mapping) for result in results):
-        raise ValueError("the results are no list of records; expected COCO's results form, a list of objects")
+        raise ValueError("the results are not a list of objects; expected COCO's results format")
     _check_results_fit(results, truth, "segmentation" if masks else "bbox")
     mistakes = Mistakes()
     sizes = {image["id"]: image for image in truth.content["images"]}
@@ -123,7 +125,7 @@ def normalise_results(results: Any, truth: CocoTruth, *, masks: bool) -> list[Re
 
 
 def _find_odd_scores(results: Sequence[Any]) -> list[int]:
-    """Return the indices of results whose score is no finite number."""
+    """Return the indices of results without a finite score."""
     values = _as_numbers([result.get("score") for result in results], ())
     if values is not None:
         return list(np.flatnonzero(~np.isfinite(values)).tolist())
@@ -131,7 +133,7 @@ def _find_odd_scores(results: Sequence[Any]) -> list[int]:
 
 
 def _find_odd_boxes(boxes: Sequence[Any], images: Sequence[Record]) -> Sequence[int]:
-    """Return the indices of boxes that need a closer look: all of them where one is no list of four numbers."""
+    """Return the indices of boxes to be checked one by one: all of them if any is not a list of four numbers."""
     values = _as_numbers(boxes, (4,))
     if values is None:
         return range(len(boxes))
@@ -141,10 +143,10 @@ def _find_odd_boxes(boxes: Sequence[Any], images: Sequence[Record]) -> Sequence[
 
 
 def _as_numbers(values: Sequence[Any], shape: tuple[int, ...]) -> Any:
-    """Return numbers as an array (n, *shape); None where one of them is no number, or of another shape."""
+    """Return numbers as an array (n, *shape); None if any entry is not a number or has another shape."""
     try:
         array = np.array(values)
-    except ValueError:  # lists of several lengths
+    except ValueError:  # lists of different lengths
         return None
     sound = array.shape == (len(values), *shape) and array.dtype.kind in "iuf"
     return array if sound else None
@@ -160,7 +162,7 @@ def _read_images(entries: Iterable[Any], mistakes: Mistakes, masks: bool) -> dic
     keys = [_get(entry, "id") for entry in entries]
     _check_ids("image ids", keys, mistakes)
     if len({isinstance(key, str) for key in keys}) > 1:
-        mistakes.add("kinds of image ids (numbers and texts) that cannot be sorted", str(keys[0]))
+        mistakes.add("kinds of image ids (numbers and strings) that cannot be sorted", str(keys[0]))
     images = {}
     for key, entry in zip(keys, entries, strict=True):
         sides = {side: _get(entry, side) for side in ("height", "width")}
@@ -176,7 +178,7 @@ def _read_categories(entries: Iterable[Any], mistakes: Mistakes) -> dict[Any, st
     keys = [_get(entry, "id") for entry in entries]
     _check_ids("category ids", keys, mistakes)
     if any(isinstance(key, str) for key in keys):
-        mistakes.add("category ids that are texts (expected whole numbers)", str(keys[0]))
+        mistakes.add("category ids that are strings (expected integers)", str(keys[0]))
     names = [_get(entry, "name") for entry in entries]
     if any(not isinstance(name, str) for name in names):
         mistakes.add("categories without a name", str(keys[0] if keys else None))
@@ -186,10 +188,10 @@ def _read_categories(entries: Iterable[Any], mistakes: Mistakes) -> dict[Any, st
 def _check_ids(what: str, keys: Sequence[Any], mistakes: Mistakes) -> None:
     bad = [key for key in keys if not isinstance(key, int | str) or isinstance(key, bool)]
     for key in bad:
-        mistakes.add(f"{what} that are no whole numbers or texts", repr(key))
+        mistakes.add(f"{what} that are neither integers nor strings", repr(key))
     for key, count in Counter(key for key in keys if isinstance(key, int | str)).items():
         if count > 1:
-            mistakes.add(f"{what} that come twice (make them unique)", str(key))
+            mistakes.add(f"{what} that occur more than once (make them unique)", str(key))
 
 
 def _read_annotation(
@@ -219,12 +221,12 @@ def _read_annotation(
         rle = rle or _try_segmentation(segmentation, image)
         area = float(rle_codec.area(rle)) if rle else math.prod(record["bbox"][2:])
     if not is_number(area) or area < 0:
-        mistakes.add("annotations whose area is no number of square pixels", f"{where}: {area!r}")
+        mistakes.add("annotations whose area is not a number of square pixels", f"{where}: {area!r}")
     return {**record, "area": area}
 
 
 def _try_segmentation(segmentation: Any, image: Record) -> Record | None:
-    """Return the mask of an annotation whose box alone is evaluated, where it has a sound one."""
+    """Return the mask of an annotation of which only the box is evaluated; None if it has no valid mask."""
     return (
         encode_segmentation(segmentation, _size(image), "", Mistakes())
         if segmentation and image.get("height")
@@ -254,7 +256,7 @@ def _check_results_fit(results: Sequence[Any], truth: CocoTruth, shape: str) -> 
     if strays:
         raise ValueError(
             f"{len(strays)} image ids of the results are not in the annotations, e.g. {min(strays, key=str)}; "
-            "the results belong to another split"
+            "evaluate against the annotations of the split that was detected"
         )
     unknown = {_key(result.get("category_id")) for result in results} - truth.category_numbers.keys()
     if unknown:

@@ -1,9 +1,9 @@
-"""What a test set's detections tell beside the metrics: draws of the test set, AP by size, kinds of errors.
+"""Analyse a test set's detections beyond the metrics: bootstrap draws, AP by object size, kinds of errors.
 
-The kinds of errors are TIDE's (Bolya et al., ECCV 2020), at an IoU of 0.5 for a hit and 0.1 for background: Cls (right
-place, wrong class), Loc (right class, poor box), Both, Dupe (found before), Bkg (nothing there), Miss (not found). Each
-is the AP50 in percent points that correcting all errors of the kind alone would bring; FP and FN remove every false
-positive and every missed object. VOC is examined in COCO's form: difficult objects are ignored regions.
+The kinds of errors are TIDE's (Bolya et al., ECCV 2020), with an IoU of 0.5 for a hit and 0.1 for background: Cls
+(right place, wrong class), Loc (right class, poor box), Both, Dupe (duplicate), Bkg (no object), Miss (not detected).
+Each value is the AP50 in percent points gained by correcting all errors of that kind alone; FP and FN remove all false
+positives and all missed objects. VOC is analysed in COCO's format, with difficult objects as ignored regions.
 """
 
 import contextlib
@@ -27,30 +27,30 @@ SIZES = ("APs", "APm", "APl")
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What was found on one test set."""
+    """Analyses of the detections on one test set."""
 
     draws: dict[str, MetricDraws] = field(default_factory=dict)
-    """By the metric's name, as in the result."""
+    """Metric, named as in the result → its draws."""
     errors: dict[str, Any] = field(default_factory=dict)
     """{"box" or "mask": {"ap50_lost": {kind: percent points}, "counts": {kind: number}}}."""
     by_size: dict[str, dict[str, float]] = field(default_factory=dict)
-    """{"box" or "mask": {"APs", "APm", "APl"}} in percent, by COCO's definition; NaN where no object has the size."""
+    """{"box" or "mask": {"APs", "APm", "APl"}} in percent, by COCO's definition; NaN if no object has this size."""
 
     def join(self, other: "Findings") -> "Findings":
-        """Return both; `other`'s where both have a name."""
+        """Return the union of both; `other` wins for names that both have."""
         return Findings(
             draws=self.draws | other.draws, errors=self.errors | other.errors, by_size=self.by_size | other.by_size
         )
 
     def details(self) -> dict[str, Any]:
-        """Return what belongs into a result's details."""
+        """Return the entries for a result's details."""
         return {"errors": self.errors, "by_size": self.by_size}
 
 
 def examine_coco(
     truth: CocoTruth, records: list[dict[str, Any]], task: Task, engine: Engine = "hotcoco", *, draws: int = DRAWS
 ) -> Findings:
-    """Return findings of one task; metrics are named box/AP or mask/AP and so on. Arguments are in the strict form."""
+    """Return the findings of one task from normalised records; metrics are named box/AP, mask/AP and so on."""
     prefix = "mask" if task == "segm" else "box"
     evaluation = run_evaluation(load_evaluation(truth.content, records, task, "hotcoco"))
     metrics, errors = summarise_stats(evaluation.stats), _read_errors(evaluation)
@@ -80,7 +80,7 @@ def examine_voc(
     year: int,
     draws: int = DRAWS,
 ) -> Findings:
-    """Return findings of a VOC test set; `matches` are those of its metric."""
+    """Return the findings of a VOC test set; `matches` come from `match_voc`."""
     found = bootstrap_voc(truth, class_names, matches, year=year, draws=draws)
     coco = convert_voc_truth(truth, class_names)
     evaluation = run_evaluation(load_evaluation(coco.content, _convert_detections(detections), "bbox", "hotcoco"))
@@ -112,7 +112,7 @@ def bootstrap_voc(
 
 
 def convert_voc_truth(truth: VocTruth, class_names: list[str]) -> CocoTruth:
-    """Return VOC's annotations in COCO's strict form: x, y from 0, difficult objects as crowds."""
+    """Return VOC's annotations in the normalised COCO form: x, y from 0, difficult objects as crowds."""
     rows = zip(
         truth.image.tolist(),
         truth.category.tolist(),
@@ -152,7 +152,7 @@ def _convert_detections(detections: VocDetections) -> list[dict[str, Any]]:
 
 
 def _as_xywh(boxes: Any) -> Any:
-    """Return 0-based x, y, width, height of VOC's boxes, whose pixels count from 1 and include both corners."""
+    """Return 0-based x, y, width, height of VOC's 1-based boxes, which include both corners."""
     return np.concatenate([boxes[:, :2] - 1, boxes[:, 2:] - boxes[:, :2] + 1], axis=1)
 
 

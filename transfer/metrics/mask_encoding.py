@@ -1,10 +1,10 @@
-"""Paste masks and encode them as RLE from the box's crop alone; the RLE equals Detectron2's and pycocotools' way.
+"""Paste masks and encode them as RLE from the box's crop only; equals Detectron2 followed by pycocotools.
 
 Detectron2 pastes every mask into a full-size bitmap (detectron2/layers/mask_ops.py) and encodes all its pixels. Here:
 1. bilinear sampling is separable, so the crop is two small matrix products;
-2. their rounding differs from grid_sample's in the last bits, so pixels that lie too near the threshold for that are
-   sampled again by grid_sample itself;
-3. the run lengths come from the crop's changes; pycocotools packs them.
+2. their rounding differs from grid_sample's in the last bits, so pixels near the threshold are sampled again with
+   grid_sample itself;
+3. the run lengths come from the value changes in the crop; pycocotools packs them.
 
 Shapes: N masks of M × M pixels, an image of H × W, crops of h × w, S pixels along one axis of all crops.
 """
@@ -19,10 +19,10 @@ from pycocotools import mask as rle_codec
 from torch.nn.functional import grid_sample
 
 THRESHOLD = 0.5
-"""A pixel belongs to the mask from this value on; detectron2's default in detector_postprocess."""
+"""Smallest value of a pixel that belongs to the mask; detectron2's default in detector_postprocess."""
 DOUBT_PER_PIXEL = 1e-6
-"""Times M: how near to the threshold a value is taken again. A position in the mask is exact to about M times 1.2e-7,
-and a value changes by at most 1 from one mask pixel to the next; few pixels are so near."""
+"""Times M: distance from the threshold within which a value is recomputed. A position in the mask is exact to about M
+times 1.2e-7, and a value changes by at most 1 between neighbouring mask pixels; few pixels are this close."""
 
 Rle = dict[str, Any]
 FloatArray = npt.NDArray[np.float32]
@@ -34,9 +34,9 @@ class _Axis:
     """The crops' pixels along one axis, one crop after the other."""
 
     first: IntArray  # (N,) the first pixel of each crop
-    bounds: IntArray  # (N+1,) where each crop's pixels begin and end in the rows below
-    grid: FloatArray  # (S,) positions in the box as -1 … 1
-    weights: FloatArray  # (S, M+1) bilinear weights, and a one
+    bounds: IntArray  # (N+1,) offsets of each crop's pixels in the two arrays below
+    grid: FloatArray  # (S,) positions in the box, -1 … 1
+    weights: FloatArray  # (S, M+1) bilinear weights, followed by a one
 
 
 def encode_pasted_masks(masks: torch.Tensor, boxes: torch.Tensor, height: int, width: int) -> list[Rle]:
@@ -64,7 +64,7 @@ def encode_pasted_masks(masks: torch.Tensor, boxes: torch.Tensor, height: int, w
 
 
 def encode_bitmaps(bitmaps: torch.Tensor) -> list[Rle]:
-    """Return RLE of full-size bitmaps (N, H, W), for masks that were pasted already."""
+    """Return the RLE of full-size bitmaps (N, H, W), for masks that are already pasted."""
     columns_first = np.asfortranarray(bitmaps.cpu().numpy().astype(np.uint8).transpose(1, 2, 0))
     return [{"size": rle["size"], "counts": rle["counts"].decode()} for rle in rle_codec.encode(columns_first)]
 
@@ -72,8 +72,8 @@ def encode_bitmaps(bitmaps: torch.Tensor) -> list[Rle]:
 def _prepare_axis(low: FloatArray, high: FloatArray, length: int, size: int) -> _Axis:
     """Return crops and weights for boxes from `low` to `high` (N,) in an image of `length` pixels, masks of `size`.
 
-    The crop is that of detectron2's _do_paste_mask, a pixel of margin inside the image, and the positions come from the
-    same float32 operations, so that the very same numbers come out.
+    The crop (one pixel of margin, inside the image) and the float32 operations for the positions are those of
+    detectron2's _do_paste_mask, so the numbers are identical.
     """
     first = np.maximum(np.floor(low).astype(np.int64) - 1, 0)
     last = np.maximum(np.minimum(np.ceil(high).astype(np.int64) + 1, length), first)
@@ -99,7 +99,7 @@ def _encode_one(index: int, mask: torch.Tensor, x: _Axis, y: _Axis, image: tuple
     table = np.full((columns.stop - columns.start, size + 1), -THRESHOLD, dtype=np.float32)  # (w, M+1)
     np.matmul(x.weights[columns, :size], mask.numpy().T, out=table[:, :size])
     values = table @ y.weights[rows].T  # (w, h) value - threshold, column by column, as RLE counts
-    # A zero after each column, so that no run goes from one into the next here; and one before all of them.
+    # A zero before the first column and after each one, so that no run spans two columns here.
     flat = np.zeros(values.shape[0] * (values.shape[1] + 1) + 1, dtype=np.bool_)
     inside = flat[1:].reshape(values.shape[0], -1)[:, :-1]
     np.greater_equal(values, 0, out=inside)
@@ -115,14 +115,14 @@ def _encode_one(index: int, mask: torch.Tensor, x: _Axis, y: _Axis, image: tuple
 def _count_runs(
     flat: npt.NDArray[np.bool_], crop_height: int, corner: tuple[int, int], image: tuple[int, int]
 ) -> IntArray:
-    """Return the run lengths, background first, of an image that is zero but for a crop at `corner` (left, top).
+    """Return the run lengths, background first, of an image that is zero outside a crop at `corner` (left, top).
 
     `flat` holds a zero, then the crop's columns, each followed by a zero.
     """
     height, width = image
     column, row = np.divmod(np.flatnonzero(flat[1:] != flat[:-1]), crop_height + 1)
     changes = (column + corner[0]) * height + row + corner[1]  # where runs of ones start, end, start, …
-    if crop_height == height and len(changes) > 2:  # a run that reaches the bottom goes on in the next column
+    if crop_height == height and len(changes) > 2:  # a run that reaches the bottom continues in the next column
         touching = np.flatnonzero(changes[1:-1:2] == changes[2::2]) * 2 + 1
         changes = np.delete(changes, np.concatenate([touching, touching + 1]))
     edges = np.concatenate([[0], changes, [height * width]])

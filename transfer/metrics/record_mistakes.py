@@ -1,4 +1,4 @@
-"""Gather the mistakes of many records, so that one error names every kind with its number and first example."""
+"""Collect the mistakes of many records, so that one error lists every kind with its count and first example."""
 
 import math
 from collections import Counter
@@ -9,26 +9,26 @@ import numpy as np
 
 
 class Mistakes:
-    """Count mistakes by kind and remember the first of each."""
+    """Counts of mistakes by kind, with the first example of each."""
 
     def __init__(self) -> None:
         self._first: dict[str, str] = {}
         self._count: Counter[str] = Counter()
 
     def add(self, kind: str, example: str) -> None:
-        """Count one mistake."""
+        """Count one mistake of this kind."""
         self._first.setdefault(kind, example)
         self._count[kind] += 1
 
     def refuse(self, where: str) -> None:
-        """Raise ValueError with one line per kind, if there is a mistake."""
+        """Raise ValueError with one line per kind if there are mistakes."""
         if self._count:
             lines = [f"{where}: {count} {kind}, e.g. {self._first[kind]}" for kind, count in self._count.items()]
             raise ValueError("\n".join(lines))
 
 
 def is_number(value: Any) -> bool:
-    """Return whether `value` is a finite number, and no boolean."""
+    """Return whether `value` is a finite number and not a boolean."""
     return isinstance(value, int | float | np.number) and not isinstance(value, bool) and math.isfinite(value)
 
 

@@ -1,7 +1,7 @@
-"""Evaluate detections from files alone, with the numbers of a fine-tune's own evaluation and what its result holds.
+"""Evaluate saved detections; the metrics and details equal those of a fine-tuning run's own evaluation.
 
-VOC: a folder with Annotations and ImageSets, and one det file a class. COCO: an annotation file and results in COCO's
-form. Nothing here needs Detectron2 or a GPU.
+VOC: a folder with Annotations and ImageSets, and one det file per class. COCO: an annotation file and results in COCO's
+format. Neither Detectron2 nor a GPU is needed.
 """
 
 from collections import Counter
@@ -24,16 +24,16 @@ from transfer.metrics.voc_files import read_det_files, read_voc_truth, tabulate_
 COCO_RESULTS = "coco_instances_results.json"
 VOC_FOLDER = "voc_det"
 LIMIT = 100
-"""Detections of a class and image that COCO counts."""
+"""Detections per class and image that COCO counts."""
 FEW = 10
-"""Boxes that are needed to recognise their form."""
+"""Minimum number of boxes for recognising their form."""
 SHARE = 0.99
-"""Of boxes that must fit another form before it is tried."""
+"""Minimum share of boxes that fit another form before it is tried."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionReport:
-    """What one file of detections gives."""
+    """Evaluation of one file or folder of detections."""
 
     metrics: dict[str, float]
     """Percent, named as in a result."""
@@ -43,11 +43,11 @@ class DetectionReport:
     images: int
     detections: int
     notes: tuple[str, ...] = ()
-    """What is odd and does not stop the evaluation."""
+    """Oddities that do not prevent the evaluation."""
 
 
 def find_detections(path: Path) -> Path:
-    """Return the results file or det folder that `path` is, or that lies in the evaluation of the run at `path`.
+    """Return `path` if it is a results file or det folder, else the one in the evaluation of the run at `path`.
 
     Raises:
         ValueError: there is none, or more than one.
@@ -60,7 +60,7 @@ def find_detections(path: Path) -> Path:
     if len(found) != 1:
         listed = f", found {', '.join(map(str, found[:5]))}" if found else ""
         raise ValueError(
-            f"{path}: expected detections: a results file ({COCO_RESULTS}), a folder of one det file a class, or a "
+            f"{path}: expected detections: a results file ({COCO_RESULTS}), a folder with one det file per class, or a "
             f"run's folder with one of them in evaluation/{listed}"
         )
     return found[0]
@@ -69,7 +69,14 @@ def find_detections(path: Path) -> Path:
 def evaluate_saved_voc(
     root: Path, split: str, folder: Path, *, year: int = 2007, draws: int = DRAWS
 ) -> DetectionReport:
-    """Return the evaluation of the det files in `folder`; the classes are the files' names.
+    """Return the evaluation of the det files in `folder`; the file names give the classes.
+
+    Args:
+        root: VOC's folder, with Annotations and ImageSets.
+        split: image set, such as "test".
+        folder: det files, one per class.
+        year: of the metric, 2007 or 2012.
+        draws: number of bootstrap draws.
 
     Raises:
         ValueError: a file is missing or damaged, or the annotations hold a class without a det file.
@@ -83,7 +90,7 @@ def evaluate_saved_voc(
     }
     if lacking := sorted(name for name in annotated if make_file_name(name) not in files):
         raise ValueError(
-            f"{folder}: no det file for {', '.join(lacking)}; expected one a class, empty where nothing was found"
+            f"{folder}: no det file for {', '.join(lacking)}; expected one per class, empty if nothing was detected"
         )
     names = sorted(annotated | (files - {make_file_name(name) for name in annotated}))
     truth = read_voc_truth(root, split, names)
@@ -112,15 +119,15 @@ def evaluate_saved_coco(
     """Return the evaluation of a results file.
 
     Args:
-        annotations: COCO's annotation file.
-        results: a list of {"image_id", "category_id", "bbox", "score"}, with "segmentation" for mask AP.
-        tasks: "bbox", "segm" or both; (): boxes, and masks where the results hold them.
-        box_form: "xywh", COCO's, or "xyxy": the boxes are corners, and are converted.
-        engine: that computes the metrics; numbers are the same.
-        draws: of the bootstrap over images.
+        annotations: annotation file in COCO's format.
+        results: file with a list of {"image_id", "category_id", "bbox", "score"}, and "segmentation" for mask AP.
+        tasks: "bbox", "segm" or both; (): boxes, and masks if the results hold them.
+        box_form: "xywh" (COCO's) or "xyxy" (corners, which are converted).
+        engine: evaluator; both give the same numbers.
+        draws: number of bootstrap draws over images.
 
     Raises:
-        ValueError: the files do not fit, or the boxes are recognised as another form.
+        ValueError: the files do not fit together, or the boxes appear to have another form than `box_form`.
 
     """
     content, found = read_coco_json(annotations), read_coco_json(results)
@@ -158,21 +165,20 @@ def _find_tasks(results: Any) -> tuple[Task, ...]:
 
 
 def _refuse_other_forms(truth: CocoTruth, records: list[dict[str, Any]]) -> None:
-    """Raise ValueError where the boxes are corners or fractions: far too many of them fit that form, and find more."""
+    """Raise ValueError if the boxes appear to be fractions, or corners (nearly all fit and AP50 is higher)."""
     boxes = np.array([record["bbox"] for record in records], dtype=np.float64).reshape(-1, 4)
     if len(boxes) < FEW:
         return
     if boxes.max() <= 1.0:
         raise ValueError(
-            "the boxes look like fractions of the image (no number is above 1); expected [x, y, width, height] in "
-            "pixels"
+            "the boxes look like fractions of the image (no number exceeds 1); expected [x, y, width, height] in pixels"
         )
     ordered = (boxes[:, 2:] >= boxes[:, :2]).all(axis=1).mean()
     if ordered >= SHARE and _ap50(truth, _to_xywh(records)) > _ap50(truth, records):
         raise ValueError(
-            f"the boxes look like corners [x1, y1, x2, y2]: {100 * ordered:.0f} % of them are ordered so, and AP50 is "
-            f"{_ap50(truth, _to_xywh(records)):.1f} if they are, {_ap50(truth, records):.1f} if they are COCO's "
-            "[x, y, width, height]; add boxes=xyxy, or write them in COCO's form"
+            f"the boxes look like corners [x1, y1, x2, y2]: {100 * ordered:.0f} % of them fit this form, and AP50 is "
+            f"{_ap50(truth, _to_xywh(records)):.1f} with it, {_ap50(truth, records):.1f} with COCO's "
+            "[x, y, width, height]; add boxes=xyxy, or write them in COCO's format"
         )
 
 
@@ -195,7 +201,7 @@ def _describe_scores(scores: Any) -> list[str]:
     if len(values) and (values.min() < 0 or values.max() > 1):
         notes.append(f"scores lie in {values.min():g} … {values.max():g}, not in 0 … 1: only their order counts")
     if len(values) > FEW and len(np.unique(values)) == 1:
-        notes.append("all scores are equal: AP then depends on the order of the detections")
+        notes.append("all scores are equal, so AP depends on the order of the detections")
     return notes
 
 

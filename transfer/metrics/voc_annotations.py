@@ -1,4 +1,4 @@
-"""Read VOC's image sets and XML annotations: what Detectron2's training accepts is accepted, the rest is a sentence."""
+"""Read VOC's image sets and XML annotations; accept what Detectron2's training accepts, else raise an explanation."""
 
 import math
 from collections import Counter
@@ -25,42 +25,48 @@ class VocAnnotation:
     """One image's annotation."""
 
     size: tuple[int, int] | None
-    """Width and height in pixels; None where the file does not say."""
+    """Width and height in pixels; None if missing or invalid."""
     objects: tuple[VocObject, ...]
 
 
 def read_image_set(root: Path, split: str) -> tuple[str, ...]:
-    """Return the names in ROOT/ImageSets/Main/<split>.txt, one a line.
+    """Return the names in ROOT/ImageSets/Main/<split>.txt, one per line.
 
     Raises:
-        ValueError: the file is missing or empty, a line holds more than a name, or a name comes twice.
+        ValueError: the file is missing or empty, a line holds more than a name, or a name is repeated.
 
     """
     path = root / "ImageSets" / "Main" / f"{split}.txt"
     if not path.is_file():
-        raise ValueError(f"{path}: no such image set; expected VOC's layout below {root}, see tools.check_data")
+        raise ValueError(
+            f"{path}: no such image set; expected VOC's layout below {root}. `python -m tools.check_data ROOT` lists "
+            "what is missing"
+        )
     lines = [line.split() for line in path.read_text(errors="replace").splitlines() if line.strip()]
     names = tuple(words[0] for words in lines)
     longer = [" ".join(words) for words in lines if len(words) > 1]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if not names or longer or twice:
-        what = f"{len(twice)} names come twice, e.g. {twice[0]}" if twice else "it holds no image"
+        what = f"{len(twice)} names occur more than once, e.g. {twice[0]}" if twice else "it holds no image"
         what = f"{len(longer)} lines hold more than a name, e.g. {longer[0]!r}" if longer else what
-        raise ValueError(f"{path}: {what}; expected one image name a line, each once")
+        raise ValueError(f"{path}: {what}; expected one image name per line, each once")
     return names
 
 
 def read_annotation(path: Path) -> VocAnnotation:
-    """Return an annotation; a missing or empty <difficult> is 0, and corners may be fractions.
+    """Return an annotation; a missing or empty <difficult> counts as 0, and corners may be fractional.
 
     Raises:
-        ValueError: the file is missing, is no XML, or an object lacks its name or box, or its <difficult> is no number.
+        ValueError: the file is missing or invalid XML, or an object has no name, no box or an invalid <difficult>.
 
     """
     try:
         tree: Any = ElementTree.parse(path)
     except OSError as error:
-        raise ValueError(f"{path}: cannot read the annotation ({error.strerror}); see tools.check_data") from error
+        raise ValueError(
+            f"{path}: cannot read the annotation ({error.strerror}); `python -m tools.check_data ROOT` lists all "
+            "missing files"
+        ) from error
     except (ElementTree.ParseError, DefusedXmlException, ValueError) as error:
         raise ValueError(f"{path}: not valid XML ({error}); unpack the data set again") from error
     size = [_read_number(tree.findtext(f"size/{side}")) for side in ("width", "height")]
@@ -88,7 +94,7 @@ def _read_object(path: Path, entry: Any) -> VocObject:
 
 
 def _read_number(text: str | None) -> float | None:
-    """Return a finite number, or None."""
+    """Return the text as a finite number; None if it is not one."""
     try:
         number = float(text or "")
     except ValueError:

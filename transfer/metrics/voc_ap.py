@@ -1,7 +1,7 @@
 """Average precision as PASCAL VOC defines it, for all classes and IoU thresholds in one pass; pure NumPy.
 
-Bit-equal to detectron2/evaluation/pascal_voc_evaluation.py (voc_eval, voc_ap), which goes through detections one by one
-in Python: the same float64 operations in the same order, but each overlap is computed once for all ten thresholds.
+Bit-equal to detectron2/evaluation/pascal_voc_evaluation.py (voc_eval, voc_ap), which iterates over detections in
+Python: the same float64 operations in the same order, but each overlap is computed once for all ten thresholds.
 
 Shapes: M detections, G ground-truth boxes, T thresholds, C classes, P pairs (detection, box of its class and image).
 """
@@ -18,7 +18,7 @@ from transfer.metrics.weighted_ap import ClassMatches, WeightedCurve, envelope, 
 IOU_THRESHOLDS = tuple(percent / 100.0 for percent in range(50, 100, 5))
 """The ten thresholds .50:.05:.95 whose mean AP is called AP."""
 RECALLS = np.arange(0.0, 1.1, 0.1)
-"""The eleven points of the 2007 metric, as Detectron2's voc_ap makes them."""
+"""The eleven points of the 2007 metric, computed as in Detectron2's voc_ap."""
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -34,12 +34,12 @@ class VocTruth:
     image: IntArray  # (G,)
     category: IntArray  # (G,) index into the class names
     boxes: FloatArray  # (G, 4) xmin, ymin, xmax, ymax
-    difficult: npt.NDArray[np.bool_]  # (G,) such boxes count neither as found nor as missed
+    difficult: npt.NDArray[np.bool_]  # (G,) difficult boxes count neither as found nor as missed
 
 
 @dataclass(frozen=True, kw_only=True)
 class VocDetections:
-    """Detections as VOC's det files hold them: scores with 3 decimals, 1-based boxes with 1."""
+    """Detections as in VOC's det files: scores with 3 decimals, 1-based boxes with 1."""
 
     image: IntArray  # (M,) index into VocTruth.images
     category: IntArray  # (M,)
@@ -48,12 +48,12 @@ class VocDetections:
 
 
 def round_as_written(boxes: npt.NDArray[np.float32], scores: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return boxes (M, 4) and scores (M,) as a det file's text holds them.
+    """Return boxes (M, 4) and scores (M,) as they would be read back from a det file.
 
-    xmin and ymin are shifted by +1 pixel, the inverse of what Detectron2's VOC loader does (xmax and ymax stay).
+    xmin and ymin are shifted by +1 pixel, the inverse of Detectron2's VOC loader (xmax and ymax are unchanged).
 
-    For float32 input equal to printing with %.1f and %.3f and reading back: the product with 10 or 1000 is exact in
-    float64, so rounding half to even and dividing gives the double nearest to the decimal.
+    For float32 input this equals printing with %.1f and %.3f and reading back: the product with 10 or 1000 is exact in
+    float64, so rounding half to even and dividing gives the double closest to the decimal.
     """
     shifted = (boxes + np.array([1, 1, 0, 0], dtype=np.float32)).astype(np.float64)
     return np.rint(shifted * 10.0) / 10.0, np.rint(scores * 1000.0) / 1000.0
@@ -68,18 +68,21 @@ def compute_voc_ap(
     thresholds: tuple[float, ...] = IOU_THRESHOLDS,
     ties: Ties = "detectron2",
 ) -> FloatArray:
-    """Return AP in [0, 1], (T, C): the 11-point one for 2007, the area under the envelope for 2012.
+    """Return AP in [0, 1], (T, C): the 11-point AP for 2007, the area under the envelope for 2012.
 
     A class without (non-difficult) ground truth has AP 0 in 2007 and, as in Detectron2, NaN in 2012.
 
     Args:
-        truth: the boxes to find.
-        detections: in the order in which they were made.
+        truth: boxes to find.
+        detections: detections in their original order.
         class_count: C; classes are 0 … C-1.
         year: 2007 or 2012.
-        thresholds: a detection finds a box when their IoU is above this.
-        ties: how equal scores are ordered. "detectron2": by NumPy's default sort, whose order depends on the CPU's
-            instruction set; "stable": in the order of `detections`, the same on every machine.
+        thresholds: a detection matches a box if their IoU exceeds this.
+        ties: order of equal scores. "detectron2": that of NumPy's default sort, which depends on the CPU's instruction
+            set; "stable": the order of `detections`, the same on every machine.
+
+    Raises:
+        ValueError: another year.
 
     """
     matches = match_voc(truth, detections, class_count, thresholds=thresholds, ties=ties)
@@ -94,7 +97,7 @@ def match_voc(
     thresholds: tuple[float, ...] = IOU_THRESHOLDS,
     ties: Ties = "detectron2",
 ) -> list[ClassMatches]:
-    """Return per class the detections in order of score and what they found; arguments as of `compute_voc_ap`."""
+    """Return the detections of each class in order of score, with their matches; arguments as for `compute_voc_ap`."""
     order, starts = _order_by_class_and_score(detections, class_count, ties)
     overlap, best = _match(truth, detections, order, class_count)
     difficult = np.append(truth.difficult, False)[best]  # best is -1 where the image has no box of the class
@@ -114,7 +117,7 @@ def match_voc(
 
 
 def average_voc_ap(matches: list[ClassMatches], *, year: int) -> FloatArray:
-    """Return AP in [0, 1], (T, C); every image counts once."""
+    """Return AP in [0, 1], (T, C), with every image counted once."""
     if year not in (2007, 2012):
         raise ValueError(f"year must be 2007 (11-point AP) or 2012 (all-point AP), got {year}")
     thresholds = len(matches[0].found) if matches else 0
@@ -128,7 +131,7 @@ def average_voc_ap(matches: list[ClassMatches], *, year: int) -> FloatArray:
 
 
 def weigh_voc_ap(matches: list[ClassMatches], counts: npt.NDArray[np.integer[Any]], *, year: int) -> FloatArray:
-    """Return AP in [0, 1], (B, T, C), where image i counts `counts[b, i]` times (B, N)."""
+    """Return AP in [0, 1], (B, T, C), with image i counted `counts[b, i]` times, (B, N)."""
     thresholds = len(matches[0].found) if matches else 0
     ap = np.empty((len(counts), thresholds, len(matches)))
     for block in split_draws(matches, len(counts)):
@@ -140,8 +143,8 @@ def weigh_voc_ap(matches: list[ClassMatches], counts: npt.NDArray[np.integer[Any
 
 
 def _weigh_curve(curve: WeightedCurve, year: int) -> FloatArray:
-    """Return the AP of each draw, (B,): the operations of `_average_precision`, for all draws at once."""
-    nothing = np.where(curve.any_detection & (year != 2007), np.nan, 0.0)  # where there is no box to find
+    """Return the AP of each draw, (B,), by the operations of `_average_precision` for all draws at once."""
+    nothing = np.where(curve.any_detection & (year != 2007), np.nan, 0.0)  # for draws without a box to find
     precision = curve.true / np.maximum(curve.rank, 1)  # (B, F)
     if year == 2007:
         points = precision_at(curve, precision)
@@ -156,23 +159,23 @@ def _weigh_curve(curve: WeightedCurve, year: int) -> FloatArray:
 
 
 def _part_of(indices: IntArray, starts: IntArray, column: int) -> IntArray:
-    """Return those of the ascending `indices` that lie in a class's range, counted from its start."""
+    """Return those of the ascending `indices` that lie in a class's range, relative to its start."""
     first, last = np.searchsorted(indices, starts[column : column + 2])
     return np.asarray(indices[first:last] - starts[column])
 
 
 def group_by_class(category: IntArray, class_count: int) -> tuple[IntArray, IntArray]:
-    """Return indices (M,) that sort by class and keep the order within one, and the classes' bounds (C+1,) there."""
-    order = np.argsort(category.astype(np.int16), kind="stable")  # 16 bits: NumPy then sorts by radix
+    """Return indices (M,) that sort stably by class, and the bounds (C+1,) of the classes in them."""
+    order = np.argsort(category.astype(np.int16), kind="stable")  # NumPy uses radix sort for 16 bits
     return order, np.concatenate([[0], np.cumsum(np.bincount(category, minlength=class_count))])
 
 
 def _order_by_class_and_score(detections: VocDetections, class_count: int, ties: Ties) -> tuple[IntArray, IntArray]:
-    """Return indices (M,) that sort by class, then by descending score, and the classes' bounds (C+1,) there."""
+    """Return indices (M,) that sort by class and descending score, and the bounds (C+1,) of the classes in them."""
     grouped, bounds = group_by_class(detections.category, class_count)
     for first, last in pairwise(bounds):
         members = grouped[first:last]
-        # The very call of the reference for "detectron2": among equal scores the order decides the AP.
+        # For "detectron2" the same call as the reference: the order among equal scores affects the AP.
         order = np.argsort(-detections.scores[members], kind="stable" if ties == "stable" else None)
         grouped[first:last] = members[order]
     return grouped, bounds
@@ -183,7 +186,7 @@ def _match(
 ) -> tuple[FloatArray, IntArray]:
     """Return the largest IoU of each sorted detection with a box of its class and image, and that box's index.
 
-    -inf and -1 where there is no such box; the first box in the file's order wins a tie.
+    -inf and -1 if there is no such box; ties go to the first box in the file's order.
     """
     truth_key = truth.image * class_count + truth.category
     truth_order = np.argsort(truth_key, kind="stable")
@@ -218,7 +221,7 @@ def _pairwise_overlap(found: FloatArray, true: FloatArray) -> FloatArray:
     height = np.maximum(np.minimum(ty2, fy2) - np.maximum(ty1, fy1) + 1.0, 0.0)
     common = width * height
     union = (fx2 - fx1 + 1.0) * (fy2 - fy1 + 1.0) + (tx2 - tx1 + 1.0) * (ty2 - ty1 + 1.0) - common
-    with np.errstate(divide="ignore", invalid="ignore"):  # an empty box on an empty box: NaN, above no threshold
+    with np.errstate(divide="ignore", invalid="ignore"):  # two empty boxes give NaN, which exceeds no threshold
         return np.asarray(common / union)
 
 
@@ -231,10 +234,10 @@ def _first_hits(candidates: IntArray, best: IntArray) -> IntArray:
 def _average_precision(ranks: FloatArray, wanted: float, year: int, any_detection: bool) -> float:
     """Return one AP from the ranks (1-based) of the true positives, in descending order of score.
 
-    Only true positives matter: precision falls or stays at every other detection, and recall stays.
+    Only true positives matter: at every other detection, recall is unchanged and precision does not rise.
     """
     true_positives = np.arange(1, len(ranks) + 1, dtype=np.float64)
-    if wanted == 0:  # recall is 0/0 in the reference: no point of it is reached, its area is not a number
+    if wanted == 0:  # recall is 0/0 in the reference: no recall point is reached, and the area is NaN
         return 0.0 if year == 2007 or not any_detection else float("nan")
     recall = true_positives / wanted
     envelope = np.maximum.accumulate((true_positives / ranks)[::-1])[::-1]
@@ -242,6 +245,6 @@ def _average_precision(ranks: FloatArray, wanted: float, year: int, any_detectio
         points = np.searchsorted(recall, RECALLS)
         return float(np.cumsum(np.append(envelope, 0.0)[points] / 11.0)[-1])
     steps = np.diff(recall, prepend=0.0) * envelope
-    if len(recall) == 0 or recall[-1] != 1.0:  # the reference's sentinel at recall 1: a zero, but it shapes the sum
+    if len(recall) == 0 or recall[-1] != 1.0:  # the reference's zero sentinel at recall 1 affects np.sum's rounding
         steps = np.append(steps, 0.0)
     return float(np.sum(steps))

@@ -1,4 +1,4 @@
-"""VOC's files: ground truth from XML, read once, and one det file a class; evaluation from files alone."""
+"""Read VOC's ground truth, read and write det files (one per class), and evaluate from these files alone."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -13,12 +13,12 @@ from transfer.metrics.voc_ap import FloatArray, Ties, VocDetections, VocTruth, c
 
 
 def read_voc_truth(root: str | Path, split: str, class_names: Sequence[str]) -> VocTruth:
-    """Return the ground truth of ROOT/ImageSets/Main/<split>.txt; boxes of other classes are left out.
+    """Return the ground truth of ROOT/ImageSets/Main/<split>.txt without boxes of other classes.
 
-    Read once per process for the same arguments.
+    The result is cached per process for equal arguments.
 
     Raises:
-        ValueError: a file is missing or an annotation lacks a needed field; the text names it.
+        ValueError: a file is missing, or an annotation lacks a required field.
 
     """
     return _read_voc_truth(Path(root).absolute(), split, tuple(class_names))
@@ -47,9 +47,9 @@ def _read_voc_truth(root: Path, split: str, class_names: tuple[str, ...]) -> Voc
 def write_det_files(
     folder: str | Path, detections: VocDetections, images: Sequence[str], class_names: Sequence[str]
 ) -> None:
-    """Write FOLDER/<class>.txt with lines "image score xmin ymin xmax ymax", the form of VOC's own tools.
+    """Write FOLDER/<class>.txt with lines "image score xmin ymin xmax ymax", the format of VOC's own tools.
 
-    Half a million lines take a fifth of a second: the texts of all numbers come from tables, not one by one.
+    Numbers are formatted through lookup tables, so half a million lines take a fifth of a second.
     """
     order, bounds = group_by_class(detections.category, len(class_names))
     columns = [
@@ -62,7 +62,7 @@ def write_det_files(
     for number, column in enumerate(columns):
         pieces.append(column.view(np.uint8).reshape(count, column.dtype.itemsize))
         pieces.append(np.full((count, 1), ord("\n" if number == len(columns) - 1 else " "), dtype=np.uint8))
-    lines = np.concatenate(pieces, axis=1)  # (M, width) bytes; zeros pad the shorter texts
+    lines = np.concatenate(pieces, axis=1)  # (M, width) bytes; shorter texts are padded with zeros
     for category, name in enumerate(class_names):
         rows = lines[bounds[category] : bounds[category + 1]]
         data = rows[rows != 0].tobytes()
@@ -71,7 +71,7 @@ def write_det_files(
 
 
 def _as_text(values: FloatArray, decimals: int) -> np.ndarray[Any, np.dtype[np.bytes_]]:
-    """Return numbers (M,), rounded to `decimals` before, as zero-padded bytes (M,)."""
+    """Return numbers (M,) that are already rounded to `decimals` as zero-padded bytes (M,)."""
     scaled = np.rint(values * 10**decimals).astype(np.int64)
     lowest, highest = (int(scaled.min()), int(scaled.max())) if len(scaled) else (0, 0)
     texts = [f"{value / 10**decimals:.{decimals}f}".encode() for value in range(lowest, highest + 1)]
@@ -79,13 +79,18 @@ def _as_text(values: FloatArray, decimals: int) -> np.ndarray[Any, np.dtype[np.b
 
 
 def read_det_files(folder: str | Path, images: Sequence[str], class_names: Sequence[str]) -> VocDetections:
-    """Return the detections in FOLDER/<class>.txt; ValueError names a line that is none, or an unknown image."""
+    """Return the detections in FOLDER/<class>.txt.
+
+    Raises:
+        ValueError: a file is missing, a line is invalid, or it names an unknown image.
+
+    """
     index = {name: number for number, name in enumerate(images)}
     rows: list[list[float]] = []
     for category, name in enumerate(class_names):
         path = Path(folder) / f"{make_file_name(name)}.txt"
         if not path.is_file():
-            raise ValueError(f"{path}: no such det file; expected one per class, empty where nothing was found")
+            raise ValueError(f"{path}: no such det file; expected one per class, empty if nothing was detected")
         for number, line in enumerate(path.read_text().splitlines(), 1):
             try:
                 image, *numbers = line.split()
@@ -105,7 +110,7 @@ def read_det_files(folder: str | Path, images: Sequence[str], class_names: Seque
 def tabulate_voc_ap(ap: np.ndarray[Any, np.dtype[np.float64]], class_names: Sequence[str]) -> dict[str, Any]:
     """Return {"metrics": AP, AP50, AP75 in percent, "per_class": {name: the same}} from AP (10, C) in [0, 1].
 
-    The means are taken as Detectron2 takes them: over classes first, then over thresholds.
+    As in Detectron2, means are taken over classes first, then over thresholds.
     """
     percent = ap * 100
     by_threshold = [float(np.mean(row)) for row in percent]
@@ -127,7 +132,24 @@ def evaluate_voc(
     year: int = 2007,
     ties: Ties = "detectron2",
 ) -> dict[str, Any]:
-    """Return VOC metrics of saved det files, without Detectron2; see `tabulate_voc_ap` for what comes out."""
+    """Return the VOC metrics of saved det files; does not need Detectron2.
+
+    Args:
+        root: VOC's folder, with Annotations and ImageSets/Main.
+        split: image set, such as "test".
+        det_folder: holds CLASS.txt for each class, with lines "image score xmin ymin xmax ymax" (1-based pixels).
+        class_names: the classes, in any order.
+        year: of the metric: 2007 uses 11 recall points, 2012 all points of the curve.
+        ties: order of equal scores, see `compute_voc_ap`.
+
+    Returns:
+        {"metrics": {"AP", "AP50", "AP75"}, "per_class": {name: the same}} in percent; AP is the mean over IoU .50 to
+        .95.
+
+    Raises:
+        ValueError: a file is missing or damaged, or names an image that is not in the image set.
+
+    """
     truth = read_voc_truth(root, split, class_names)
     detections = read_det_files(det_folder, truth.images, class_names)
     return tabulate_voc_ap(compute_voc_ap(truth, detections, len(class_names), year=year, ties=ties), class_names)

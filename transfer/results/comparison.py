@@ -1,7 +1,7 @@
-"""Answer a question from summaries: every comparison with its evidence, and whether the control was passed.
+"""Compare methods from summaries: every comparison with its evidence, and whether the control passed.
 
-All headline comparisons of a report are one family for Holm's correction. The control is a gate before them, with a
-family of its own: asking more questions does not make it harder to pass, and passing it is no finding.
+All headline comparisons of a report form one family for Holm's correction. The control is tested before them as a
+separate family, so additional comparisons do not make it harder to pass, and passing it does not count as a finding.
 """
 
 import math
@@ -15,12 +15,12 @@ from transfer.results.question import Question
 from transfer.results.summaries import HEADLINE, RunKey, Summary, published_noise
 
 DrawsReader = Callable[[RunKey], Mapping[str, MetricDraws]]
-"""Returns a run's bootstrap draws by metric; {} where it has none."""
+"""Returns metric → bootstrap draws of a run; {} if it has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """What the runs of a chain cost on average, in hours of a GPU (of the machine where there is none)."""
+    """Average cost of a chain's runs, in GPU-hours (or hours of the machine if it has no GPU)."""
 
     pretraining: float | None = None
     finetuning: Mapping[str, float] = field(default_factory=dict)
@@ -30,15 +30,16 @@ class Costs:
 
 @dataclass(frozen=True, kw_only=True)
 class Remedy:
-    """Runs that would show a true difference of delta with 80 % power, as far as the spread is known by now."""
+    """Numbers of runs that would show a true difference of delta with 80 % power, given the spread measured so far."""
 
     pretrainings: int
-    """On each side."""
+    """Pretrainings per side."""
     finetunings: int
-    """Of each pretraining."""
+    """Fine-tunings per pretraining."""
     hours: float | None
-    """Of all runs of both sides together; None where their cost is unknown."""
+    """Total cost of all runs of both sides; None if unknown."""
     unit: str
+    """Unit of `hours`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,16 +55,16 @@ class Comparison:
     """Number of settings that deviate from the protocol, the same on both sides."""
     evidence: Evidence
     test_set: Interval | None = None
-    """What another test set of this size would change, 95 %; None: unknown."""
+    """95 % interval of the difference over test sets of this size; None: unknown."""
     withheld: bool = False
-    """The chain names a control, and the protocol has not passed it (yet): its outcome is no verdict."""
+    """Whether the outcome is not reported, because the protocol has not (yet) passed the chain's control."""
     remedy: Remedy | None = None
-    """What would decide it, where it is undecided and the spread is known."""
+    """Runs that would decide it, if it is undecided and the spread is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Control:
-    """Whether the ceiling is better than the floor, in every headline metric of every protocol."""
+    """Comparisons of the ceiling with the floor in every headline metric of every protocol."""
 
     floor: str
     ceiling: str
@@ -71,21 +72,21 @@ class Control:
 
     @property
     def passed(self) -> bool | None:
-        """Whether all comparisons came out better; None where one has too few runs to tell, or there is none."""
+        """Whether all outcomes are "better"; None if one has too few runs, or there is none."""
         outcomes = {entry.evidence.outcome for entry in self.comparisons}
         if outcomes & {"worse", "equivalent", "undecided"}:
             return False
         return None if not outcomes or "too_few_runs" in outcomes else True
 
     def passed_by(self, protocol: str, recipe: str) -> bool:
-        """Return whether one protocol was measured and every headline metric of it came out better."""
+        """Return whether the protocol was measured and all its headline metrics have the outcome "better"."""
         mine = [entry for entry in self.comparisons if (entry.protocol, entry.recipe) == (protocol, recipe)]
         return bool(mine) and all(entry.evidence.outcome == "better" for entry in mine)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Everything that a report answers."""
+    """All comparisons of a report, and its control."""
 
     comparisons: tuple[Comparison, ...]
     control: Control | None = None
@@ -93,7 +94,7 @@ class Verdict:
 
     @property
     def family(self) -> int:
-        """Number of tests that share the 5 %; the control is tested before them, by itself."""
+        """Number of tests that share the 5 % level; those of the control are not included."""
         return sum(entry.evidence.p is not None for entry in self.comparisons)
 
 
@@ -103,7 +104,15 @@ def reach_verdict(
     draws: DrawsReader | None = None,
     costs: Costs | None = None,
 ) -> Verdict:
-    """Return the verdict: comparisons pair by pair in the question's order, then protocol by protocol."""
+    """Return the verdict, with comparisons ordered by the question's pairs and then by protocol.
+
+    Args:
+        summaries: of all methods.
+        question: pairs, control and delta.
+        draws: returns a run's bootstrap draws; None: no test-set intervals.
+        costs: average costs of the runs; None: unknown.
+
+    """
     methods = list(dict.fromkeys(row.backbone for row in summaries))
     table = _index(summaries)
     asked = [entry for pair in question.list_pairs(methods) for entry in _compare(*pair, table, question.delta)]
@@ -120,7 +129,7 @@ def reach_verdict(
 
 
 def _judge_all(asked: Sequence[Comparison], table: "Table", draws: DrawsReader | None) -> list[Comparison]:
-    """Return one family of comparisons with their outcomes and, where draws are there, test-set intervals."""
+    """Return one family of comparisons with their outcomes and, if `draws` is given, test-set intervals."""
     judged = judge([entry.evidence for entry in asked])
     found = [replace(entry, evidence=evidence) for entry, evidence in zip(asked, judged, strict=True)]
     if draws is None:
@@ -129,10 +138,10 @@ def _judge_all(asked: Sequence[Comparison], table: "Table", draws: DrawsReader |
 
 
 def find_best(rows: Sequence[Summary], verdict: Verdict) -> str | None:
-    """Return the method that is better than every other row of one metric and recipe; None where none is shown to be.
+    """Return the method that is significantly better than all others in these rows of one metric and recipe, or None.
 
-    None too where the protocol has not passed its control. Only the highest mean can be best; it is tested against all
-    others with the family's strictest step, and no comparison of the verdict may say otherwise.
+    None also if the protocol has not passed its control. Only the method with the highest mean can be best; it is
+    tested against all others at the family's strictest level, and no comparison of the verdict may contradict this.
     """
     if len(rows) < 2 or rows[0].metric not in HEADLINE:
         return None
@@ -159,7 +168,7 @@ def find_best(rows: Sequence[Summary], verdict: Verdict) -> str | None:
 
 
 class _Spreads:
-    """The spread of each protocol's metric over all methods, worked out once and only where it is asked for."""
+    """The spread of each protocol's metric over all methods, computed on demand and cached."""
 
     def __init__(self, summaries: Sequence[Summary], family: int, costs: Costs) -> None:
         self.samples: dict[tuple[str, str, str], list[Summary]] = {}
@@ -171,7 +180,7 @@ class _Spreads:
         self.remedies: dict[tuple[object, ...], Remedy | None] = {}
 
     def add_remedy(self, entry: Comparison) -> Comparison:
-        """Return the comparison with what would decide it, where it is undecided."""
+        """Return the comparison, with a remedy if it is undecided."""
         if entry.evidence.outcome != "undecided":
             return entry
         key = (entry.protocol, entry.recipe, entry.metric)
@@ -230,7 +239,7 @@ def _weigh(first: Summary, second: Summary, delta: float | None) -> Evidence:
 
 
 def _find_test_set(entry: Comparison, table: Table, draws: DrawsReader) -> Interval | None:
-    """Return the paired bootstrap interval of the difference, averaged over runs; None where a run has no draws."""
+    """Return the paired bootstrap interval of the difference, averaged over runs; None if a run has no shared draws."""
     sides = []
     for name in (entry.first, entry.second):
         found = [draws(run).get(entry.metric) for run in table[name][entry.protocol, entry.recipe, entry.metric].runs]

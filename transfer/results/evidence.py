@@ -1,9 +1,9 @@
-"""Test whether one backbone is better than another: units of replication, Welch intervals, Holm, four outcomes.
+"""Test whether one method is better than another: units of replication, Welch intervals, Holm's correction, outcomes.
 
 Model: y[m, p, f] = mu[m] + A[m, p] + e[m, p, f] for method m, its pretraining p and the fine-tuning f of that
 pretraining. A has the standard deviation sigma_P (between pretrainings), e has sigma_F (between fine-tunings). The mean
 of P pretrainings with F fine-tunings each has the variance sigma_P²/P + sigma_F²/(P F), so fine-tuning seeds never
-replace pretraining seeds. What is replicated decides what can be claimed:
+replace pretraining seeds. The replicated quantity determines what a claim is about:
 
 1. two or more pretrainings on both sides: the methods; a unit is the mean over one pretraining's fine-tunings.
 2. one pretraining on each side, two or more fine-tunings: the two checkpoints; a unit is one fine-tuning.
@@ -11,7 +11,7 @@ replace pretraining seeds. What is replicated decides what can be claimed:
 4. one run on each side and a published standard deviation of such runs: the two checkpoints.
 5. otherwise nothing.
 
-Everything here is pure: numbers in, numbers out. All values and differences are percent points. Sources: Bouthillier et
+All functions here are pure. All values and differences are percent points. Sources: Bouthillier et
 al., Accounting for Variance in Machine Learning Benchmarks, MLSys 2021; Welch, Biometrika 34, 1947; Holm, Scandinavian
 Journal of Statistics 6, 1979.
 """
@@ -29,11 +29,11 @@ from scipy import special
 Claim = Literal["methods", "checkpoints", "checkpoint_and_method", "two_runs", "none"]
 Outcome = Literal["better", "worse", "equivalent", "undecided", "too_few_runs"]
 LEVEL = 0.05
-"""Probability of at least one false finding in a family of comparisons; an interval covers with 1 - LEVEL."""
+"""Probability of at least one false finding in a family of comparisons; intervals have the coverage 1 - LEVEL."""
 DEFAULT_DELTA = 0.5
-"""Percent points within which two backbones count as equivalent where no run-to-run spread is published."""
+"""Percent points within which two methods count as equivalent if no run-to-run spread is published."""
 ROUNDING = 1e-9
-"""Percent points: a smaller standard deviation is rounding, not spread."""
+"""Percent points; a smaller standard deviation is attributed to rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +42,9 @@ class Sample:
 
     method: str
     runs: Mapping[str | int, tuple[float, ...]]
-    """Pretraining (its name or seed) → the values of its fine-tunings, all finite, at least one each."""
+    """Pretraining (name or seed) → values of its fine-tunings; all finite, at least one each."""
     missing: int = 0
-    """Runs that measured no finite value and are left out."""
+    """Number of runs left out because they have no finite value."""
 
     @property
     def pretrainings(self) -> int:
@@ -68,28 +68,28 @@ class Sample:
 
     @property
     def values(self) -> tuple[float, ...]:
-        """Every run's value, pretraining by pretraining."""
+        """The values of all runs, grouped by pretraining."""
         return tuple(value for values in self.runs.values() for value in values)
 
     @property
     def units(self) -> tuple[float, ...]:
-        """The replications: the pretrainings' means, or the fine-tunings where there is one pretraining."""
+        """The replications: the pretrainings' means, or the fine-tunings if there is only one pretraining."""
         return self.means if self.pretrainings > 1 else self.values
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What the runs say about the difference first - second."""
+    """Statistics of the difference first - second."""
 
     first: Sample
     second: Sample
     claim: Claim
     difference: float
     low: float | None = None
-    """Ends of the 95 % interval of the difference; None without a unit of replication."""
+    """Lower end of the 95 % interval of the difference; None without a unit of replication."""
     high: float | None = None
     p: float | None = None
-    """Two-sided, of this comparison alone."""
+    """Two-sided p-value of this comparison alone."""
     p_adjusted: float | None = None
     """After Holm's correction over the family; set by `judge`."""
     outcome: Outcome = "too_few_runs"
@@ -100,7 +100,11 @@ class Evidence:
 
 
 def make_sample(method: str, runs: Iterable[tuple[str | int, float | None]]) -> Sample:
-    """Return the sample of (pretraining, value) pairs; None, NaN and infinity are counted as missing.
+    """Return the sample of (pretraining, value) pairs; None, NaN and infinity count as missing.
+
+    Args:
+        method: name of the method.
+        runs: per run, the name or seed of its pretraining and its value in percent.
 
     Raises:
         ValueError: no run has a finite value.
@@ -121,14 +125,17 @@ def make_sample(method: str, runs: Iterable[tuple[str | int, float | None]]) -> 
 def weigh(
     first: Sample, second: Sample, *, published_std: float | None = None, delta: float = DEFAULT_DELTA
 ) -> Evidence:
-    """Return the difference of two samples with its 95 % interval and p, where there is a unit of replication.
+    """Return the difference of two samples, with its 95 % interval and p if there is a unit of replication.
 
     Args:
-        first: the side that is asked about.
-        second: the side that it is compared with.
-        published_std: standard deviation of one run, as published for this very protocol and metric; used only where
-            both sides have a single run. The difference of two runs has √2 times this.
-        delta: half-width of the range in which the two count as equivalent.
+        first: sample of the first side.
+        second: sample of the second side.
+        published_std: published standard deviation of one run for exactly this protocol and metric; used only if both
+            sides have a single run. The difference of two runs has √2 times this.
+        delta: half-width in percent points of the range in which the two count as equivalent.
+
+    Returns:
+        The evidence in percent points, with its claim; `judge` sets the outcome.
 
     """
     claim = _find_claim(first, second, published_std)
@@ -141,7 +148,9 @@ def weigh(
     else:
         a, b = np.array(first.units), np.array(second.units)
         if max(a.std(), b.std()) < ROUNDING:
-            reason = "all runs of a side gave the same value, so their seeds are no replications and show no spread"
+            reason = (
+                "all runs of a side gave the same value, so the seeds are not replications and the spread is unknown"
+            )
             return replace(found, claim="none", reason=reason)
         unlike = claim == "checkpoint_and_method"
         pair = welch_error(a.var(ddof=1), len(a), b.var(ddof=1), len(b), unlike=unlike)
@@ -151,9 +160,16 @@ def weigh(
 
 
 def judge(family: Sequence[Evidence]) -> list[Evidence]:
-    """Return the family with p adjusted by Holm and the outcome of each member, in the same order.
+    """Return the family with Holm's adjusted p and the outcome of each member, in the same order.
 
-    A member without p counts as no test. The equivalence of a member is its own: its interval lies inside ±delta.
+    A member without p is not a test. Equivalence is not corrected for the family: the interval lies within ±delta.
+
+    Args:
+        family: all comparisons of one report, as returned by `weigh`.
+
+    Returns:
+        The same with `p_adjusted` and `outcome`: better, worse, equivalent, undecided or too_few_runs.
+
     """
     tested = [entry.p for entry in family if entry.p is not None]
     adjusted = iter(adjust_by_holm(tested))
@@ -161,7 +177,7 @@ def judge(family: Sequence[Evidence]) -> list[Evidence]:
 
 
 def adjust_by_holm(p: Sequence[float]) -> list[float]:
-    """Return Holm's adjusted p-values, in the order given: reject where one is at most the family's level."""
+    """Return Holm's adjusted p-values in the given order; those up to the family's level are rejected."""
     adjusted, highest = [0.0] * len(p), 0.0
     for rank, place in enumerate(sorted(range(len(p)), key=p.__getitem__)):
         highest = max(highest, min(1.0, (len(p) - rank) * p[place]))
@@ -177,11 +193,11 @@ def welch_error(
     *,
     unlike: bool = False,
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the standard error of a difference of means and its degrees of freedom; arrays go element by element.
+    """Return the standard error of a difference of means and its degrees of freedom, elementwise for arrays.
 
-    Where two units stand against more, Welch's approximation is too sure of itself (4.0 to 6.4 % false findings at a
-    level of 5 %, simulated), so the degrees of freedom are those of the smaller side. The same holds where the sides
-    have units of different kinds (`unlike`), whose spreads differ by nature: 8 % of families at 3 against 5 units.
+    With two units against more, Welch's approximation is anti-conservative (4.0 to 6.4 % false findings at a level of
+    5 %, simulated), so the degrees of freedom of the smaller side are used. The same applies if the sides have units of
+    different kinds (`unlike`), whose spreads differ systematically: 8 % false findings at 3 against 5 units.
     """
     parts = np.asarray(first_variance) / first_count, np.asarray(second_variance) / second_count
     total = parts[0] + parts[1]
@@ -194,7 +210,7 @@ def welch_error(
 
 
 def bound_difference(difference: ArrayLike, error: ArrayLike, freedom: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the half-width of the 95 % interval and the two-sided p by Student's t; arrays go element by element."""
+    """Return the half-width of the 95 % interval and the two-sided p by Student's t, elementwise for arrays."""
     half = special.stdtrit(freedom, 1 - LEVEL / 2) * np.asarray(error)
     return half, 2 * special.stdtr(freedom, -np.abs(np.asarray(difference)) / np.asarray(error))
 

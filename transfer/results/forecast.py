@@ -1,7 +1,7 @@
-"""Foresee a comparison before its runs exist: what difference it can show, and the cheapest split of its runs.
+"""Forecast a comparison before its runs exist: the difference that it can show, and the cheapest split of its runs.
 
-The spread comes from finished runs of the same protocol and metric; without them from the published run-to-run noise,
-which is one of fine-tuning alone; else it is unknown, and so is the forecast.
+The spread comes from finished runs of the same protocol and metric; without them, from the published run-to-run noise,
+which covers fine-tuning only. Otherwise the spread, and hence the forecast, is unknown.
 """
 
 import math
@@ -30,23 +30,23 @@ Design = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """What a planned comparison will be able to say."""
+    """Expected resolution of a planned comparison."""
 
     claim: Claim
-    """What it will speak of; "none": nothing is replicated on one side."""
+    """Subject of the claim; "none": nothing is replicated on one side."""
     smallest: float | None
-    """Percent points: the smallest true difference that it shows with 80 % power; None where unknown."""
+    """Percent points: the smallest true difference shown with 80 % power; None if unknown."""
     source: Source
-    """Where the spread comes from."""
+    """Origin of the spread."""
     spread: Spread
     best_ratio: float | None
-    """F*: fine-tunings of each pretraining for the least cost; None where a spread or a cost is unknown."""
+    """F*: number of fine-tunings per pretraining at the lowest cost; None if a spread or a cost is unknown."""
     split: Split | None
-    """The cheapest numbers that show a difference of `delta` between methods; None where unknown."""
+    """The cheapest numbers of runs that show a difference of `delta` between methods; None if unknown."""
 
 
 def find_spread(summaries: Sequence[Summary], protocol: str, metric: str) -> tuple[Spread, Source]:
-    """Return the spread of a metric over all methods of a protocol without deviations, and where it comes from."""
+    """Return the spread of a metric over all methods of a protocol without deviations, and its origin."""
     samples = [
         row.sample for row in summaries if (row.protocol, row.metric) == (protocol, metric) and not row.deviations
     ]
@@ -66,15 +66,15 @@ def forecast(
     costs: tuple[float | None, float | None] = (None, None),
     family: int = 1,
 ) -> Forecast:
-    """Return what a comparison of two planned designs can show.
+    """Return the forecast for a comparison of two planned designs.
 
     Args:
-        found: from `find_spread`.
-        first: the planned runs of one side.
-        second: of the other side.
-        delta: the true difference in percent points that the cheapest split is to show.
-        costs: of a pretraining and of a fine-tuning, in any one unit; None: unknown.
-        family: number of tests that share the 5 %: headline metrics times comparisons.
+        found: result of `find_spread`.
+        first: planned runs of one side.
+        second: planned runs of the other side.
+        delta: true difference in percent points that the cheapest split must show.
+        costs: cost of a pretraining and of a fine-tuning, in the same unit; None: unknown.
+        family: number of tests that share the 5 % level: headline metrics times comparisons.
 
     """
     (spread, source), level = found, LEVEL / max(1, family)
@@ -99,7 +99,7 @@ def forecast(
 
 
 def foresee_claim(first: Design, second: Design) -> Claim:
-    """Return what a comparison of two designs speaks of, by the rules of `transfer.results.evidence`."""
+    """Return the claim that a comparison of two designs allows, by the rules of `transfer.results.evidence`."""
     if min(first[0], second[0]) > 1:
         return "methods"
     units = [pretrainings if pretrainings > 1 else finetunings for pretrainings, finetunings in (first, second)]

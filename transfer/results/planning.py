@@ -1,9 +1,9 @@
 """Plan a comparison: power, the smallest difference that it can show, and the cheapest split of its runs.
 
-Two-sided t tests on n units a side by the noncentral t distribution. A unit is the mean of F fine-tunings of one
-pretraining, with the variance sigma_P² + sigma_F²/F; for a claim about two checkpoints it is one fine-tuning, with
-sigma_F². Standard deviations and differences are percent points; costs are in any one unit, such as GPU-hours. Source
-of the split: Cochran, Sampling Techniques, section 10.6 (two-stage sampling).
+The power of two-sided t tests with n units per side follows the noncentral t distribution. A unit is the mean of F
+fine-tunings of one pretraining, with variance sigma_P² + sigma_F²/F; for a claim about two checkpoints it is one
+fine-tuning, with sigma_F². Standard deviations and differences are percent points; all costs are in one unit, such as
+GPU-hours. Source of the split: Cochran, Sampling Techniques, section 10.6 (two-stage sampling).
 """
 
 import math
@@ -16,26 +16,26 @@ from scipy import optimize, stats
 from transfer.results.evidence import LEVEL, ROUNDING, Sample, welch_error
 
 POWER = 0.8
-"""Probability with which a comparison is to show a difference that exists."""
+"""Probability with which a comparison must show an existing difference."""
 MOST_UNITS = 1000
-"""Plans with more units a side are not worth stating."""
+"""Maximum units per side of a plan."""
 FAR_SHIFT = 5.0
-"""Beyond this noncentrality the wrong-signed tail holds less than 1e-8, and scipy 1.17 gives NaN for some of it."""
+"""Beyond this noncentrality the tail of the wrong sign is below 1e-8, and scipy 1.17 returns NaN for parts of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """Standard deviations of the model, as far as they are known."""
+    """Standard deviations of the model in percent points; None if unknown."""
 
     pretraining: float | None = None
-    """sigma_P; None where no method has two pretrainings, or none of them two fine-tunings."""
+    """sigma_P; None if no method has two pretrainings, or no pretraining has two fine-tunings."""
     finetuning: float | None = None
-    """sigma_F; None where no pretraining has two fine-tunings."""
+    """sigma_F; None if no pretraining has two fine-tunings."""
     single: float | None = None
-    """√(sigma_P² + sigma_F²): of pretrainings that are fine-tuned once each; known even where the two are not."""
+    """√(sigma_P² + sigma_F²), for pretrainings with one fine-tuning each; may be known without the other two."""
 
     def of_unit(self, finetunings: int) -> float | None:
-        """Return the standard deviation of the mean over a pretraining's fine-tunings; None where unknown."""
+        """Return the standard deviation of the mean over a pretraining's fine-tunings; None if unknown."""
         if self.pretraining is None or self.finetuning is None:
             return self.single if finetunings == 1 else None
         return math.sqrt(self.pretraining**2 + self.finetuning**2 / finetunings)
@@ -43,19 +43,20 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """A number of pretrainings on each side, and of fine-tunings of each."""
+    """Number of pretrainings per side, and of fine-tunings per pretraining."""
 
     pretrainings: int
     finetunings: int
     cost: float
-    """Of both sides together."""
+    """Total cost of both sides."""
     power: float
+    """Probability of showing the planned difference."""
 
 
 def measure_spread(samples: Sequence[Sample]) -> Spread:
-    """Return the spread pooled over methods: analysis of variance of fine-tunings within pretrainings.
+    """Return the spread pooled over methods, by analysis of variance of fine-tunings within pretrainings.
 
-    sigma_P² is the pretrainings' variance less what their fine-tunings explain; 0 where that is negative.
+    sigma_P² is the variance of the pretrainings' means minus the part explained by fine-tuning, but at least 0.
     """
     runs = [values for sample in samples for values in sample.runs.values()]
     within = _pool_variance(runs)
@@ -66,7 +67,7 @@ def measure_spread(samples: Sequence[Sample]) -> Spread:
     if between is not None and within is not None:
         pretraining = math.sqrt(max(0.0, between - within * float(np.mean(inverse))))
         single = math.sqrt(pretraining**2 + within)
-    elif between is not None:  # one fine-tuning each: the two cannot be told apart
+    elif between is not None:  # one fine-tuning each: sigma_P and sigma_F cannot be separated
         single = math.sqrt(between)
     return Spread(pretraining=pretraining, finetuning=None if within is None else math.sqrt(within), single=single)
 
@@ -77,11 +78,11 @@ def find_power(
     """Return the probability that a two-sided test at `level` shows a true difference.
 
     Args:
-        difference: the true one.
+        difference: true difference in percent points.
         unit_std: standard deviation of one unit, the same on both sides.
-        first: units of one side; a side with fewer than two units shows nothing.
-        second: units of the other side; None: as many.
-        level: a family of m comparisons passes 0.05 / m, Holm's first and strictest step.
+        first: number of units of one side; the power is 0 with fewer than two units on a side.
+        second: number of units of the other side; None: as many.
+        level: for a family of m comparisons pass 0.05 / m, Holm's first and strictest level.
 
     """
     second = first if second is None else second
@@ -98,7 +99,19 @@ def find_power(
 def find_smallest_difference(
     unit_std: float, first: int, second: int | None = None, *, power: float = POWER, level: float = LEVEL
 ) -> float | None:
-    """Return the smallest true difference that is shown with `power`; None where a side has fewer than two units."""
+    """Return the smallest true difference that is shown with `power`; None if a side has fewer than two units.
+
+    Args:
+        unit_std: standard deviation of one unit in percent points, the same on both sides.
+        first: number of units of one side.
+        second: number of units of the other side; None: as many.
+        power: probability with which the difference must be shown.
+        level: of the test; for a family of m comparisons pass 0.05 / m.
+
+    Returns:
+        Percent points.
+
+    """
     if min(first, first if second is None else second) < 2:
         return None
     if unit_std < ROUNDING:
@@ -114,7 +127,7 @@ def find_smallest_difference(
 
 
 def count_units(difference: float, unit_std: float, *, power: float = POWER, level: float = LEVEL) -> int | None:
-    """Return the fewest units a side that show a true difference with `power`; None beyond MOST_UNITS."""
+    """Return the minimum number of units per side that shows a true difference with `power`; None above MOST_UNITS."""
     low, high = 2, MOST_UNITS
     if find_power(difference, unit_std, high, level=level) < power:
         return None
@@ -127,9 +140,9 @@ def count_units(difference: float, unit_std: float, *, power: float = POWER, lev
 
 
 def find_best_ratio(spread: Spread, pretraining_cost: float, finetuning_cost: float) -> float | None:
-    """Return F*, the fine-tunings of each pretraining that make a given variance cheapest; None where unknown.
+    """Return F*, the fine-tunings per pretraining that reach a given variance at the lowest cost; None if unknown.
 
-    F* = √(cost of a pretraining / cost of a fine-tuning · sigma_F² / sigma_P²); infinite where sigma_P is 0.
+    F* = √(cost of a pretraining / cost of a fine-tuning · sigma_F² / sigma_P²); infinite if sigma_P is 0.
     """
     if spread.pretraining is None or spread.finetuning is None:
         return None
@@ -149,8 +162,20 @@ def find_cheapest_split(
 ) -> Split | None:
     """Return the cheapest numbers of pretrainings and fine-tunings that show a true difference with `power`.
 
-    Whole numbers around F* are tried, since the number of pretrainings is whole too. Where sigma_P and sigma_F cannot
-    be told apart, one fine-tuning each is planned. None where the spread is unknown or no plan suffices.
+    All integers up to about 2 F* are tried, since the number of pretrainings is an integer too. If sigma_P and sigma_F
+    cannot be separated, one fine-tuning per pretraining is planned. None if the spread is unknown or no plan suffices.
+
+    Args:
+        difference: true difference in percent points.
+        spread: known standard deviations, see `measure_spread`.
+        pretraining_cost: cost of one pretraining, in any unit.
+        finetuning_cost: cost of one fine-tuning, in the same unit.
+        power: probability with which the difference must be shown.
+        level: of the test; for a family of m comparisons pass 0.05 / m.
+
+    Returns:
+        Pretrainings per side, fine-tunings per pretraining, total cost of both sides, and the power reached.
+
     """
     best = find_best_ratio(spread, pretraining_cost, finetuning_cost)
     most = 1 if best is None else 2 * math.ceil(min(best, 16)) + 2
@@ -166,7 +191,7 @@ def find_cheapest_split(
 
 
 def _pool_variance(groups: Sequence[Sequence[float]]) -> float | None:
-    """Return the variance within groups, pooled by degrees of freedom; None where no group has two values."""
+    """Return the variance within groups, pooled by degrees of freedom; None if no group has two values."""
     repeated = [np.array(values) for values in groups if len(values) > 1]
     freedom = sum(len(values) - 1 for values in repeated)
     return float(sum(((values - values.mean()) ** 2).sum() for values in repeated)) / freedom if repeated else None

@@ -1,12 +1,12 @@
-"""Published rows that a reproduction is set beside, as data, each with how far it is confirmed and where it stands."""
+"""Published results to compare a reproduction with, each with its source and degree of confirmation."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 CONFIRMED: Literal["confirmed"] = "confirmed"
-"""The number stands in public code or an official README."""
+"""The number is in public code or an official README."""
 AS_REPORTED: Literal["as reported"] = "as reported"
-"""The paper's number as it is widely quoted; a table must show this label beside it."""
+"""The paper's number as widely quoted; a table must show this label beside it."""
 
 MOCO = "facebookresearch/moco, detection/README.md"
 MOCO_LINEAR = "facebookresearch/moco, README.md"
@@ -25,7 +25,7 @@ class PublishedRow:
     """One backbone's published numbers under one protocol."""
 
     protocol: str
-    """The named protocol that the row belongs to; rows of other protocols do not go beside it."""
+    """Full name of the protocol; rows of different protocols are not comparable."""
     backbone: str
     epochs: int | None
     """Pretraining epochs; None for supervised and random initialisation."""
@@ -35,11 +35,11 @@ class PublishedRow:
     source: str
     trials: int = 1
     stds: dict[str, float] = field(default_factory=dict)
-    """Standard deviation over the trials in percent points, where the source gives it."""
+    """Metric → standard deviation over the trials in percent points, if the source gives it."""
 
 
 def published_rows(protocol: str) -> list[PublishedRow]:
-    """Return the published rows of one protocol; empty for a protocol without any (digits among them)."""
+    """Return the published rows of one protocol; [] if there are none, as for the digits."""
     return [row for row in ROWS if row.protocol == protocol]
 
 
@@ -113,7 +113,7 @@ _FPN_1X: tuple[tuple[str, int | None, tuple[float, float], str], ...] = (
     ("InfoMin Aug.", 800, (40.4, 36.6), PIXPRO),
     ("PixPro", 100, (40.8, 36.8), PIXPRO),
 )
-"""backbone, epochs, box AP and mask AP of Mask R-CNN R50-FPN, 1x; PyContrast pretrains 200 epochs."""
+"""backbone, epochs, (box AP, mask AP) of Mask R-CNN R50-FPN, 1x, and source; PyContrast pretrains 200 epochs."""
 _FPN_2X: tuple[tuple[str, int | None, tuple[float, float], str], ...] = (
     ("random init", None, (38.4, 34.7), INFOMIN),
     ("supervised ImageNet-1K", None, (41.6, 37.6), INFOMIN),

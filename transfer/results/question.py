@@ -1,4 +1,4 @@
-"""What a report is asked: which methods to compare, and which control the measurements must pass."""
+"""Question of a report: the methods to compare, and the control that the measurements must pass."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +9,7 @@ from transfer.results.seeds import method_of
 
 @dataclass(frozen=True, kw_only=True)
 class Controls:
-    """The two ends of the scale; the ceiling must beat the floor, or a protocol gives no verdict."""
+    """Two reference methods; a protocol gives a verdict only if the ceiling is better than the floor."""
 
     floor: str = ""
     """A backbone that must be worse, such as random weights; empty: no control."""
@@ -19,18 +19,18 @@ class Controls:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """The comparisons of a report; names are methods (NAME stands for NAME@0, NAME@1 and so on)."""
+    """The comparisons of a report; names are methods (NAME covers NAME@0, NAME@1 and so on)."""
 
     compare: tuple[tuple[str, str], ...] = ()
     """(first, second): is first better than second? Empty: every method against the baseline."""
     baseline: str = ""
-    """What every other method is compared with; empty: the first method."""
+    """Method that all others are compared with; empty: the first method."""
     controls: Controls = field(default_factory=Controls)
     delta: float | None = None
     """Percent points within which two methods count as equivalent; None: the published noise, or 0.5."""
 
     def list_pairs(self, methods: Sequence[str]) -> list[tuple[str, str]]:
-        """Return the pairs to compare, each once; `methods` in the order of the chain are those that have results."""
+        """Return the distinct pairs to compare; `methods` are those with results, in the order of the chain."""
         if self.compare:
             return list(dict.fromkeys(self.compare))
         baseline = self.baseline or (methods[0] if methods else "")
@@ -44,15 +44,15 @@ def make_question(
     delta: float | None,
     backbones: Mapping[str, Sequence[str]],
 ) -> Question:
-    """Return the question of a chain; NAME@SEED asks about the method NAME.
+    """Return the question of a chain; NAME@SEED refers to the method NAME.
 
     Args:
         compare: pairs of names.
         baseline: a name, or empty.
         controls: names, or empty.
         delta: percent points, or None.
-        backbones: the chain's backbones in its order, each with the variants that a sweep makes of it (none: itself). A
-            swept backbone stands for all its variants in `compare`, and for the first of them elsewhere.
+        backbones: the chain's backbones in order, each with the variants that a sweep creates (none: itself). In
+            `compare`, a swept backbone stands for all its variants, elsewhere for the first one.
 
     """
     variants: dict[str, list[str]] = {}
@@ -80,7 +80,7 @@ def make_question(
 def find_question_mistakes(
     compare: Iterable[Sequence[str]], baseline: str, controls: Controls, delta: float | None, names: Iterable[str]
 ) -> list[tuple[str, str]]:
-    """Return (setting, sentence) for each thing that is wrong with a question about the backbones `names`."""
+    """Return (config key, message) for each mistake in a question about the backbones `names`."""
     pairs = list(compare)
     known = list(dict.fromkeys(name for given in names for name in (given, method_of(given))))
     mistakes = [("compare", text) for text in map(_check_pair, range(len(pairs)), pairs) if text]
@@ -88,12 +88,12 @@ def find_question_mistakes(
     asked += [("baseline", baseline), ("controls.floor", controls.floor), ("controls.ceiling", controls.ceiling)]
     listed = ", ".join(dict.fromkeys(map(method_of, known))) or "none"
     mistakes += [
-        (re.split(r"[.\[]", key)[0], f"{key} names {name!r}, which is no backbone here; expected one of {listed}")
+        (re.split(r"[.\[]", key)[0], f"{key} names {name!r}, which is not a backbone here; expected one of {listed}")
         for key, name in asked
         if name and name not in known
     ]
     if baseline and pairs:
-        text = "compare and baseline are both given; name either the pairs or what all are compared with"
+        text = "compare and baseline are both given; give either the pairs or the method that all are compared with"
         mistakes.append(("compare", text))
     if text := _check_controls(controls):
         mistakes.append(("controls", text))

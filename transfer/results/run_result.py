@@ -16,7 +16,7 @@ RESULT_NAME = "metrics.json"
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """What one run of one protocol measured; the content of its metrics.json."""
+    """Result of one run of one protocol; the content of its metrics.json."""
 
     backbone: str
     """The name given on the command line, e.g. "mochi"."""
@@ -32,11 +32,11 @@ class RunResult:
     machine: Mapping[str, Any] = field(default_factory=describe_machine)
     seconds: float = 0.0
     details: Mapping[str, Any] = field(default_factory=dict)
-    """Free: per-class tables, curves, the resolved config."""
+    """Free-form: per-class tables, curves, the resolved config."""
 
 
 def write_result(folder: str | Path, result: RunResult) -> Path:
-    """Write `result` as metrics.json in `folder` (whole or not at all); NaN and infinity become null."""
+    """Atomically write `result` as metrics.json in `folder` and return its path; NaN and infinity become null."""
     path = Path(folder) / RESULT_NAME
     write_json(path, _finite(asdict(result)))
     return path
@@ -46,13 +46,16 @@ def read_result(path: str | Path) -> RunResult:
     """Return the result in a metrics.json, or in the folder that holds one.
 
     Raises:
-        ValueError: the file is no result of this project; the text names what is missing or unknown.
+        ValueError: the file is missing or not a result of this project.
 
     """
     path = Path(path)
     path = path / RESULT_NAME if path.is_dir() else path
     if not path.is_file():
-        raise ValueError(f"{path}: no such result; a run writes {RESULT_NAME} as its last act, so it may not be done")
+        raise ValueError(
+            f"{path}: no such result; a run writes {RESULT_NAME} last, so it may not be finished: start it again to "
+            "resume it"
+        )
     values = read_json(path)
     known = {entry.name for entry in fields(RunResult)}
     needed = known - {"deviations", "details", "seconds"}
@@ -60,7 +63,7 @@ def read_result(path: str | Path) -> RunResult:
     if not sound:
         got = sorted(values) if isinstance(values, dict) else type(values).__name__
         raise ValueError(
-            f"{path}: expected a run's result with the keys {sorted(needed)}, metrics a mapping; got {got}"
+            f"{path}: expected a run's result with the keys {sorted(needed)}, where metrics is a mapping; got {got}"
         )
     return RunResult(**values)
 
@@ -68,15 +71,15 @@ def read_result(path: str | Path) -> RunResult:
 def read_finished(
     folder: str | Path, wanted: Mapping[str, Any], settings: Mapping[str, Any] | None = None
 ) -> RunResult | None:
-    """Return the result of a run that is finished already; None when there is none yet.
+    """Return the result of a finished run; None if the run is not finished.
 
     Args:
-        folder: of the run.
-        wanted: what the result must say of itself: backbone, protocol, seed, weights_sha256.
-        settings: what its details must hold as "config", as far as named here.
+        folder: folder of the run.
+        wanted: required fields of the result, such as backbone, protocol, seed, weights_sha256.
+        settings: required entries of "config" in its details.
 
     Raises:
-        ValueError: it is another run's result; the text names every difference.
+        ValueError: the result is another run's; the text lists every difference.
 
     """
     folder = Path(folder)
@@ -84,16 +87,23 @@ def read_finished(
         return None
     result = read_result(folder)
     config = result.details.get("config", {})
-    asked = json.loads(json.dumps(_finite(settings or {})))  # as JSON brings them back: lists for tuples
+    asked = json.loads(json.dumps(_finite(settings or {})))  # as read back from JSON: lists for tuples
     pairs = [(key, getattr(result, key), value) for key, value in wanted.items()]
     pairs += [(key, config.get(key), value) for key, value in asked.items() if key not in wanted]
     if changed := [f"{key} was {before!r}, is {now!r}" for key, before, now in pairs if before != now]:
-        raise ValueError(f"{folder}: holds the result of another run; name another out=. {'; '.join(changed)}")
+        raise ValueError(
+            f"{folder}: holds the result of another run; choose a new out= or delete the folder. {'; '.join(changed)}"
+        )
     return result
 
 
 def read_results(paths: str | Path | Iterable[str | Path]) -> list[RunResult]:
-    """Return the results in `paths`: files, or folders searched to any depth for metrics.json; sorted by path."""
+    """Return the results in `paths`: files, or folders searched recursively for metrics.json, sorted by path.
+
+    Raises:
+        ValueError: a path does not exist or holds an invalid result.
+
+    """
     roots = [paths] if isinstance(paths, str | Path) else list(paths)
     files = []
     for root in map(Path, roots):

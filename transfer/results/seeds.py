@@ -1,4 +1,4 @@
-"""Bring encoders of one method that were pretrained from several seeds to one row each: their mean and its spread.
+"""Pool the rows of encoders that one method pretrained with several seeds: mean and standard deviation.
 
 An encoder called NAME@SEED is another seed of NAME: mochi, mochi@1 and mochi@2 are three encoders of one method.
 """
@@ -10,24 +10,23 @@ from typing import Any
 
 Row = Mapping[str, Any]
 SPREAD = "_std"
-"""Added to a number's key: its sample standard deviation over the encoders (n - 1 in the denominator)."""
+"""Suffix of the key of a sample standard deviation over the encoders (n - 1 in the denominator)."""
 COUNT = "encoders"
-"""Key of the number of encoders behind a pooled row."""
+"""Key of the number of encoders in a pooled row."""
 PLACES = ("encoder", "kind", "rank")
-"""What tells the rows of one analysis apart; everything else is measured."""
+"""Keys that identify a row of an analysis; all other keys are measurements."""
 
 
 def method_of(encoder: str) -> str:
-    """Return NAME of NAME@SEED, and any other name as it is."""
+    """Return NAME for NAME@SEED, and any other name unchanged."""
     return re.sub(r"@\d+$", "", encoder)
 
 
 def pool_seeds(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return one row per method and kind or rank, in the order in which they came.
+    """Return one row per method and kind or rank, in the order of their first rows.
 
-    Every number becomes the mean over the method's encoders. With two encoders or more, KEY_std is added for each, and
-    encoders, their count. A number that one of them lacks (null, or infinite) is pooled over the others.
-
+    Every number becomes the mean over the method's encoders. With two or more encoders, KEY_std is added for each
+    number, and their count as `encoders`. Null and infinite values are left out of the mean.
     """
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:

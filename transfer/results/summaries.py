@@ -1,7 +1,7 @@
-"""Pool results: the runs of one method under one protocol, with its pretrainings as replications.
+"""Summarise the runs of each method under each protocol, with pretrainings as replications.
 
 A run is (backbone, protocol, seed). Backbones named NAME@SEED are pretrainings of the method NAME. Runs are pooled only
-when method, protocol and deviations from it agree: two recipes are never mixed.
+if method, protocol and deviations agree.
 """
 
 import json
@@ -16,7 +16,7 @@ from transfer.results.run_result import RunResult
 from transfer.results.seeds import method_of
 
 HEADLINE = ("AP", "box/AP", "mask/AP", "top1")
-"""The metrics that a verdict speaks of; tables hold all of them."""
+"""Metrics used for verdicts; tables hold all metrics."""
 VOC_NOISE = {"AP50": 0.2, "AP": 0.2, "AP75": 0.4}
 """Standard deviation over 5 trials in percent points; source: facebookresearch/moco, detection/README.md."""
 COCO_NOISE = 0.3
@@ -25,7 +25,7 @@ NOISE_VOC = frozenset({"voc-c4-24k@moco"})
 NOISE_COCO = frozenset(f"coco-{body}@moco" for body in ("c4-1x", "c4-2x", "fpn-1x", "fpn-2x")) | frozenset(
     f"coco-fpn-{length}@infomin" for length in ("1x", "2x")
 )
-"""Protocols at full size, for which the published noise holds."""
+"""Protocols at full size, to which the published noise applies."""
 
 RunKey = tuple[str, str, str, int]
 """(backbone with its seed, protocol, deviations as text, fine-tuning seed) of a run."""
@@ -46,13 +46,13 @@ class Summary:
     """The backbone of each of the sample's values, in its order."""
     deviations: tuple[Mapping[str, Any], ...] = ()
     recipe: str = "[]"
-    """The deviations as text: summaries are compared only where it is the same."""
+    """The deviations as text; only summaries with equal recipes are compared."""
     per_class: Mapping[str, float] = field(default_factory=dict)
-    """Mean over the runs, in percent, of the classes that all runs measured; headline metrics alone have them."""
+    """Class → mean over the runs in percent, for classes that all runs measured; headline metrics only."""
     by_size: Mapping[str, float] = field(default_factory=dict)
-    """The same of AP by the objects' size."""
+    """The same for AP by object size."""
     error_kinds: Mapping[str, float] = field(default_factory=dict)
-    """The same of the AP50 points that mending a kind of error would add."""
+    """The same for the AP50 points gained by correcting a kind of error."""
 
     @property
     def mean(self) -> float:
@@ -87,13 +87,13 @@ class Summary:
 
 
 def summarise(results: Iterable[RunResult]) -> list[Summary]:
-    """Return a summary per method, protocol, deviations and metric, in the order in which runs and metrics come.
+    """Return a summary per method, protocol, deviations and metric, in the order of the results.
 
-    Metrics that a run did not measure do not count for that run. Backbones of one method with the same weights are one
-    pretraining: a copy is no replication.
+    A run counts only for the metrics that it measured. Backbones of one method with the same weights count as one
+    pretraining.
 
     Raises:
-        ValueError: the same backbone, protocol and seed come twice with the same weights (a copy, not a trial).
+        ValueError: two results have the same backbone, protocol, seed and weights.
 
     """
     groups: dict[tuple[str, str, str], list[RunResult]] = {}
@@ -118,9 +118,9 @@ def recipe_of(result: RunResult) -> str:
 
 
 def published_noise(protocol: str, metric: str) -> float | None:
-    """Return the published run-to-run noise of a metric in percent points; None when there is none.
+    """Return the published run-to-run noise (standard deviation) of a metric in percent points; None if unpublished.
 
-    It was measured at full size, so it holds for protocols of that size and for runs without deviations.
+    It was measured at full size, so it applies only to these protocols and to runs without deviations.
     """
     if protocol in NOISE_VOC:
         return VOC_NOISE.get(metric)
@@ -128,7 +128,7 @@ def published_noise(protocol: str, metric: str) -> float | None:
 
 
 def _summarise_metric(method: str, recipe: str, metric: str, group: Sequence[RunResult]) -> Summary | None:
-    """Return the summary of one metric; None where no run has a finite value."""
+    """Return the summary of one metric; None if no run has a finite value."""
     by_weights: dict[str, str] = {}
     names = [by_weights.setdefault(run.weights_sha256 or run.backbone, run.backbone) for run in group]
     try:
@@ -164,6 +164,6 @@ def _refuse_copies(group: Sequence[RunResult]) -> None:
         if trial in seen:
             raise ValueError(
                 f"backbone {result.backbone}, protocol {result.protocol}, seed {result.seed}: two results from the "
-                "same weights; a copy is no second trial, so remove one of the two metrics.json or use another seed"
+                "same weights; a copy is no second trial: remove one of the two metrics.json or use another seed"
             )
         seen.add(trial)

@@ -1,1 +1,1 @@
-"""From a checkpoint to a verified backbone file."""
+"""Convert checkpoints into verified backbone files."""

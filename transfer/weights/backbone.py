@@ -1,4 +1,4 @@
-"""Read the backbone out of any family's checkpoint: strictly, whole, under torchvision's names."""
+"""Read the complete backbone from any family's checkpoint, under torchvision's names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,43 +27,43 @@ from transfer.weights.resnet_names import (
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """A whole ResNet without its classifier, and where it came from."""
+    """A complete ResNet without its classifier, and its origin."""
 
     state: dict[str, Tensor]
-    """Torchvision names in torchvision's order; on the CPU, each tensor with storage of its own."""
+    """Torchvision names in torchvision's order; on the CPU, each tensor with its own storage."""
     depth: int
     family: str
     branch: str
     epoch: int | None
-    """Epochs trained, where the checkpoint says it."""
+    """Epochs trained; None if the checkpoint does not record it."""
     reason: str
-    """Why it was taken for this family and branch."""
+    """Why this family and branch were recognised."""
     dropped: tuple[str, ...] = ()
     """Keys of heads and queues that were left out."""
     filled: int = 0
-    """Batch counters and, of Caffe2's files, running statistics that the file did not hold (all of a kind or none)."""
+    """Number of tensors that the file lacks and that were added: batch counters and, for Caffe2, running statistics."""
     pixel_format: str = TORCHVISION
-    """The input that the weights want: a key of `transfer.weights.pixel_formats.PIXEL_FORMATS`."""
+    """Pixel format that the weights expect: a key of `transfer.weights.pixel_formats.PIXEL_FORMATS`."""
     assumed: str = ""
-    """What was taken for granted about network and input."""
+    """Assumptions about network and input."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """What the user said beside family and branch: read it again with these."""
+    """Further options given by the user, needed to read the checkpoint again."""
     config: Mapping[str, Any] = field(default_factory=dict)
-    """The pretraining's settings, where the checkpoint holds them."""
+    """The pretraining's config; empty if the checkpoint does not hold it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """What a user may say about a checkpoint; each empty: recognised, or refused with the choices."""
+    """Options for reading a checkpoint; None: detected, or refused with a list of the choices."""
 
     family: str | None = None
-    """Whose checkpoint it is."""
+    """Family of the checkpoint, see `transfer.weights.families`."""
     branch: str | None = None
     """query, key, teacher or student; None: the query (online) encoder."""
     prefix: str | None = None
-    """CONTAINER:PREFIX, where the encoder lies in a file of no known scheme."""
+    """CONTAINER:PREFIX, the location of the encoder in a file of no known scheme."""
     pixel_format: str | None = None
-    """torchvision, msra, bgr or half: the input that the weights want."""
+    """Pixel format that the weights expect: torchvision, msra, bgr or half."""
     float32: bool = False
     """Convert float16, bfloat16 and float64 weights to float32."""
     trust_pickle: bool = False
@@ -71,47 +71,58 @@ class ReadOptions:
 
 
 def read_backbone(path: str | Path, **options: Any) -> Backbone:
-    """Return the backbone in the checkpoint at `path`; see `transfer.weights.families` for what is known.
+    """Return the backbone in the checkpoint at `path`; `transfer.weights.families` lists the known families.
 
     Args:
-        path: any container format (told by content).
-        options: the fields of `ReadOptions`.
+        path: checkpoint in any container format, detected from its content.
+        options: fields of `ReadOptions`: family, branch, prefix, pixel_format, float32, trust_pickle.
+
+    Returns:
+        Tensors under torchvision's names (`state`), depth, family, branch, epoch and pixel format.
 
     Raises:
-        ValueError: unreadable, unclear, incomplete, of another shape, or with NaN; the text says what and what to do.
+        ValueError: the checkpoint is unreadable, ambiguous, incomplete, of another shape, or holds NaN.
 
     """
-    said = ReadOptions(**options)
+    given = ReadOptions(**options)
     where = str(path)
-    tree = read_tree(path, trust_pickle=said.trust_pickle)
-    found = recognise(tree, where, family=said.family, branch=said.branch, prefix=said.prefix)
+    tree = read_tree(path, trust_pickle=given.trust_pickle)
+    found = recognise(tree, where, family=given.family, branch=given.branch, prefix=given.prefix)
     if found.unknown:
         raise ValueError(
-            f"{where}: {len(found.unknown)} tensors belong to no branch and no head of {found.chosen.family}:\n"
-            f"{summarise_mistakes(list(found.unknown))}\n{_advise_unknown(found, said)}"
+            f"{where}: {len(found.unknown)} tensors belong to no branch or head of {found.chosen.family}:\n"
+            f"{summarise_mistakes(list(found.unknown))}\n{_advise_unknown(found, given)}"
         )
-    claims = read_claims(tree, path, found.chosen.style, said.pixel_format)
+    claims = read_claims(tree, path, found.chosen.style, given.pixel_format)
     for candidate in found.candidates:
-        _check_whole(candidate, where, float32=said.float32)
-    return _take(found, tree, where, claims, said)
+        _check_complete(candidate, where, float32=given.float32)
+    return _take(found, tree, where, claims, given)
 
 
-def _advise_unknown(found: Recognition, said: ReadOptions) -> str:
-    """Return what helps: the place by name, where nothing unknown lies under it."""
+def _advise_unknown(found: Recognition, given: ReadOptions) -> str:
+    """Return the remedy: the prefix option if there is no unknown key under the encoder's prefix."""
     inside = found.chosen.raw_prefix
-    if said.prefix is None and inside and not any(name.startswith(inside) for name in found.unknown):
+    if given.prefix is None and inside and not any(name.startswith(inside) for name in found.unknown):
         return f"To convert the encoder without them, add: {found.chosen.words()}"
-    return "Remove them, or re-save the encoder's state_dict alone"
+    return "Remove them from the file, or save only the encoder's state_dict"
 
 
 def load_backbone(path: str | Path) -> nn.Module:
-    """Return a torchvision ResNet with the weights of `path` and an identity in place of fc; it yields (B, 2048).
+    """Return a torchvision ResNet with the weights in `path` and an identity in place of fc.
 
-    (B, 512) for ResNet-18 and 34. The key sets must agree exactly. It takes torchvision's input whatever the weights
-    want, see `fit_input`.
+    Args:
+        path: checkpoint of any known family; the key sets must agree exactly.
+
+    Returns:
+        The model in training mode. It maps (B, 3, H, W) images in torchvision's pixel format, whatever the weights
+        expect (see `fit_input`), to (B, 2048) features, or (B, 512) for ResNet-18 and 34.
+
+    Raises:
+        ValueError: as `read_backbone` and `fit_input`.
+
     """
     backbone = read_backbone(path)
-    with torch.device("meta"):  # no initialisation: every tensor is assigned, and the random state stays as it was
+    with torch.device("meta"):  # skips initialisation: every tensor is assigned, and the random state is unchanged
         model = build_resnet(backbone.depth)
     model.load_state_dict(fit_input(backbone), strict=True, assign=True)
     place_strides(model, backbone.pixel_format)
@@ -119,7 +130,7 @@ def load_backbone(path: str | Path) -> nn.Module:
 
 
 def build_resnet(depth: int) -> nn.Module:
-    """Return torchvision's ResNet of that depth with an identity in place of fc, freshly initialised."""
+    """Return torchvision's ResNet of this depth with an identity in place of fc, freshly initialised."""
     model: nn.Module = getattr(torchvision.models, f"resnet{depth}")()
     model.fc = nn.Identity()
     return model
@@ -152,7 +163,7 @@ def fit_input(backbone: Backbone) -> dict[str, Tensor]:
 
 
 def place_strides(model: nn.Module, pixel_format: str) -> None:
-    """Move the strides of a torchvision ResNet's bottlenecks to where the weights had them."""
+    """Move the strides of a torchvision ResNet's bottlenecks, in place, to where the pixel format puts them."""
     if not PIXEL_FORMATS[pixel_format].stride_in_1x1:
         return
     for module in model.modules():
@@ -160,7 +171,7 @@ def place_strides(model: nn.Module, pixel_format: str) -> None:
             module.conv1.stride, module.conv2.stride = module.conv2.stride, (1, 1)
 
 
-def _check_whole(candidate: Candidate, where: str, *, float32: bool) -> None:
+def _check_complete(candidate: Candidate, where: str, *, float32: bool) -> None:
     depth = find_depth(candidate.state)
     state, _ = _fill(candidate, depth)
     state = as_expected_dtypes(state, float32=float32)
@@ -170,21 +181,21 @@ def _check_whole(candidate: Candidate, where: str, *, float32: bool) -> None:
     if not find_key_mistakes(as_expected_dtypes(state, float32=True), depth):
         dtypes = sorted({str(tensor.dtype) for tensor in state.values() if tensor.is_floating_point()})
         raise ValueError(
-            f"{where}: the {candidate.branch} branch ({candidate.place()}) holds {' and '.join(dtypes)}:\n"
-            f"{summarise_mistakes(mistakes)}\nTo convert them to float32, add: float32=true"
+            f"{where}: the {candidate.branch} branch ({candidate.place()}) holds {' and '.join(dtypes)}, expected "
+            f"float32:\n{summarise_mistakes(mistakes)}\nTo convert them, add: float32=true"
         )
     raise ValueError(
-        f"{where}: the {candidate.branch} branch ({candidate.place()}) is nearest to a ResNet-{depth}, but "
-        f"{len(mistakes)} of its tensors are off:\n{summarise_mistakes(mistakes)}\nNothing is written; "
-        "take a whole checkpoint of ResNet-18, 34, 50, 101 or 152"
+        f"{where}: the {candidate.branch} branch ({candidate.place()}) is closest to a ResNet-{depth}, but "
+        f"{len(mistakes)} tensors do not match:\n{summarise_mistakes(mistakes)}\nNothing was written; use a complete "
+        "checkpoint of ResNet-18, 34, 50, 101 or 152"
     )
 
 
 def _fill(candidate: Candidate, depth: int) -> tuple[dict[str, Tensor], int]:
-    """Return the state with what its kind of file leaves out, and how many tensors were added.
+    """Return the state with the tensors that its file format leaves out, and the number of tensors added.
 
-    Counters of 0 where the file has none at all. Caffe2's files fold the running statistics into scale and shift:
-    mean 0, and a variance that makes the normalisation the identity, 1 - epsilon.
+    Batch counters are 0 if the file has none at all. Caffe2's files fold the running statistics into scale and shift,
+    so the mean is 0 and the variance 1 - epsilon, which makes the normalisation the identity.
     """
     state = dict(candidate.state)
     fresh: dict[str, float] = {}
@@ -199,15 +210,16 @@ def _fill(candidate: Candidate, depth: int) -> tuple[dict[str, Tensor], int]:
     return state, len(state) - len(candidate.state)
 
 
-def _take(found: Recognition, tree: Mapping[str, Any], where: str, claims: Claims, said: ReadOptions) -> Backbone:
+def _take(found: Recognition, tree: Mapping[str, Any], where: str, claims: Claims, given: ReadOptions) -> Backbone:
     chosen = found.chosen
     depth = find_depth(chosen.state)
     state, filled = _fill(chosen, depth)
-    state = as_expected_dtypes(state, float32=said.float32)
+    state = as_expected_dtypes(state, float32=given.float32)
     state = {name: state[name].detach().clone(memory_format=torch.contiguous_format) for name in expected_shapes(depth)}
     if mistakes := find_value_mistakes(state):
         raise ValueError(
-            f"{where}: refused:\n{summarise_mistakes(mistakes)}\nThe training diverged or the file is damaged"
+            f"{where}: holds invalid values:\n{summarise_mistakes(mistakes)}\nThe training diverged or the file is "
+            "damaged; use another checkpoint"
         )
     config = tree.get("config")
     pixel_format = claims.pixel_format or TORCHVISION
@@ -223,16 +235,16 @@ def _take(found: Recognition, tree: Mapping[str, Any], where: str, claims: Claim
         pixel_format=pixel_format,
         assumed=f"input {describe_pixel_format(pixel_format)}: {claims.because}; {ASSUMED}",
         options={
-            **({"prefix": said.prefix} if said.prefix else {}),
-            **({"pixel_format": said.pixel_format} if said.pixel_format else {}),
-            **({"float32": True} if said.float32 else {}),
+            **({"prefix": given.prefix} if given.prefix else {}),
+            **({"pixel_format": given.pixel_format} if given.pixel_format else {}),
+            **({"float32": True} if given.float32 else {}),
         },
         config=config if isinstance(config, Mapping) else {},
     )
 
 
 def read_epoch(tree: Mapping[str, Any]) -> int | None:
-    """Return the epochs trained, where the checkpoint says a number that can be one."""
+    """Return the number of epochs trained; None if the checkpoint does not record a plausible one."""
     epoch = tree.get("epoch")
     counted = isinstance(epoch, int) and not isinstance(epoch, bool) and 0 <= epoch < 2**31
     return epoch if counted else None

@@ -1,8 +1,8 @@
-"""Convert a checkpoint into a backbone file that is proved: both key sets, every tensor, the forward pass.
+"""Convert a checkpoint into a backbone file and verify its keys, every tensor and the forward pass.
 
-1. read the source strictly (backbone.py); 2. write the output beside its place; 3. read it back as a stranger
-would and compare every tensor bit by bit; 4. measure the parity of C2 … C5; 5. only then give it its name, with the
-manifest beside it. The same source gives the same bytes.
+1. Read the source strictly (backbone.py); 2. write the output to a temporary file in the same folder; 3. read it back
+with no other information and compare every tensor bit by bit; 4. measure the parity of C2 … C5; 5. only then rename it
+to its final name and write the manifest beside it. The same source gives the same bytes.
 """
 
 import tempfile
@@ -41,20 +41,23 @@ FORMATS = {
     "moco": (".pth", ".pt", ".tar"),
     "safetensors": (".safetensors",),
 }
-"""What `to` may be, and the endings of its files."""
+"""Output format → allowed file suffixes."""
 
 LAYOUTS = ("any", "c4", "fpn")
-"""Of to=detectron2: names that Detectron2 matches by their ends (any model), or a C4 or FPN detector's full names."""
+"""For to=detectron2: names that Detectron2 matches by suffix (any model), or the full names of a C4 or FPN detector."""
 
 
 def to_detectron2(state: Mapping[str, Tensor], depth: int, layout: str = "any") -> dict[str, Tensor]:
     """Return the tensors under Detectron2's names; `state` has torchvision's (see `Backbone.state`).
 
     Args:
-        state: a whole ResNet without fc.
+        state: a complete ResNet without fc.
         depth: 18, 34, 50, 101 or 152.
-        layout: any (stem.…, res2.… for matching by their ends), c4 (backbone.…, roi_heads.res5.…) or fpn
-            (backbone.bottom_up.…): full names.
+        layout: any (stem.…, res2.…, which Detectron2 matches by suffix), or full names: c4 (backbone.…,
+            roi_heads.res5.…) or fpn (backbone.bottom_up.…).
+
+    Raises:
+        ValueError: unknown layout.
 
     """
     if layout not in LAYOUTS:
@@ -71,18 +74,18 @@ def convert(
     overwrite: bool = False,
     **options: Any,
 ) -> Manifest:
-    """Convert `source` to `output`, prove it, write `output` and OUT.manifest.json; return the manifest.
+    """Convert `source` to `output`, verify it and write OUT.manifest.json beside it; return the manifest.
 
     Args:
-        source: a checkpoint of any known family: a path, or a name that remote_weights.py fetches.
-        output: the file to write.
+        source: checkpoint of any known family: a path, or an address that remote_weights.py fetches.
+        output: file to write.
         to: a key of `FORMATS`.
         layout: see `to_detectron2`.
         overwrite: replace an output that was made from another checkpoint.
-        options: the fields of `transfer.weights.backbone.ReadOptions`.
+        options: fields of `transfer.weights.backbone.ReadOptions`.
 
     Raises:
-        ValueError: whatever keeps the result from being whole and equal; then no file is written or changed.
+        ValueError: the request or the checkpoint is invalid, or the verification failed; no file is written or changed.
 
     """
     output = Path(output)
@@ -102,12 +105,12 @@ def convert(
         detectron2 = to_detectron2(copy.state, copy.depth)
         parity = measure_parity(backbone.state, detectron2, copy.depth, backbone.pixel_format)
         manifest = _make_manifest(written, output, origin, backbone, to, matched, parity)
-        proof = write_manifest(written, manifest)
+        written_manifest = write_manifest(written, manifest)
         if not overwrite and output.exists() and not manifest_path(output).exists():
-            _check_unproved(output, manifest)
-        manifest_path(output).unlink(missing_ok=True)  # a crash in between leaves no manifest, never a wrong one
+            _check_unverified(output, manifest)
+        manifest_path(output).unlink(missing_ok=True)  # a crash here leaves no manifest rather than a wrong one
         written.replace(output)
-        proof.replace(manifest_path(output))
+        written_manifest.replace(manifest_path(output))
     return manifest
 
 
@@ -149,7 +152,7 @@ def _check_input(backbone: Backbone, to: str) -> None:
 
 
 def _check_output(output: Path, origin: Mapping[str, Any]) -> None:
-    """Refuse to replace what was made of another checkpoint, or of another branch of this one."""
+    """Refuse to replace an output that was made from another checkpoint or another branch."""
     path = manifest_path(output)
     if not output.exists() or not path.is_file():
         return
@@ -159,47 +162,48 @@ def _check_output(output: Path, origin: Mapping[str, Any]) -> None:
     if any(source.get(key) != origin[key] for key in keys):
         raise ValueError(
             f"{output}: was made from {source.get('path')} ({source.get('family')}, {source.get('branch')}), not from "
-            f"{origin['path']} ({origin['family']}, {origin['branch']}); give another name, or replace it by adding: "
-            "overwrite=true"
+            f"{origin['path']} ({origin['family']}, {origin['branch']}); choose another output name, or replace it "
+            "with overwrite=true"
         )
 
 
-def _check_unproved(output: Path, manifest: Manifest) -> None:
-    """Refuse to replace a file without a manifest, unless it is this very output (a crash may have left it so)."""
+def _check_unverified(output: Path, manifest: Manifest) -> None:
+    """Refuse to replace a file without a manifest, unless it equals this output (left by a crash)."""
     if digest_file(output) != manifest.output["sha256"]:
         raise ValueError(
-            f"{output}: exists and has no manifest, so it is unknown what would be lost; give another name, or replace "
-            "it by adding: overwrite=true"
+            f"{output}: exists and has no manifest, so its origin is unknown; choose another output name, or replace "
+            "it with overwrite=true"
         )
 
 
 def check_converted(
     weights_path: str | Path, source: str | Path | None = None, *, trust_pickle: bool = False
 ) -> tuple[Manifest, bool]:
-    """Prove a converted file again: digests, key sets, values, parity; return its manifest.
-
-    The second value says whether the source was there to be compared with, tensor by tensor.
+    """Verify a converted file again: digests, key sets, values, parity.
 
     Args:
-        weights_path: the converted file, its manifest beside it.
-        source: the checkpoint that it was made from; None: where the manifest says, when that file is still there.
-        trust_pickle: as for `convert`, of the source.
+        weights_path: converted file, with its manifest beside it.
+        source: checkpoint that it was made from; None: the path in the manifest, if that file exists.
+        trust_pickle: as for `convert`; applies to the source.
+
+    Returns:
+        The manifest, and whether the tensors were compared with the source's.
 
     Raises:
-        ValueError: something does not hold.
+        ValueError: a check failed.
 
     """
     manifest = read_manifest(weights_path)
     copy = read_backbone(weights_path)
     if copy.depth != manifest.depth or len(copy.state) != manifest.expected:
         raise ValueError(
-            f"{weights_path}: holds {len(copy.state)} tensors of a ResNet-{copy.depth}; the manifest says "
-            f"{manifest.expected} of a ResNet-{manifest.depth}"
+            f"{weights_path}: holds {len(copy.state)} tensors of a ResNet-{copy.depth}, but its manifest states "
+            f"{manifest.expected} of a ResNet-{manifest.depth}; convert again"
         )
     wanted = pixel_format_of(manifest)
     if copy.pixel_format != wanted:
         raise ValueError(
-            f"{weights_path}: is for the input {copy.pixel_format}, its manifest says {wanted}; convert again"
+            f"{weights_path}: has the pixel format {copy.pixel_format}, but its manifest states {wanted}; convert again"
         )
     measure_parity(copy.state, to_detectron2(copy.state, copy.depth), copy.depth, wanted)
     named = source or manifest.source["path"]
@@ -208,8 +212,8 @@ def check_converted(
     origin = fetch_weights(named)
     if (digest := digest_checkpoint(origin)) != manifest.source["sha256"]:
         raise ValueError(
-            f"{origin}: its SHA-256 is {digest}, the manifest of {weights_path} says {manifest.source['sha256']}: the "
-            "source is another file now; convert it again"
+            f"{origin}: its SHA-256 is {digest}, but the manifest of {weights_path} states "
+            f"{manifest.source['sha256']}: the source has changed; convert it again"
         )
     options = dict(manifest.source.get("options", {}))
     if "prefix" not in options:
@@ -220,7 +224,7 @@ def check_converted(
 
 
 def write_backbone(path: Path, backbone: Backbone, to: str, layout: str = "any") -> None:
-    """Write the backbone in one of `FORMATS`; the bytes depend on the tensors only (and the epoch, to=moco)."""
+    """Write the backbone in one of `FORMATS`; the bytes depend only on the tensors (and on the epoch for to=moco)."""
     state = backbone.state
     if to == "safetensors":
         write_whole(path, lambda stream: stream.write(save_safetensors(state, {"format": "pt"})))
@@ -243,7 +247,7 @@ def write_backbone(path: Path, backbone: Backbone, to: str, layout: str = "any")
 
 
 def _describe_source(source: str | Path, file: Path, backbone: Backbone) -> dict[str, Any]:
-    """Return what the manifest says of the source: by the name that was given, and by the digest of the file."""
+    """Return the manifest's record of the source: the path or address as given, and the file's digest."""
     return {
         "path": str(source),
         "sha256": digest_checkpoint(file),
@@ -262,23 +266,23 @@ def _check_request(source: str | Path, output: Path, to: str, layout: str) -> No
         raise ValueError(f"to={to}: expected one of {', '.join(FORMATS)} (or, on the command line, hub-folder)")
     if output.suffix not in FORMATS[to]:
         raise ValueError(
-            f"{output}: a file for to={to} ends in {' or '.join(FORMATS[to])}; got {output.suffix or 'none'}"
+            f"{output}: a file for to={to} must end in {' or '.join(FORMATS[to])}; got {output.suffix or 'no suffix'}"
         )
     if layout not in LAYOUTS or (layout != "any" and to != "detectron2"):
-        raise ValueError(f"layout={layout}: expected one of {', '.join(LAYOUTS)}, and to=detectron2")
+        raise ValueError(f"layout={layout}: expected one of {', '.join(LAYOUTS)}; c4 and fpn need to=detectron2")
     if output.exists() and Path(source).exists() and output.samefile(source):
-        raise ValueError(f"{output}: is the source itself; give another name for the output")
+        raise ValueError(f"{output}: is the source itself; choose another output name")
 
 
 def _compare(ours: Backbone, theirs: Backbone, where: str) -> int:
-    """Return how many tensors are equal bit by bit: all of them, or ValueError."""
+    """Return the number of tensors compared; raise ValueError unless all are equal bit by bit."""
     if ours.state.keys() != theirs.state.keys():
         raise ValueError(
-            f"{where}: has other tensors than the source: {sorted(ours.state.keys() ^ theirs.state.keys())}"
+            f"{where}: its tensor names differ from the source's: {sorted(ours.state.keys() ^ theirs.state.keys())}"
         )
     unequal = [name for name, tensor in ours.state.items() if not torch.equal(tensor, theirs.state[name])]
     if unequal:
-        raise ValueError(f"{where}: {len(unequal)} tensors differ from the source, first {unequal[0]}")
+        raise ValueError(f"{where}: {len(unequal)} tensors differ from the source, the first is {unequal[0]}")
     return len(ours.state)
 
 

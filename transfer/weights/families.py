@@ -1,10 +1,10 @@
-"""Recognise whose checkpoint it is: every family's own key scheme, as one table.
+"""Table of the key schemes of all known checkpoint families.
 
-A scheme says where the tensors lie (the container: dotted keys from the top of the file), which prefix the ResNet has
-there, and which branch that is: query (online) or key (its moving average); student or teacher where the authors call
-them so and neither is plainly the one to take. Wrappers (`module.` of DDP and averaged models, `_orig_mod.` of
-torch.compile, those of FSDP and of checkpointing) are taken off the keys before they are compared. Several families
-share a scheme; marks (keys of heads or of the file) tell them apart where they can, and the extraction is the same.
+A scheme names the container of the tensors (dotted keys from the top of the file), the ResNet's prefix there, and the
+branch: query (online) or key (its moving average); student or teacher if the authors use these names and neither is the
+obvious choice. Wrapper prefixes (`module.` of DDP and averaged models, `_orig_mod.` of torch.compile, those of FSDP and
+activation checkpointing) are removed from the keys before matching. Families that share a scheme are distinguished by
+marks (keys of heads or of the file) where possible; the extracted tensors are the same either way.
 """
 
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ class Family:
 
     name: str
     schemes: tuple[tuple[str, str, str], ...]
-    """(container, prefix, branch); container and prefix are regular expressions matched whole."""
+    """(container, prefix, branch); container and prefix are regular expressions that must match in full."""
     marks: str = ""
-    """Regular expression; some key of the file (dotted from the top) must contain it. Empty: no mark needed."""
+    """Regular expression that some key of the file (dotted from the top) must contain. Empty: no condition."""
     keys: str
-    """The scheme in words, for the table of the documentation."""
+    """Description of the scheme for the table in the documentation."""
     source: str
-    """Where the scheme was read."""
+    """Public code that defines the scheme."""
 
 
 _PLAIN = r"(state_dict|model|model_state_dict)?"
-"""Containers of examples that leave it to the user how to save."""
+"""Containers used by libraries whose examples do not prescribe how to save."""
 
 FAMILIES = (
     Family(
@@ -232,7 +232,7 @@ ALSO_CALLED = {
     "infomin": "pycontrast",
     "mmpretrain": "mmselfsup",
 }
-"""Other names accepted by family=…"""
+"""Other names that family=… accepts → family."""
 
 HEAD_WORDS = (
     r"fc\d*|mlp\d*|bn|lambd|center|logit_scale|value_transform|proposal_generator|pixel_(mean|std)|n_averaged|steps|"
@@ -240,11 +240,11 @@ HEAD_WORDS = (
     r"_?callbacks_(modules|metrics)|"
     r"(\w+_)?(heads?|necks?|queue\w*|projectors?|predictors?\d*|prototypes|classifiers?|memory\w*)(_\w+)?"
 )
-"""What is dropped: a key belongs to a head, a queue or a memory when one of its dotted words matches this whole."""
+"""A key belongs to a head, queue or memory, and is dropped, if one of its dotted words matches this in full."""
 
 
 def render_table() -> str:
-    """Return the families as a table in Markdown: the one that the documentation shows."""
+    """Return the families as the Markdown table shown in the documentation."""
     lines = ["| family | its keys | branches | the scheme's source |", "|---|---|---|---|"]
     for family in FAMILIES:
         branches = " or ".join(dict.fromkeys(branch for _, _, branch in family.schemes))

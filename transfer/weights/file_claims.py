@@ -1,8 +1,8 @@
-"""What a checkpoint says of its network beyond the tensors: another architecture, another input, another stride.
+"""Read what a checkpoint records about its network beyond the tensors: architecture, pixel format, stride placement.
 
-Blur pooling, dilation, the activation, the place of a stride and the order of the colours leave no trace in a ResNet's
-tensors: the same names and shapes compute other features. What the file says is used or refused; what it does not say
-is asked for, where files of its kind differ, or printed as assumed.
+Blur pooling, dilation, the activation, stride placement and channel order leave no trace in a ResNet's tensors: the
+same names and shapes compute different features. Recorded facts are used or refused; a missing one must be given by the
+user if files of this kind differ in it, otherwise it is reported as an assumption.
 """
 
 import json
@@ -18,11 +18,11 @@ from pretrain.runtime.storage import read_json
 from transfer.weights.pixel_formats import PIXEL_FORMATS, TORCHVISION, describe_pixel_format, match_pixel_format
 
 RGB_AUTHORS = ("moco", "third_party", "torchvision", "mochi-transfer")
-"""`__author__` of the scripts that rename a torchvision ResNet for Detectron2: facebookresearch/moco
+"""`__author__` values of scripts that rename a torchvision ResNet for Detectron2: facebookresearch/moco
 detection/convert-pretrain.py, detectron2 tools/convert-torchvision-to-d2.py, and this project's own files."""
 
 ASSUMED = "dilation 1, epsilon 1e-5, ReLU, max pooling without blur"
-"""What no tensor shows and the converted network has."""
+"""Properties of the converted network that no tensor shows."""
 
 _PLAIN_NETWORK = re.compile(r"(?<![a-z0-9])resnet[_-]?(18|34|50|101|152)(?![a-z0-9])")
 _OTHER_WORDS = re.compile(r"blur|aa\d|(^|[^a-z])(gn|ibn|wide|dilated|frozen_bn|evonorm|silu|gelu)([^a-z]|$)")
@@ -36,33 +36,33 @@ _MODIFIERS: dict[str, tuple[Any, ...]] = {
     "avg_down": (None, False),
     "deep_stem": (None, False),
 }
-"""Arguments of timm's and torchvision's ResNets that no tensor shows, and the values that change nothing."""
+"""Arguments of timm's and torchvision's ResNets that no tensor shows → values of a plain ResNet."""
 _OPENMMLAB = {"dilations": (1, 1, 1, 1), "strides": (1, 2, 2, 2)}
-"""The same of mmpretrain/models/backbones/resnet.py."""
+"""The same for mmpretrain/models/backbones/resnet.py."""
 _MAX_VALUES = 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claims:
-    """What the file says."""
+    """Pixel format of a file's weights, with its origin."""
 
     pixel_format: str | None
-    """Name of an pixel format; None: not said."""
+    """Name of a pixel format; None: not recorded."""
     because: str
-    """What in the file says so, or who asked for it."""
+    """The entry of the file, or the option, that it was read from."""
 
 
 def read_claims(tree: Mapping[str, Any], path: str | Path, style: str, pixel_format: str | None = None) -> Claims:
-    """Return the pixel format of a file's weights, from what it says and what the user says.
+    """Return the pixel format of a file's weights, from the file's records and the user's option.
 
     Args:
         tree: the checkpoint.
-        path: where it lies; a config.json beside safetensors is read too.
-        style: the way of naming of the chosen ResNet.
-        pixel_format: the user's word: a key of `PIXEL_FORMATS`; None: what the file says.
+        path: its path; a config.json beside safetensors is read too.
+        style: naming style of the chosen ResNet, a key of `transfer.weights.key_names.STYLES`.
+        pixel_format: option given by the user, a key of `PIXEL_FORMATS`; None: as recorded in the file.
 
     Raises:
-        ValueError: the network is another one, the user's word contradicts the file's, or neither says which input.
+        ValueError: the network is not a plain ResNet, the option contradicts the file, or neither states the format.
 
     """
     if pixel_format is not None and pixel_format not in PIXEL_FORMATS:
@@ -72,27 +72,30 @@ def read_claims(tree: Mapping[str, Any], path: str | Path, style: str, pixel_for
     mistakes = [*_find_other_networks(values), *_find_modifiers(values), *_find_modifiers_in_texts(texts)]
     if mistakes:
         raise ValueError(
-            f"{path}: its tensors are named and shaped like a plain ResNet's, but the file says that the network is "
-            f"another one: {'; '.join(dict.fromkeys(mistakes))}. It computes other features: nothing to convert"
+            f"{path}: its tensors have a plain ResNet's names and shapes, but the file says that the network is "
+            f"another one: {'; '.join(dict.fromkeys(mistakes))}. It computes different features and cannot be converted"
         )
-    said = _find_pixel_format(tree, values, texts, style)
-    if said and pixel_format and said.pixel_format != pixel_format:
-        raise ValueError(f"{path}: pixel_format={pixel_format}, but the file says {said.pixel_format} ({said.because})")
+    stated = _find_pixel_format(tree, values, texts, style)
+    if stated and pixel_format and stated.pixel_format != pixel_format:
+        raise ValueError(
+            f"{path}: pixel_format={pixel_format}, but the file says {stated.pixel_format} ({stated.because})"
+        )
     if pixel_format:
         return Claims(pixel_format=pixel_format, because="pixel_format=")
-    if said:
-        return said
+    if stated:
+        return stated
     if style == "detectron2":
         choices = "".join(f"\n  pixel_format={name}: {describe_pixel_format(name)}" for name in PIXEL_FORMATS)
         raise ValueError(
-            f"{path}: files under Detectron2's names hold weights for different inputs, and this one does not say for "
-            f"which. Say it (the config it was trained with has INPUT.FORMAT and MODEL.PIXEL_MEAN):{choices}"
+            f"{path}: files with Detectron2's names hold weights for different pixel formats, and this one does not "
+            f"say which. Add one of these options (see INPUT.FORMAT and MODEL.PIXEL_MEAN in its training config):"
+            f"{choices}"
         )
     return Claims(pixel_format=TORCHVISION, because="nothing in the file says otherwise")
 
 
 def _walk(tree: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield (key, value) of the plain values and short lists below `tree`, each dictionary once."""
+    """Yield (key, value) of the plain values and lists below `tree`; each dictionary is visited once."""
     seen: set[int] = set()
     waiting: list[tuple[Mapping[Any, Any], int]] = [(tree, 0)]
     count = 0
@@ -111,7 +114,7 @@ def _walk(tree: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _read_config_beside(path: str | Path) -> dict[str, Any]:
-    """Return the config.json of a hub folder: timm's holds the architecture, the mean and the std."""
+    """Return the config.json of a hub folder, {} if none; timm's holds architecture, mean and std."""
     config = Path(path).with_name("config.json")
     if Path(path).suffix not in (".safetensors", ".bin") or not config.is_file():
         return {}
@@ -135,7 +138,7 @@ def _find_modifiers(values: list[tuple[str, Any]]) -> Iterator[str]:
 
 
 def _find_modifiers_in_texts(texts: list[str]) -> Iterator[str]:
-    """Yield what an OpenMMLab config (Python or JSON as a text) says of its backbone."""
+    """Yield deviations from a plain ResNet in the backbone part of OpenMMLab configs (Python or JSON text)."""
     for text in texts:
         part = _find_backbone(text)
         for key, plain in _OPENMMLAB.items():
@@ -149,7 +152,7 @@ def _find_modifiers_in_texts(texts: list[str]) -> Iterator[str]:
 
 
 def _find_backbone(text: str) -> str:
-    """Return the text within the brackets after backbone=…, or nothing."""
+    """Return the text within the brackets after backbone=…; "" if there is none."""
     match = re.search(r"['\"]?backbone['\"]?\s*[=:]\s*(dict\(|\{)", text)
     if not match:
         return ""
@@ -193,7 +196,7 @@ def _find_config_format(values: list[tuple[str, Any]], texts: list[str]) -> Clai
         return None
     scale = 255.0 if max(mean) <= 1 else 1.0
     name = match_pixel_format(tuple(scale * n for n in mean), tuple(scale * n for n in std))
-    return Claims(pixel_format=name, because=f"mean {list(mean)}, std {list(std)} in its settings") if name else None
+    return Claims(pixel_format=name, because=f"mean {list(mean)}, std {list(std)} in its config") if name else None
 
 
 def _read_pixel_tensors(model: Mapping[str, Any]) -> Claims | None:

@@ -1,6 +1,6 @@
-"""Write a backbone as a folder for the Hugging Face Hub, which timm loads as it is, and upload it when asked.
+"""Write a backbone as a Hugging Face Hub folder that timm can load, and upload it on request.
 
-The folder holds model.safetensors and its manifest, config.json for timm's loader, and README.md, the model card.
+The folder holds model.safetensors with its manifest, config.json for timm's loader, and README.md, the model card.
 """
 
 import re
@@ -31,10 +31,10 @@ def write_hub_folder(
 
     Args:
         source: as for `convert`.
-        folder: made if it is missing; its model.safetensors is replaced as `convert` replaces a file.
+        folder: created if missing; its model.safetensors is replaced under the same conditions as in `convert`.
         metrics_files: metrics.json files of runs that started from these weights, for the model card.
-        licence: as the hub writes it ("cc-by-nc-4.0"); empty: the card says that it is not stated.
-        options: the further options of `convert`.
+        licence: the hub's identifier, such as "cc-by-nc-4.0"; empty: the card says that it is not stated.
+        options: further options of `convert`.
 
     Raises:
         ValueError: as `convert`.
@@ -42,7 +42,7 @@ def write_hub_folder(
     """
     folder = Path(folder)
     if folder.is_file() or folder.suffix in (".safetensors", ".pth", ".pkl", ".pt"):
-        raise ValueError(f"{folder}: to=hub-folder writes a folder; give its name without an ending")
+        raise ValueError(f"{folder}: to=hub-folder writes a folder; give a folder name without a file suffix")
     results = [read_result(path) for path in metrics_files]
     manifest = convert(source, folder / WEIGHTS, to="safetensors", **options)
     write_json(folder / "config.json", describe_for_timm(manifest, licence))
@@ -51,7 +51,7 @@ def write_hub_folder(
 
 
 def describe_for_timm(manifest: Manifest, licence: str = "") -> dict[str, Any]:
-    """Return config.json as timm's hf-hub and local-dir loaders read it (timm/models/_hub.py)."""
+    """Return the content of config.json for timm's hf-hub and local-dir loaders (timm/models/_hub.py)."""
     wanted = PIXEL_FORMATS[TORCHVISION]
     return {
         "architecture": f"resnet{manifest.depth}",
@@ -73,15 +73,15 @@ def describe_for_timm(manifest: Manifest, licence: str = "") -> dict[str, Any]:
 
 
 def push_folder(folder: str | Path, repository: str, *, dry: bool = True) -> list[str]:
-    """Upload a folder that `write_hub_folder` wrote; return what is (or, dry, would be) done, a line each.
+    """Upload a folder written by `write_hub_folder`; return one line per file uploaded (or, if `dry`, to upload).
 
     Args:
         folder: the folder.
-        repository: OWNER/NAME on the hub; made if it is missing.
-        dry: upload nothing.
+        repository: OWNER/NAME on the hub; created if missing.
+        dry: only list the files, upload nothing.
 
     Raises:
-        ValueError: the folder is not whole, the name is none, or the hub refuses.
+        ValueError: the folder is incomplete, the name is invalid, or the hub refuses.
 
     """
     from huggingface_hub import HfApi  # takes a second to import

@@ -1,4 +1,4 @@
-"""Say what is in a checkpoint and what would be converted, without converting."""
+"""Describe a checkpoint and what a conversion would use, without converting."""
 
 import hashlib
 import re
@@ -18,14 +18,14 @@ from transfer.weights.sources.remote_weights import fetch_weights
 
 
 def inspect_checkpoint(path: str | Path, **options: Any) -> str:
-    """Return a report in plain text: container, digest, epochs, tensors by block, family, what would be converted.
+    """Return a plain-text report: container, digest, epochs, tensors per block, family, converted backbone.
 
-    Every ResNet in the file is listed with the option that converts it. A refusal of the conversion is part of the
-    report; only an unreadable file raises.
+    Every ResNet in the file is listed with the option that selects it. If the conversion would be refused, the report
+    gives the reason.
 
     Args:
         path: the checkpoint.
-        options: the fields of `transfer.weights.backbone.ReadOptions`.
+        options: fields of `transfer.weights.backbone.ReadOptions`.
 
     Raises:
         ValueError: the file cannot be read safely.
@@ -61,7 +61,7 @@ def inspect_checkpoint(path: str | Path, **options: Any) -> str:
 
 
 def digest_state(state: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 over names, shapes and bytes: equal for two files of any format with equal tensors."""
+    """Return the SHA-256 over names, shapes, dtypes and bytes; files of different formats with equal tensors agree."""
     digest = hashlib.sha256()
     for name, tensor in state.items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
@@ -74,7 +74,7 @@ def _measure(path: Path) -> int:
 
 
 def _count_blocks(names: Iterable[str]) -> dict[str, int]:
-    """Return the number of tensors by stem, stage or first words: all of "…layer1.0.conv1.weight" under "…layer1"."""
+    """Return the number of tensors per block, such as "…layer1" for "…layer1.0.conv1.weight"; else per layer."""
     pattern = re.compile(r"(?P<block>(.+?\.)??(layer[1-4]|res[2-5]|stem|conv1|bn1))\.|(?P<other>(.+\.)?[^.]+)\.[^.]+$")
     matches = ((name, pattern.match(name)) for name in names)
     return dict(Counter((match["block"] or match["other"]) if match else name for name, match in matches))

@@ -1,4 +1,4 @@
-"""Read a container's keys: take wrappers off, find what looks like a ResNet, give it torchvision's names."""
+"""Interpret a container's keys: remove wrappers, find ResNets by key pattern, translate to torchvision's names."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ from torch import Tensor
 from transfer.weights.resnet_names import torchvision_names
 
 _WRAPPER = re.compile(r"(?:(?<=\.)|^)(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-"""What DDP and averaged models, torch.compile, FSDP and activation checkpointing put into the keys."""
+"""Inserted into keys by DDP and averaged models, torch.compile, FSDP and activation checkpointing."""
 
 STYLES = {
     "torchvision": r"(conv1|bn1|layer[1-4]\.\d+)\.",
@@ -18,7 +18,7 @@ STYLES = {
     "detectron2": r"(stem|res[2-5])\.",
     "caffe2": r"(conv1_w$|res_conv1_bn_|res[2-5]_\d+_branch)",
 }
-"""How each way of naming begins; sequential is nn.Sequential(conv1, bn1, relu, maxpool, layer1, …)."""
+"""Naming style → pattern at the start of its keys; sequential: nn.Sequential(conv1, bn1, relu, maxpool, layer1, …)."""
 
 _PREFIXES = {
     "torchvision": r"(?P<prefix>(.+\.)?)layer[1-4]\.\d+\.(conv|bn|downsample)",
@@ -55,7 +55,8 @@ def find_containers(
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Yield (dotted path, tensors by name) of every dictionary that holds tensors under string keys.
 
-    A dictionary that lies in several places is told once: hostile files repeat them without end; `seen` has their ids.
+    A dictionary that occurs in several places is yielded once, because hostile files may repeat it without end; `seen`
+    holds the ids of the dictionaries visited.
     """
     seen = {id(tree)} if seen is None else seen
     tensors = {key: value for key, value in tree.items() if isinstance(key, str) and isinstance(value, Tensor)}
@@ -68,16 +69,16 @@ def find_containers(
 
 
 def refuse_spoilt_names(names: Mapping[str, Any], where: str, *, detectron2: bool) -> None:
-    """Refuse Detectron2 names as the copied conversion scripts spoil them, each with its own sentence.
+    """Raise ValueError for Detectron2 names corrupted by widely copied conversion scripts.
 
-    Each of these loads into Detectron2 without an error and leaves layers at random.
+    Detectron2 loads such files without an error and leaves layers randomly initialised.
     """
     if not detectron2 and not any(re.match(r"(.+\.)?(stem\.(conv1|fc|backbone)|res[2-5]\.\d)", name) for name in names):
         return
     reasons = {
         r"module\.": "keys still begin with module.: Detectron2 would match 0 of them and train from random weights",
         r"stem\.backbone\.|backbone\.(res5|conv1|bn1|layer\d)\.": "keys still begin with backbone.: a C4 model would "
-        "load 252 of 318 tensors, and the stem and res5 would stay random",
+        "load 252 of 318 tensors and leave the stem and res5 randomly initialised",
         r"(.*\.)?stem\.(fc|head|projector|mlp)\.": "the projection head is written as part of the stem",
     }
     for pattern, reason in reasons.items():
@@ -89,7 +90,7 @@ def open_container(state: Mapping[str, Tensor], where: str) -> Container:
     """Return the tensors by keys without wrappers.
 
     Raises:
-        ValueError: two keys differ in their wrappers alone.
+        ValueError: two keys differ only in their wrappers.
 
     """
     raw: dict[str, str] = {}
@@ -102,7 +103,7 @@ def open_container(state: Mapping[str, Tensor], where: str) -> Container:
 
 
 def find_prefixes(names: Mapping[str, Tensor]) -> list[tuple[str, str]]:
-    """Return (prefix, style) of everything that looks like a ResNet; Detectron2's C4 halves count once."""
+    """Return (prefix, style) of every ResNet found; the two parts of Detectron2's C4 backbone count as one."""
     found: dict[tuple[str, str], None] = {}
     for name in names:
         for style, pattern in _PREFIXES.items():
@@ -115,12 +116,12 @@ def find_prefixes(names: Mapping[str, Tensor]) -> list[tuple[str, str]]:
 
 
 def extract(container: Container, prefix: str, style: str, where: str) -> tuple[dict[str, Tensor], str]:
-    """Return a ResNet's tensors under torchvision names, and its prefix as the file has it.
+    """Return a ResNet's tensors under torchvision names, and its prefix as written in the file.
 
-    A name without a counterpart in torchvision stays as it is.
+    Names without a counterpart in torchvision stay unchanged.
 
     Raises:
-        ValueError: some of its keys are wrapped, some are not.
+        ValueError: only some of its keys are wrapped.
 
     """
     names = {name: name.removeprefix(prefix) for name in container.tensors if name.startswith(prefix)}
@@ -146,7 +147,7 @@ def _translate(name: str, style: str) -> str:
 
 
 def _translate_caffe2(name: str) -> str:
-    """Return Detectron2's name ("res2_0_branch2a_bn_s" → "res2.0.conv1.norm.weight"); unknown names stay."""
+    """Return Detectron2's name ("res2_0_branch2a_bn_s" → "res2.0.conv1.norm.weight"); unknown names stay unchanged."""
     match = re.fullmatch(r"(?:res_)?(conv1)_(w|bn_(\w+))|(res\d)_(\d+)_branch(1|2[abc])_(w|bn_(\w+))", name)
     if not match:
         return name

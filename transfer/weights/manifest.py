@@ -1,4 +1,4 @@
-"""The manifest beside a converted file: where the weights came from, what was proved, which input they want."""
+"""The manifest beside a converted file: origin of the weights, results of the verification, pixel format."""
 
 import dataclasses
 import math
@@ -12,15 +12,15 @@ from transfer.weights.pixel_formats import PIXEL_FORMATS, TORCHVISION, match_pix
 
 _DEFAULT = PIXEL_FORMATS[TORCHVISION]
 MAX_SETTINGS = 10_000
-"""Values; the settings of a pretraining are some hundred."""
+"""Maximum number of values kept; a pretraining config has a few hundred."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What is known of a converted file; the JSON has these keys in this order."""
+    """Record of a conversion; the JSON has these keys in this order."""
 
     source: dict[str, Any]
-    """path, sha256, family, branch, epoch, reason; dropped and filled: how many keys; options: the user's."""
+    """path, sha256, family, branch, epoch, reason; dropped and filled: numbers of keys; options: given by the user."""
     output: dict[str, Any]
     """path (the file's name), sha256, format, tensors."""
     depth: int
@@ -29,41 +29,41 @@ class Manifest:
     pixel_mean: tuple[float, ...] = _DEFAULT.mean
     pixel_std: tuple[float, ...] = _DEFAULT.std
     stride_in_1x1: bool = _DEFAULT.stride_in_1x1
-    """Torchvision's bottleneck has its stride in the 3×3 convolution."""
+    """Whether bottlenecks have their stride in the 1×1 convolution; torchvision's have it in the 3×3."""
     assumed: str = ""
-    """What was taken for granted about the network and its input, since no tensor shows it."""
+    """Assumptions about the network and its input that no tensor shows."""
     matched: int
     """Tensors of the output that equal the source's, name by name."""
     expected: int
-    """Tensors of a whole ResNet of that depth: 318 for ResNet-50."""
+    """Tensors of a complete ResNet of this depth: 318 for ResNet-50."""
     parity: dict[str, float]
     """Largest difference of C2 … C5 between torchvision on the source and Detectron2 on the output, relative to the
     largest activation."""
     parity_by: str = ""
-    """detectron2 and its version, or torch (Detectron2's forward pass restated) where it is not installed."""
+    """detectron2 and its version; or torch (a reimplementation of Detectron2's forward pass) if it is not installed."""
     commit: str = ""
     config: dict[str, Any] = field(default_factory=dict)
-    """The pretraining's settings, where the source holds them; see `keep_plain`."""
+    """The pretraining's config, if the source holds it; see `keep_plain`."""
 
 
 def pixel_format_of(manifest: Manifest) -> str:
     """Return the name of the pixel format that a manifest describes.
 
     Raises:
-        ValueError: it is none of the known ones.
+        ValueError: it is not a known pixel format.
 
     """
     name = match_pixel_format(manifest.pixel_mean, manifest.pixel_std, manifest.pixel_format)
     if name is None or PIXEL_FORMATS[name].stride_in_1x1 != manifest.stride_in_1x1:
         raise ValueError(
-            f"the manifest describes no known input: {manifest.pixel_format}, mean {list(manifest.pixel_mean)}, std "
-            f"{list(manifest.pixel_std)}, stride in the 1×1: {manifest.stride_in_1x1}; convert the checkpoint again"
+            f"the manifest describes no known pixel format: {manifest.pixel_format}, mean {list(manifest.pixel_mean)}, "
+            f"std {list(manifest.pixel_std)}, stride in the 1×1: {manifest.stride_in_1x1}; convert the checkpoint again"
         )
     return name
 
 
 def manifest_path(weights_path: str | Path) -> Path:
-    """Return where the manifest of a weights file lies: OUT.manifest.json."""
+    """Return the path of a weights file's manifest: OUT.manifest.json."""
     path = Path(weights_path)
     return path.with_name(f"{path.name}.manifest.json")
 
@@ -76,10 +76,10 @@ def write_manifest(weights_path: str | Path, manifest: Manifest) -> Path:
 
 
 def keep_plain(settings: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return what JSON can hold of a checkpoint's settings; {} when there is more than any settings have.
+    """Return the JSON-compatible part of a checkpoint's config; {} if it exceeds `MAX_SETTINGS` values or 16 levels.
 
-    Foreign checkpoints keep devices, sets and tensors there; in a hostile one a few dictionaries repeat each other and
-    unfold without end.
+    Foreign checkpoints keep devices, sets and tensors there; in a hostile one, dictionaries that contain each other
+    would expand without end.
     """
     count = 0
 
@@ -108,21 +108,21 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
     if isinstance(value, str):
-        return value.encode(errors="ignore").decode() == value  # a lone surrogate has no place in UTF-8
+        return value.encode(errors="ignore").decode() == value  # UTF-8 cannot encode a lone surrogate
     return value is None or isinstance(value, Mapping | list | tuple)
 
 
 def read_manifest(weights_path: str | Path) -> Manifest:
-    """Return the manifest of a converted file, after its digest has been compared with the file's bytes.
+    """Return the manifest of a converted file after checking the file's SHA-256 against it.
 
     Raises:
-        ValueError: no manifest, not one of ours, or the weights file is another one than was converted.
+        ValueError: the manifest is missing or not written by this project, or the weights file has changed.
 
     """
     path = manifest_path(weights_path)
     if not path.is_file():
         raise ValueError(
-            f"{weights_path}: has no manifest ({path.name}), so nothing is proved about it; make it with "
+            f"{weights_path}: has no manifest ({path.name}), so its weights are unverified; create the file with "
             "`python -m tools.convert_checkpoint IN OUT`"
         )
     values = read_json(path)
@@ -134,8 +134,8 @@ def read_manifest(weights_path: str | Path) -> Manifest:
     digest = digest_file(weights_path)
     if digest != values["output"]["sha256"]:
         raise ValueError(
-            f"{weights_path}: its SHA-256 is {digest}, the manifest says {values['output']['sha256']}: the file was "
-            "changed or cut after the conversion; convert again"
+            f"{weights_path}: its SHA-256 is {digest}, but the manifest states {values['output']['sha256']}: the file "
+            "was changed or truncated after the conversion; convert again"
         )
     values |= {key: tuple(values[key]) for key in ("pixel_mean", "pixel_std") if key in values}
     return Manifest(**values)

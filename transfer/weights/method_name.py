@@ -1,4 +1,4 @@
-"""Name the method of a pretraining from its config: the one wording of lineage, tables and model cards."""
+"""Describe a pretraining's method from its config, for lineage, tables and model cards alike."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,8 +8,8 @@ def describe_method(config: Mapping[str, Any] | None, family: str) -> str:
     """Return e.g. "moco with MoCHi(1024, 512, 256)" or "moco with SynCo(256, 256, 256, 64, 64, 64) of 1024".
 
     Args:
-        config: of the pretraining, as its checkpoint or manifest holds it; empty or None: not known.
-        family: of the checkpoint; the answer where the config is not known.
+        config: the pretraining's config from its checkpoint or manifest; empty or None if unknown.
+        family: the checkpoint's family, returned if the config is unknown.
 
     """
     config = config or {}

@@ -1,4 +1,4 @@
-"""The model card beside exported weights: method, data, epochs, input, provenance, how to load, measured results."""
+"""Write the model card of exported weights: method, data, epochs, input, provenance, loading code, measured results."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +11,11 @@ from transfer.results.run_result import RunResult, read_result
 from transfer.weights.manifest import Manifest
 from transfer.weights.method_name import describe_method
 
-_UNKNOWN = "not said by the checkpoint"
+_UNKNOWN = "not recorded in the checkpoint"
 
 
 def card_path(weights_path: str | Path) -> Path:
-    """Return where the model card of a weights file lies: the same name with .md."""
+    """Return the path of a weights file's model card: the same name with the suffix .md."""
     return Path(weights_path).with_suffix(".md")
 
 
@@ -25,8 +25,8 @@ def write_model_card(
     """Write the model card beside `weights_path`; the same manifest and results give the same text.
 
     Args:
-        weights_path: the exported file.
-        manifest: of the conversion.
+        weights_path: exported file.
+        manifest: manifest of the conversion.
         metrics_files: metrics.json files of runs that started from these weights.
         licence: as for `render_model_card`.
 
@@ -46,18 +46,18 @@ def render_model_card(
     """Return the card as Markdown with the YAML header that model hubs read.
 
     Args:
-        name: of the file or the hub folder.
-        manifest: of the conversion.
-        results: of runs from these weights.
-        licence: as the hub writes it; empty: the card says that it is not stated.
-        hub: the card lies in a hub folder.
+        name: name of the file or hub folder.
+        manifest: manifest of the conversion.
+        results: results of runs that started from these weights.
+        licence: the hub's identifier; empty: the card says that it is not stated.
+        hub: whether the card is for a hub folder.
 
     """
     arch = f"resnet{manifest.depth}"
     config, source = manifest.config, manifest.source
     rows = {
         "Architecture": f"ResNet-{manifest.depth} (torchvision's names), without classifier",
-        "Method": describe_method(config, source["family"]) + ("" if config.get("model") else f" ({_UNKNOWN} further)"),
+        "Method": describe_method(config, source["family"]) + ("" if config.get("model") else f" (details {_UNKNOWN})"),
         "Data": config.get("data", {}).get("root") or _UNKNOWN,
         "Epochs": _UNKNOWN if source["epoch"] is None else source["epoch"],
         "Batch size": config.get("run", {}).get("batch_size", _UNKNOWN),
@@ -65,7 +65,7 @@ def render_model_card(
         "Input": f"{manifest.pixel_format}, 0…255, mean {list(manifest.pixel_mean)}, std {list(manifest.pixel_std)}",
         "Stride": "in the 3×3 convolution" if not manifest.stride_in_1x1 else "in the 1×1 convolution",
     }
-    proofs = {
+    checks = {
         "Source": f"{Path(source['path']).name}, SHA-256 `{source['sha256']}`",
         "Family and branch": f"{source['family']}, {source['branch']}",
         "This file": f"SHA-256 `{manifest.output['sha256']}`",
@@ -76,7 +76,7 @@ def render_model_card(
     load = _HUB_EXAMPLE.format(name=name) if hub else _EXAMPLE.format(name=name, arch=arch)
     parts = [_render_header(name, arch, results, licence), f"# {name}\n", _table(("", ""), rows.items())]
     parts += ["## Load\n", load]
-    parts += ["## Proof\n", _table(("", ""), proofs.items()), "## Results\n", _describe_results(results)]
+    parts += ["## Verification\n", _table(("", ""), checks.items()), "## Results\n", _describe_results(results)]
     return "\n".join(parts)
 
 
@@ -102,7 +102,7 @@ model = timm.create_model("hf-hub:OWNER/{name}", num_classes=0, pretrained=True)
 
 
 def _render_header(name: str, arch: str, results: Sequence[RunResult], licence: str) -> str:
-    """Return the YAML header; its model-index holds the measured results, a protocol each."""
+    """Return the YAML header; its model-index holds one entry per measured result."""
     header: dict[str, Any] = {"library_name": "timm", "tags": ["self-supervised", arch]}
     if licence:
         header["license"] = licence

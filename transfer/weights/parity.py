@@ -1,4 +1,4 @@
-"""Prove that a converted file computes the same: C2 … C5 of torchvision's ResNet and of Detectron2's, side by side."""
+"""Compare C2 … C5 of torchvision's ResNet on the source with Detectron2's on the converted weights."""
 
 import warnings
 from collections.abc import Mapping
@@ -16,27 +16,28 @@ from transfer.weights.pixel_formats import PIXEL_FORMATS, TORCHVISION
 from transfer.weights.resnet_names import STAGES
 
 MAX_DIFFERENCE = 1e-4
-"""Refused above; the same convolutions on the same numbers differ by rounding only (about 1e-6)."""
+"""Larger relative differences are refused; rounding alone gives about 1e-6."""
 
 _IMAGE_PX = 64
-"""Small, and still 2×2 at C5; the kernels are the same at every size."""
+"""Small, but still 2×2 at C5."""
 
 
 def measure_parity(
     source: Mapping[str, Tensor], output: Mapping[str, Tensor], depth: int, pixel_format: str = TORCHVISION
 ) -> dict[str, float]:
-    """Return for C2 … C5 the largest |difference| over the largest |activation| of the source's.
+    """Return, for each of C2 … C5, the largest absolute difference relative to the source's largest activation.
 
-    Both in evaluation mode on one fixed random image; for Detectron2's C4 and FPN arrangements, the worse counts.
+    Both networks run in evaluation mode on one fixed random image. With Detectron2, the larger difference of the C4 and
+    FPN arrangements counts.
 
     Args:
-        source: torchvision names.
-        output: Detectron2 names (stem.…, res2.… to res5.…).
-        depth: of the ResNet.
-        pixel_format: of the weights; says where the strides are.
+        source: tensors under torchvision's names.
+        output: tensors under Detectron2's names (stem.…, res2.… to res5.…).
+        depth: depth of the ResNet.
+        pixel_format: pixel format of the weights, which determines the stride placement.
 
     Raises:
-        ValueError: a difference above `MAX_DIFFERENCE`, or not a number.
+        ValueError: a difference is NaN or exceeds `MAX_DIFFERENCE`.
 
     """
     image = torch.randn(1, 3, _IMAGE_PX, _IMAGE_PX, generator=torch.Generator().manual_seed(0))
@@ -46,14 +47,15 @@ def measure_parity(
     parity = {stage: max(_difference(ours[stage], other[stage]) for other in theirs) for stage in STAGES}
     if not all(value <= MAX_DIFFERENCE for value in parity.values()):
         raise ValueError(
-            f"the converted weights compute something else: relative differences {parity}, at most {MAX_DIFFERENCE} is "
-            "allowed; nothing is written. Report this file: the key sets agree, the numbers do not"
+            f"the converted weights compute other features than the source: relative differences {parity}, at most "
+            f"{MAX_DIFFERENCE} is allowed; nothing was written. Please report this file: its keys match, but not its "
+            "results"
         )
     return parity
 
 
 def name_implementation() -> str:
-    """Return who stands on Detectron2's side of the comparison."""
+    """Return the implementation used for Detectron2's side of the comparison, with its version."""
     if not compat.is_installed():
         return "torch (Detectron2's forward pass restated; Detectron2 is not installed)"
     try:
@@ -66,7 +68,7 @@ def run_torchvision(
     state: Mapping[str, Tensor], depth: int, image: Tensor, pixel_format: str = TORCHVISION
 ) -> dict[str, Tensor]:
     """Return C2 … C5 of torchvision's ResNet; (1, 3, H, W) in, (1, D, H/4 … H/32, …) out."""
-    with torch.device("meta"):  # no initialisation: every tensor is assigned, and the random state stays as it was
+    with torch.device("meta"):  # skips initialisation: every tensor is assigned, and the random state is unchanged
         model: Any = build_resnet(depth).eval()
     place_strides(model, pixel_format)
     model.load_state_dict(dict(state), strict=True, assign=True)
@@ -78,7 +80,7 @@ def run_torchvision(
 
 
 def run_restated(state: Mapping[str, Tensor], image: Tensor, stride_in_1x1: bool = False) -> dict[str, Tensor]:
-    """Return C2 … C5 by Detectron2's forward pass written out in plain torch, straight from its names.
+    """Return C2 … C5 from tensors under Detectron2's names, using a plain torch reimplementation of its forward pass.
 
     Source: detectron2/modeling/backbone/resnet.py (BasicStem, BasicBlock, BottleneckBlock).
     """
@@ -96,7 +98,7 @@ def run_restated(state: Mapping[str, Tensor], image: Tensor, stride_in_1x1: bool
 
 
 def _run_block(state: Mapping[str, Tensor], name: str, x: Tensor, stride: int, stride_in_1x1: bool) -> Tensor:
-    """Return relu(branch + shortcut); a basic block has its stride in the first 3×3 convolution."""
+    """Return relu(branch + shortcut); basic blocks have their stride in the first 3×3 convolution."""
     bottleneck = f"{name}.conv3.weight" in state
     first, second = (1, stride) if bottleneck and not stride_in_1x1 else (stride, 1)
     out = functional.relu(_apply(state, f"{name}.conv1", x, stride=first))
@@ -126,14 +128,11 @@ def _run_all(state: Mapping[str, Tensor], depth: int, image: Tensor, stride_in_1
 def run_detectron2(
     state: Mapping[str, Tensor], depth: int, image: Tensor, stride_in_1x1: bool = False
 ) -> list[dict[str, Tensor]]:
-    """Return C2 … C5 of Detectron2's own modules: the FPN arrangement (all five stages in one backbone), then C4's.
-
-    C4 puts res5 behind the pooled regions, as a block of its own.
-    """
+    """Return C2 … C5 of Detectron2's modules: first as FPN (one backbone), then as C4 (res5 is a separate block)."""
     compat.prepare()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # v0.6 scripts functions at import
-        from detectron2.config import get_cfg  # heavy, and Detectron2 may be missing
+        from detectron2.config import get_cfg  # slow import, and Detectron2 may be missing
         from detectron2.layers import ShapeSpec
         from detectron2.modeling.backbone import build_resnet_backbone
 

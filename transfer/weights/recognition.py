@@ -1,4 +1,4 @@
-"""Identify which encoder of a checkpoint to convert and which code base wrote it; raise if that is ambiguous."""
+"""Identify which encoder of a checkpoint to convert and which code base wrote it; raise if this is ambiguous."""
 
 import dataclasses
 import json
@@ -23,11 +23,11 @@ from transfer.weights.key_names import (
 )
 
 BRANCHES = ("query", "key", "teacher", "student")
-"""Online encoder and its moving average, by MoCo's names and by DINO's."""
+"""The online encoder and its moving average in MoCo's terms, then the moving average and online encoder in DINO's."""
 
 
 class AmbiguityError(ValueError):
-    """More than one ResNet could be meant; the text lists the choices."""
+    """More than one ResNet matches; the text lists the choices."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,37 +38,37 @@ class Candidate:
     container: str
     """Dotted keys from the top of the file; empty: the file is the state_dict itself."""
     prefix: str
-    """Without the wrappers of DDP, torch.compile and the like."""
+    """Key prefix without the wrappers of DDP, torch.compile and the like."""
     raw_prefix: str
-    """As the file has it."""
+    """Key prefix as written in the file."""
     style: str
     branch: str
     state: dict[str, Tensor]
-    """Torchvision names; as found, whole or not."""
+    """Tensors under torchvision's names; may be incomplete."""
     source: str
 
     def place(self) -> str:
-        """Return where it lies: container and prefix."""
+        """Return its location for messages: container and prefix."""
         return f"{self.container or 'the top level'}: {self.raw_prefix or '(no prefix)'}"
 
     def words(self) -> str:
-        """Return the option that names it on the command line, quoted for a shell."""
+        """Return the command-line option that selects it, quoted for a shell."""
         return quote_prefix(self.container, self.prefix)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recognition:
-    """What was found in a file: the ResNet that is meant, the others, and the keys that go."""
+    """Result of a recognition: the chosen ResNet, all candidates, and the remaining keys."""
 
     chosen: Candidate
     candidates: tuple[Candidate, ...]
     dropped: tuple[str, ...]
     """Keys of heads and queues in the chosen container."""
     unknown: tuple[str, ...]
-    """Keys of the chosen container that belong to no branch and no head: a reason to refuse."""
+    """Keys of the chosen container that belong to no branch or head; the file is then refused."""
 
     def reason(self) -> str:
-        """Return in one sentence why this family and this branch."""
+        """Return one sentence on why this family and branch were chosen."""
         chosen = self.chosen
         others = sorted({other.branch for other in self.candidates} - {chosen.branch})
         beside = f"; also there: {', '.join(others)}" if others else ""
@@ -83,28 +83,28 @@ def recognise(
     branch: str | None = None,
     prefix: str | None = None,
 ) -> Recognition:
-    """Return which ResNet of the tree is meant.
+    """Return the ResNet of the tree that is to be converted.
 
     Args:
         tree: the checkpoint.
         where: its path, for messages.
-        family: whose scheme; None: recognised.
-        branch: which encoder; None: the query.
-        prefix: "CONTAINER:PREFIX", the place of the encoder in a file of no known scheme; instead of the other two.
+        family: family whose scheme to use; None: recognised.
+        branch: encoder to take; None: the query.
+        prefix: "CONTAINER:PREFIX", the encoder's location in a file of no known scheme; excludes `family` and `branch`.
 
     Raises:
-        ValueError: none is there, or the file is one that the copied conversion scripts spoil.
-        AmbiguityError: several are there, they differ, and `family` and `branch` do not decide.
+        ValueError: there is no ResNet, or its names were corrupted by a conversion script.
+        AmbiguityError: there are several different ones, and `family` and `branch` do not select one.
 
     """
     families = _select_families(family)
     if branch is not None and branch not in BRANCHES:
         raise ValueError(f"branch={branch}: expected one of {', '.join(BRANCHES)}")
     if prefix is not None and (family or branch):
-        raise ValueError("prefix=… says where the encoder lies; leave out family=… and branch=…")
+        raise ValueError("prefix=… already selects the encoder; leave out family=… and branch=…")
     found = dict(find_containers(tree))
     if not found:
-        raise ValueError(f"{where}: holds no tensor at all (top-level keys: {_list(tree)}): nothing to convert")
+        raise ValueError(f"{where}: holds no tensor at all (top-level keys: {_list(tree)}); give an encoder checkpoint")
     marks = [f"{place}.{name}".lstrip(".") for place, state in found.items() for name in state]
     marks += [str(key) for key in tree]
     for state in found.values():
@@ -127,7 +127,7 @@ def recognise(
 
 
 def list_resnets(tree: Mapping[str, Any], where: str) -> list[tuple[str, str]]:
-    """Return (place, the option that converts it) of everything in the tree that looks like a ResNet."""
+    """Return (location, option that selects it) of every ResNet found in the tree."""
     containers = {place: open_container(state, where) for place, state in find_containers(tree)}
     return [
         (f"{place or 'the top level'}: {prefix or '(no prefix)'}, {style} names", quote_prefix(place, prefix))
@@ -137,14 +137,14 @@ def list_resnets(tree: Mapping[str, Any], where: str) -> list[tuple[str, str]]:
 
 
 def quote_prefix(container: str, prefix: str) -> str:
-    """Return "prefix=CONTAINER:PREFIX" as one word of a shell whose value YAML reads as a text."""
+    """Return "prefix=CONTAINER:PREFIX" as one shell word whose value YAML reads as a string."""
     value = f"{container}:{prefix}"
     plain = re.fullmatch(r"[A-Za-z_][\w.-]*:[\w.-]+", value)
     return f"prefix={value}" if plain else shlex.quote(f"prefix={json.dumps(value, ensure_ascii=False)}")
 
 
 def _take_place(containers: Mapping[str, Container], prefix: str, where: str) -> Candidate:
-    """Return the encoder at "CONTAINER:PREFIX"; without a colon, at that prefix of the only container that has it."""
+    """Return the encoder at "CONTAINER:PREFIX"; without a colon, at this prefix in the only container that has it."""
     place, colon, inside = prefix.rpartition(":")
     places = [place] if colon else [name for name, entry in containers.items() if _has(entry, inside)]
     styles = [style for name in places if name in containers for style in _has(containers[name], inside)]
@@ -152,7 +152,7 @@ def _take_place(containers: Mapping[str, Container], prefix: str, where: str) ->
         there = [
             quote_prefix(name, found) for name, entry in containers.items() for found, _ in find_prefixes(entry.tensors)
         ]
-        raise ValueError(f"{where}: no ResNet at prefix={prefix}; ResNets lie at: {', '.join(there) or 'no place'}")
+        raise ValueError(f"{where}: no ResNet at prefix={prefix}; ResNets found: {', '.join(there) or 'none'}")
     state, raw = extract(containers[places[0]], inside, styles[0], where)
     return Candidate(
         family="prefix",
@@ -162,12 +162,12 @@ def _take_place(containers: Mapping[str, Container], prefix: str, where: str) ->
         style=styles[0],
         branch="query",
         state=state,
-        source=f"named by prefix={prefix}",
+        source=f"selected by prefix={prefix}",
     )
 
 
 def _has(container: Container, prefix: str) -> list[str]:
-    """Return the styles of the ResNets at a prefix: one, or none."""
+    """Return the naming style of the ResNet at a prefix, as a list; [] if there is none."""
     return [style for found, style in find_prefixes(container.tensors) if found == prefix]
 
 
@@ -176,7 +176,7 @@ def _select_families(family: str | None) -> tuple[Family, ...]:
         return FAMILIES
     name = ALSO_CALLED.get(family, family)
     chosen = [entry for entry in FAMILIES if entry.name == name]
-    if len(chosen) > 1:  # its marks tell its own layouts apart
+    if len(chosen) > 1:  # marks distinguish the family's own layouts
         return tuple(chosen)
     if chosen:
         return (dataclasses.replace(chosen[0], marks=""),)
@@ -217,7 +217,7 @@ def _choose(candidates: list[Candidate], where: str, branch: str | None) -> Cand
         online = [name for name in there if name in ("query", *(there if there in (["student"], ["teacher"]) else []))]
         if len(online) != 1:
             raise AmbiguityError(
-                f"{where}: holds the branches {', '.join(there)}; say which: branch={' or branch='.join(there)}"
+                f"{where}: holds the branches {', '.join(there)}; choose one: branch={' or branch='.join(there)}"
             )
         branch = online[0]
     fitting = [candidate for candidate in candidates if candidate.branch == branch]
@@ -226,7 +226,7 @@ def _choose(candidates: list[Candidate], where: str, branch: str | None) -> Cand
     if any(not _equal(fitting[0].state, other.state) for other in fitting[1:]):
         choices = "; ".join(f"{candidate.place()} ({candidate.words()})" for candidate in fitting)
         raise AmbiguityError(
-            f"{where}: holds several different {branch} encoders: {choices}. Say which by one of these options"
+            f"{where}: holds several different {branch} encoders: {choices}. Choose one with one of these options"
         )
     return fitting[0]
 
@@ -238,9 +238,9 @@ def _equal(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
 def _sort_rest(
     container: Container, place: str, candidates: list[Candidate], inside: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return (keys of heads, keys that nobody knows) among what is in no branch of this container.
+    """Return (keys of heads, unknown keys) among the keys that are in no branch of this container.
 
-    With `inside`, the prefix that the user named, all that lies elsewhere is dropped too.
+    If the user gave a prefix, `inside`, all keys outside it count as keys of heads.
     """
     entries = [(entry.prefix, entry.style) for entry in candidates if entry.container == place]
     patterns = [re.compile(re.escape(prefix) + STYLES[style]) for prefix, style in entries]
@@ -268,19 +268,19 @@ def _explain_nothing(containers: Mapping[str, Container], where: str, family: st
         for prefix, _ in find_prefixes(container.tensors)
     ]
     if places and family:
-        lie = ", ".join(place for place, _ in places)
+        listed = ", ".join(place for place, _ in places)
         return (
-            f"{where}: no ResNet by the scheme of family={family}; ResNets lie at {lie}. Leave family=… out, or name "
-            f"the place: {places[0][1]}"
+            f"{where}: no ResNet by the scheme of family={family}; ResNets found at {listed}. Leave out family=…, or "
+            f"select one: {places[0][1]}"
         )
     if places:
         lines = "".join(f"\n  {words}" for _, words in places)
         return (
-            f"{where}: a ResNet lies at {', '.join(place for place, _ in places)}, which is no known family's scheme. "
+            f"{where}: a ResNet lies at {', '.join(place for place, _ in places)}, which matches no known family. "
             f"To convert it, add:{lines}"
         )
     names = _list([name for container in containers.values() for name in container.raw.values()])
-    return f"{where}: no ResNet in it; its tensors are {names}"
+    return f"{where}: no ResNet in it; its tensors are {names}. Give a checkpoint of a ResNet encoder"
 
 
 def _list(names: Any, shown: int = 6) -> str:

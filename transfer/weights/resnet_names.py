@@ -1,6 +1,6 @@
-"""The one table of tensor names: torchvision's ResNet and Detectron2's, and what a whole ResNet must hold.
+"""Map tensor names between torchvision's and Detectron2's ResNets, and check that a ResNet is complete.
 
-Without its classifier a ResNet-50 has 318 tensors: 53 convolutions of one, 53 normalisations of five tensors.
+Without its classifier, a ResNet-50 has 318 tensors: 53 convolutions of one tensor, 53 normalisations of five.
 Torchvision's names: torchvision/models/resnet.py; Detectron2's: detectron2/modeling/backbone/resnet.py.
 """
 
@@ -13,13 +13,13 @@ import torchvision
 from torch import Tensor
 
 DEPTHS = (18, 34, 50, 101, 152)
-"""The ResNets that both libraries build under these names."""
+"""Depths of ResNet that both libraries build with these names."""
 
 COUNTER = "num_batches_tracked"
-"""The batch counter of a normalisation layer: no input of the forward pass, left out by some writers."""
+"""Batch counter of a normalisation layer; the forward pass does not use it, and some writers omit it."""
 
 STAGES = ("res2", "res3", "res4", "res5")
-"""Detectron2's names of layer1 … layer4; what they put out is C2 … C5."""
+"""Detectron2's names of layer1 … layer4; their outputs are C2 … C5."""
 
 LAYER_NAMES = {
     "conv1": "stem.conv1",
@@ -29,12 +29,12 @@ LAYER_NAMES = {
     "layer{}.{}.downsample.0": "res{}.{}.shortcut",
     "layer{}.{}.downsample.1": "res{}.{}.shortcut.norm",
 }
-"""Torchvision's layers → Detectron2's; the first number is the stage, and Detectron2 counts it from 2."""
+"""Torchvision's layers → Detectron2's; the first number counts from 1 in torchvision and from 2 in Detectron2."""
 
 
 @cache
 def expected_shapes(depth: int) -> dict[str, tuple[int, ...]]:
-    """Return name → shape of torchvision's ResNet of that depth without fc; in the order of its state_dict."""
+    """Return name → shape of torchvision's ResNet of this depth without fc, in the order of its state_dict."""
     with torch.device("meta"):
         model = getattr(torchvision.models, f"resnet{depth}")()
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if not name.startswith("fc.")}
@@ -42,7 +42,12 @@ def expected_shapes(depth: int) -> dict[str, tuple[int, ...]]:
 
 @cache
 def detectron2_name(name: str) -> str:
-    """Return Detectron2's name of one of torchvision's tensors ("layer1.0.bn2.bias" → "res2.0.conv2.norm.bias")."""
+    """Return Detectron2's name of a torchvision tensor ("layer1.0.bn2.bias" → "res2.0.conv2.norm.bias").
+
+    Raises:
+        ValueError: the name is not a tensor of a torchvision ResNet.
+
+    """
     layer, _, kind = name.rpartition(".")
     numbers = re.findall(r"\d+", layer) if layer.startswith("layer") else []
     pattern = re.sub(r"\d+", "{}", layer, count=3 if "downsample" not in layer else 2) if numbers else layer
@@ -53,14 +58,14 @@ def detectron2_name(name: str) -> str:
 
 @cache
 def name_table(depth: int) -> dict[str, str]:
-    """Return torchvision's name → Detectron2's name for every tensor of that depth: one to one."""
+    """Return torchvision's name → Detectron2's name for every tensor of this depth; the mapping is one to one."""
     table = {name: detectron2_name(name) for name in expected_shapes(depth)}
-    assert len(set(table.values())) == len(table), "two tensors must never share a name"
+    assert len(set(table.values())) == len(table), "tensor names must be unique"
     return table
 
 
 def find_depth(names: Iterable[str]) -> int:
-    """Return the depth whose torchvision names are nearest to `names` (exact when the set is whole)."""
+    """Return the depth whose torchvision names differ least from `names`."""
     given = _without_counters(names)
     return min(DEPTHS, key=lambda depth: len(given ^ _without_counters(expected_shapes(depth))))
 
@@ -72,9 +77,9 @@ def torchvision_names() -> dict[str, str]:
 
 
 def find_key_mistakes(state: Mapping[str, Tensor], depth: int) -> list[str]:
-    """Return where `state` (torchvision names, no fc) differs from a whole ResNet of that depth; reads no value.
+    """Return the differences between `state` (torchvision names, no fc) and a complete ResNet of this depth.
 
-    The key sets must agree both ways, the shapes too, and the dtypes: float32, and int64 for the counters.
+    Compares the key sets in both directions, shapes and dtypes (float32; int64 for the counters), but no values.
     """
     shapes = expected_shapes(depth)
     mistakes = [f"missing: {name}" for name in shapes if name not in state]
@@ -89,7 +94,7 @@ def find_key_mistakes(state: Mapping[str, Tensor], depth: int) -> list[str]:
 
 
 def as_expected_dtypes(state: Mapping[str, Tensor], *, float32: bool = False) -> dict[str, Tensor]:
-    """Return the state with int32 counters as int64; with `float32`, other floating-point tensors as float32.
+    """Return the state with int32 counters as int64 and, if `float32`, all floating-point tensors as float32.
 
     Widening float16 and bfloat16 is exact; float64 is rounded to the nearest float32.
     """
@@ -109,7 +114,7 @@ def find_value_mistakes(state: Mapping[str, Tensor]) -> list[str]:
 
 
 def summarise_mistakes(mistakes: list[str], shown: int = 8) -> str:
-    """Return the first few mistakes, one a line, and how many more there are."""
+    """Return the first `shown` mistakes, one per line, and the number of the others."""
     rest = [f"… and {len(mistakes) - shown} more"] if len(mistakes) > shown else []
     return "\n".join(f"  {text}" for text in [*mistakes[:shown], *rest])
 

@@ -63,7 +63,7 @@ def test_command_line_overrides_the_chain_files_question(tmp_path: Path) -> None
     ]  # fmt: skip
     assert summary["control"]["ceiling"] == "mochi"
     assert {entry["delta"] for entry in summary["comparisons"]} == {1.0}
-    with pytest.raises(SettingsError, match="compare\\[0\\] names 'nobody', which is no backbone here"):
+    with pytest.raises(SettingsError, match="compare\\[0\\] names 'nobody', which is not a backbone here"):
         main([str(folder), "compare=[[mochi,nobody]]"])
 
 

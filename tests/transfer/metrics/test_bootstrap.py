@@ -97,7 +97,7 @@ def test_written_draws_read_back_to_four_digits(tmp_path: Path) -> None:
     assert set(summary["AP50"]) == {"low", "high", "draws", "images", "level"}
 
 
-def test_a_run_without_the_file_has_no_draws_and_a_damaged_file_is_a_sentence(tmp_path: Path) -> None:
+def test_a_run_without_the_file_has_no_draws_and_a_damaged_file_is_explained(tmp_path: Path) -> None:
     assert read_draws(tmp_path) == {}
     for text in ("[]", "{}", '{"version": 2, "metrics": {}}', '{"version": 1, "metrics": {"AP": {"values": "x"}}}'):
         (tmp_path / "bootstrap.json").write_text(text)

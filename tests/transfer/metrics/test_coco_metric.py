@@ -23,7 +23,7 @@ HIT = {"image_id": 1, "category_id": 3, "bbox": [5, 5, 20, 20], "score": 0.9}
 
 
 def ellipse_rle(box: list[float], width: int, height: int) -> dict[str, Any]:
-    """Fill the ellipse in a box: an area of about pi/4 of the box's."""
+    """Return the RLE of the ellipse that fills a box; its area is about pi/4 of the box's."""
     x, y, w, h = box
     rows, columns = np.mgrid[0:height, 0:width] + 0.5
     inside = ((columns - x - w / 2) / (w / 2)) ** 2 + ((rows - y - h / 2) / (h / 2)) ** 2 <= 1
@@ -103,7 +103,7 @@ def test_default_engine_equals_pycocotools_bit_by_bit(task: Any, scene: tuple[An
 
 @st.composite
 def elliptic_scenes(draw: st.DrawFn) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Ellipses whose boxes often are of another of COCO's sizes (32² and 96² pixels) than the masks."""
+    """Ellipses whose boxes often fall into another COCO size class (bounds 32² and 96² pixels) than the masks."""
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
     width, height = 200, 160
 
@@ -209,12 +209,12 @@ def test_files_give_what_their_content_gives(tmp_path: Path) -> None:
         ({"images": []}, HIT, "bbox", "lack annotations, categories"),
     ],
 )
-def test_results_that_do_not_fit_are_sentences(truth: Any, result: Any, task: Any, sentence: str) -> None:
+def test_results_that_do_not_fit_are_explained(truth: Any, result: Any, task: Any, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         evaluate_coco(truth, [result], task)
 
 
-def test_missing_and_broken_files_are_sentences(tmp_path: Path) -> None:
+def test_missing_and_broken_files_are_explained(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such file; expected COCO annotations"):
         evaluate_coco(tmp_path / "truth.json", [])
     (tmp_path / "truth.json").write_text("{")

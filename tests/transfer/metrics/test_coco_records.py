@@ -1,4 +1,4 @@
-"""Loose COCO files: both engines give one number, or both refuse in the same sentence."""
+"""Loose COCO files: both engines give the same numbers, or both refuse with the same error."""
 
 import copy
 import json
@@ -18,7 +18,7 @@ MASK = {"size": [50, 60], "counts": rle_codec.frPyObjects(SQUARE, 50, 60)[0]["co
 
 
 def make_truth(**changes: Any) -> dict[str, Any]:
-    """Two images with a cat each; `changes` go into the first annotation, None removes a field."""
+    """Return two images with one cat each; `changes` apply to the first annotation, and None removes a field."""
     entry = {"bbox": [5, 5, 20, 20], "area": 400, "iscrowd": 0, "category_id": 3, "segmentation": SQUARE}
     first = {"id": 1, "image_id": 1, **entry, **changes}
     return {
@@ -40,7 +40,7 @@ def make_results(**changes: Any) -> list[dict[str, Any]]:
 
 
 def evaluate_with_all(truth: Any, results: Any, task: Any) -> list[float]:
-    """Return the twelve numbers, which all engines must give."""
+    """Return COCO's twelve numbers after checking that all engines agree."""
     tables = [evaluate_coco(truth, results, task, engine=engine).stats.tolist() for engine in ENGINES]
     assert tables[0] == tables[1]
     return tables[0]
@@ -112,15 +112,15 @@ def test_other_ids_give_the_same_numbers(renumber: Any, recategorise: Any) -> No
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"id": 2}, "1 annotation ids that come twice"),
-        ({"id": None}, "1 annotation ids that are no whole numbers or texts"),
+        ({"id": 2}, "1 annotation ids that occur more than once"),
+        ({"id": None}, "1 annotation ids that are neither integers nor strings"),
         ({"bbox": [float("nan"), 5, 20, 20]}, "1 boxes that are not four finite numbers"),
         ({"bbox": [5, 5, float("inf"), 20]}, "1 boxes that are not four finite numbers"),
         ({"bbox": []}, "1 boxes that are not four finite numbers"),
         ({"bbox": None}, "1 boxes that are not four finite numbers"),
         ({"bbox": [5, 5, 1e9, 20]}, "1 boxes with a negative side, or beyond 10 image sides"),
         ({"bbox": [25, 25, -20, 20]}, "1 boxes with a negative side, or beyond 10 image sides"),
-        ({"area": float("nan")}, "1 annotations whose area is no number"),
+        ({"area": float("nan")}, "1 annotations whose area is not a number"),
         ({"iscrowd": "no"}, "1 annotations whose iscrowd is not 0 or 1"),
         ({"category_id": 4}, "1 annotations of a category that is not listed"),
     ],
@@ -198,17 +198,17 @@ def test_all_kinds_of_mistakes_come_at_once_with_their_numbers() -> None:
 @pytest.mark.parametrize(
     ("part", "value", "sentence"),
     [
-        ("images", [{"id": 1}, {"id": 1}], "1 image ids that come twice"),
+        ("images", [{"id": 1}, {"id": 1}], "1 image ids that occur more than once"),
         ("images", [{"id": 1}, {"id": "b"}], "kinds of image ids"),
-        ("images", [{"id": 1.5}], "1 image ids that are no whole numbers or texts"),
-        ("categories", [{"id": 3, "name": "a"}, {"id": 3, "name": "b"}], "1 category ids that come twice"),
-        ("categories", [{"id": "cat", "name": "cat"}], "category ids that are texts"),
+        ("images", [{"id": 1.5}], "1 image ids that are neither integers nor strings"),
+        ("categories", [{"id": 3, "name": "a"}, {"id": 3, "name": "b"}], "1 category ids that occur more than once"),
+        ("categories", [{"id": "cat", "name": "cat"}], "category ids that are strings"),
         ("categories", [{"id": 3}], "categories without a name"),
-        ("annotations", ["a"], "annotation ids that are no whole numbers"),
+        ("annotations", ["a"], "annotation ids that are neither integers nor strings"),
         ("images", None, "lack images"),
     ],
 )
-def test_lists_that_cannot_be_read_are_sentences(part: str, value: Any, sentence: str) -> None:
+def test_lists_that_cannot_be_read_are_explained(part: str, value: Any, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         evaluate_coco({**make_truth(), part: value}, [])
 

@@ -46,7 +46,7 @@ def test_rle_equals_pasting_and_encoding(
     masks = make_masks(generator, 12, side, kind)
     corners = torch.rand(12, 2, 2, generator=generator).sort(dim=1).values * torch.tensor([width, height])
     boxes = corners.reshape(12, 4)
-    if whole_height:  # runs then go on from one column into the next
+    if whole_height:  # runs then continue from one column into the next
         boxes[:, 1], boxes[:, 3] = 0, height
     kept = Boxes(boxes).nonempty()
     masks, boxes = masks[kept], boxes[kept]

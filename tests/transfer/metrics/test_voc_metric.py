@@ -31,7 +31,7 @@ def write_truth(root: Path, truth: VocTruth) -> None:
 
 
 def detectron2_ap(root: Path, det_folder: Path, year: int) -> np.ndarray:
-    """AP (10, 3) by Detectron2's own function from the same files."""
+    """Return AP (10, 3) computed by Detectron2's own function from the same files."""
     arguments = [str(root / "Annotations" / "{}.xml"), str(root / "ImageSets" / "Main" / "test.txt")]
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
@@ -87,7 +87,7 @@ def test_ap_equals_detectron2s_bit_by_bit(scene: tuple[VocTruth, VocDetections],
         write_truth(root, truth)
         write_det_files(root / "det", detections, truth.images, NAMES)
         expected = detectron2_ap(root, root / "det", year)
-        # the files are grouped by class: among equal scores the order within a class is what counts
+        # the files are grouped by class: for equal scores, only the order within a class matters
         got = compute_voc_ap(read_voc_truth(root, "test", NAMES), detections, 3, year=year)
     np.testing.assert_array_equal(got, expected)
 
@@ -166,12 +166,12 @@ def test_stable_ties_take_the_earlier_detection_first() -> None:
     assert early[0, 0] == pytest.approx(1.0)
 
 
-def test_unknown_year_is_a_sentence() -> None:
+def test_unknown_year_is_refused() -> None:
     with pytest.raises(ValueError, match=r"2007 \(11-point AP\) or 2012"):
         compute_voc_ap(truth_of([], []), found_of([], []), 1, year=2010)
 
 
-def test_files_alone_give_the_metrics(tmp_path: Path) -> None:
+def test_metrics_are_computed_from_files(tmp_path: Path) -> None:
     truth = truth_of([[1, 1, 10, 10]], [False])
     write_truth(tmp_path, truth)
     write_det_files(tmp_path / "det", found_of([[1, 1, 10, 10]], [0.9]), truth.images, NAMES)
@@ -180,7 +180,7 @@ def test_files_alone_give_the_metrics(tmp_path: Path) -> None:
     assert table["per_class"]["cat"]["AP75"] == pytest.approx(100)
 
 
-def test_bad_voc_files_are_sentences(tmp_path: Path) -> None:
+def test_bad_voc_files_are_explained(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such image set"):
         read_voc_truth(tmp_path, "test", NAMES)
     write_truth(tmp_path, truth_of([[1, 1, 10, 10]], [False]))

@@ -1,4 +1,4 @@
-"""AP on bootstrap draws against a slow reference: images are copied physically, with new ids, and evaluated anew."""
+"""AP on bootstrap draws against a slow reference that copies the images under new ids and evaluates them again."""
 
 from dataclasses import replace
 from typing import Any
@@ -41,7 +41,7 @@ def voc_scenes(draw: st.DrawFn) -> tuple[VocTruth, VocDetections]:
 
 
 def copy_voc(truth: VocTruth, detections: VocDetections, counts: np.ndarray) -> tuple[VocTruth, VocDetections]:
-    """Return the scene with image i written counts[i] times; copies of a detection follow it at once."""
+    """Return the scene with image i repeated counts[i] times; copies of a detection directly follow it."""
     copies = [(image, copy) for image, count in enumerate(counts.tolist()) for copy in range(count)]
     number = {key: index for index, key in enumerate(copies)}
 
@@ -121,7 +121,7 @@ def coco_scenes(draw: st.DrawFn) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def copy_coco(truth: dict[str, Any], results: list[Any], counts: list[int]) -> tuple[dict[str, Any], list[Any]]:
-    """Return the files with image i written counts[i] times under the ids 100 i, 100 i + 1, …."""
+    """Return the files with image i repeated counts[i] times under the ids 100 i, 100 i + 1, …."""
     copies = [(image, copy) for image, count in enumerate(counts) for copy in range(count)]
 
     def spread(records: list[Any]) -> list[Any]:

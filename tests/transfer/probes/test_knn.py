@@ -91,5 +91,5 @@ def test_command_writes_the_accuracy_in_percent(tmp_path: Path, capsys: pytest.C
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "r18.pth")
     assert run_command(command.main, "", words) == 2
     said = capsys.readouterr().err
-    assert "holds the result of another run; name another out=. k was 1, is 2" in said
+    assert "holds the result of another run; choose a new out= or delete the folder. k was 1, is 2" in said
     assert "weights_sha256 was" in said

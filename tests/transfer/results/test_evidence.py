@@ -1,4 +1,4 @@
-"""Verdicts: what may be claimed, the test, the four outcomes, and honest answers to degenerate data."""
+"""Verdicts: permitted claims, the test, the four outcomes, and degenerate data."""
 
 import math
 import statistics
@@ -55,7 +55,7 @@ def test_fine_tunings_of_a_pretraining_are_averaged_first() -> None:
 
 
 def test_more_fine_tunings_never_replicate_a_pretraining() -> None:
-    """A thousand fine-tunings of one pretraining each still claim nothing about methods."""
+    """Even a thousand fine-tunings of one pretraining per side allow no claim about methods."""
     rng = np.random.default_rng(0)
     first, second = (sample(name, rng.normal(level, 0.1, 1000).tolist()) for name, level in (("a", 50.0), ("b", 49.0)))
     assert decide(first, second).claim == "checkpoints"
@@ -115,7 +115,7 @@ def test_better_and_worse_swap_with_the_sides() -> None:
 
 
 def test_identical_runs_show_no_spread() -> None:
-    """A deterministic measurement repeated is no replication: difference 1.0, but no interval and no p of 0."""
+    """Repeating a deterministic measurement is not replication: difference 1.0, but no interval and no p of 0."""
     found = decide(sample("knn", [51.0, 51.0, 51.0]), sample("b", [50.0, 50.0]))
     assert (found.outcome, found.claim, found.low, found.p) == ("too_few_runs", "none", None, None)
     assert found.difference == 1.0

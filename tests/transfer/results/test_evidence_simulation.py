@@ -1,4 +1,4 @@
-"""Ten thousand simulated chains: with no true difference a page finds one in at most 5 %, and intervals cover."""
+"""Ten thousand simulated chains: without a true difference, at most 5 % have a finding, and intervals cover."""
 
 import math
 
@@ -90,7 +90,7 @@ def test_level_holds_where_one_method_spreads_twice_as_much(count: int) -> None:
 
 @pytest.mark.parametrize(("count", "rate"), [(2, 0.33), (3, 0.21), (5, 0.10)])
 def test_one_standard_deviation_is_no_test(count: int, rate: float) -> None:
-    """What a difference beyond the larger standard deviation amounts to: a finding in up to a third of comparisons."""
+    """Requiring only a difference above the larger standard deviation finds one in up to a third of comparisons."""
     rng = np.random.default_rng(count)
     first, second = draw_units(rng, count, 1, 0.0), draw_units(rng, count, 1, 0.0)
     beyond = np.abs(first.mean(-1) - second.mean(-1)) > np.maximum(first.std(-1, ddof=1), second.std(-1, ddof=1))
@@ -110,8 +110,8 @@ def test_single_comparison_keeps_its_level_without_a_family(
     assert rates[0] - 0.003 <= (p <= LEVEL).mean() <= rates[1] + 0.003
 
 
-def test_welch_alone_is_too_sure_where_two_units_stand_against_five() -> None:
-    """Up to 6.4 % of comparisons, and more of the families: why the smaller side's degrees of freedom are taken."""
+def test_welch_is_anticonservative_for_two_units_against_five() -> None:
+    """Up to 6.4 % of comparisons and more of the families; hence the smaller side's degrees of freedom are used."""
     rng = np.random.default_rng(11)
     first, second = draw_units(rng, 2, 1, 1.0), draw_units(rng, 5, 1, 1.0)
     plain = stats.ttest_ind(first, second, axis=-1, equal_var=False).pvalue

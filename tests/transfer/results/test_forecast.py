@@ -1,4 +1,4 @@
-"""Forecasts: measured spreads before published ones, unknown where neither is there."""
+"""Forecasts: measured spreads take precedence over published ones; without either they are unknown."""
 
 import math
 
@@ -54,7 +54,7 @@ def test_forecast_of_methods_uses_the_spread_of_their_units() -> None:
     assert stricter.split is None  # no costs, no cheapest split
 
 
-def test_published_noise_says_nothing_about_methods() -> None:
+def test_published_noise_does_not_support_claims_about_methods() -> None:
     found = find_spread([], VOC, "AP")
     assert forecast(found, (3, 2), (3, 2), delta=0.5).smallest is None
     assert forecast(found, (1, 5), (1, 5), delta=0.5).smallest == pytest.approx(find_smallest_difference(0.2, 5))

@@ -1,4 +1,4 @@
-"""Published rows stand under their protocol with the numbers and the sources where they were read."""
+"""Published rows have the right protocol, numbers and sources."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Comparisons are named: in the chain file, on the command line, or all against the first."""
+"""Comparisons come from the chain file or the command line; by default all are against the first."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def test_chain_takes_names_of_backbones_and_of_methods(tmp_path: Path, text: str
     [
         (
             "compare: [[mochi, mocov2]]",
-            "compare[0] names 'mocov2', which is no backbone here; expected one of mochi, moco",
+            "compare[0] names 'mocov2', which is not a backbone here; expected one of mochi, moco",
         ),
         ("compare: [[mochi]]", "compare[0] is [mochi]; expected two different methods"),
         ("compare: [[random@0, random@1]]", "compare[0] is [random@0, random@1]; expected two different methods"),
@@ -58,7 +58,7 @@ def test_chain_refuses_a_question_that_its_backbones_cannot_answer(tmp_path: Pat
     assert mistake in str(caught.value)
 
 
-def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         read(tmp_path, "compare: [[a, b], [mochi]]\ncontrols: {floor: c}\ndelta: -1\nbackend: x")
     assert len(str(caught.value).splitlines()) == 7

@@ -31,7 +31,7 @@ def test_written_result_reads_back_equal(tmp_path: Path) -> None:
     assert again.details == result.details
 
 
-def test_result_says_commit_and_machine_unasked(tmp_path: Path) -> None:
+def test_result_records_commit_and_machine_by_default(tmp_path: Path) -> None:
     write_result(tmp_path, RunResult(backbone="b", protocol=VOC, seed=0, metrics={}))
     result = read_result(tmp_path)
     assert result.commit
@@ -51,8 +51,8 @@ def test_results_are_found_at_any_depth(tmp_path: Path) -> None:
     assert [result.seed for result in read_results(tmp_path)] == [0, 1]
 
 
-def test_missing_and_foreign_results_are_sentences(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="may not be done"):
+def test_missing_and_foreign_results_are_explained(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="may not be finished"):
         read_result(tmp_path)
     (tmp_path / "metrics.json").write_text('{"loss": 1}')
     with pytest.raises(ValueError, match="expected a run's result with the keys"):

@@ -54,7 +54,7 @@ def test_mean_weighs_pretrainings_equally_however_often_each_was_fine_tuned() ->
 
 
 def test_same_weights_under_two_names_are_one_pretraining() -> None:
-    """A copied checkpoint is no replication: four fine-tunings of one pretraining, not two pretrainings."""
+    """A copied checkpoint is not a replication: four fine-tunings of one pretraining, not two pretrainings."""
     results = [
         make_result(name, seed, 50.0 + seed, weights_sha256="ab") for name in ("mochi@0", "mochi@1") for seed in (0, 1)
     ]
@@ -71,7 +71,7 @@ def test_runs_are_found_again_by_their_keys() -> None:
 
 
 @pytest.mark.parametrize("nothing", [None, math.nan, math.inf])
-def test_null_metric_does_not_count_and_is_told(nothing: float | None) -> None:
+def test_null_metric_is_left_out_and_counted_as_missing(nothing: float | None) -> None:
     summaries = summarise([make_result("b", 0, nothing), make_result("b", 1, 50.0)])
     assert {summary.metric: (summary.n, summary.sample.missing) for summary in summaries} == {
         "AP": (1, 1), "AP50": (2, 0),
@@ -96,7 +96,7 @@ def test_copy_of_a_trial_is_refused() -> None:
         summarise([make_result("b", 0, 50.0), make_result("b", 0, 50.0)])
 
 
-def test_published_noise_holds_at_full_size_alone() -> None:
+def test_published_noise_applies_only_at_full_size() -> None:
     assert [published_noise(VOC, metric) for metric in ("AP50", "AP", "AP75", "APs")] == [0.2, 0.2, 0.4, None]
     assert published_noise("coco-fpn-2x@infomin", "mask/AP") == 0.3
     for protocol in ("voc-c4-digits@moco", "coco-c4-digits@moco", "linear-in1k@moco", "voc-of-my-own", "coco-mine"):

@@ -39,7 +39,7 @@ def equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> boo
     return ours.keys() == theirs.keys() and all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
-def test_manifest_says_where_from_what_was_proved_and_which_input(source: Path, converted: Path) -> None:
+def test_manifest_records_origin_verification_and_pixel_format(source: Path, converted: Path) -> None:
     manifest = read_manifest(converted)
     assert manifest.source["sha256"] == digest_file(source)
     assert (manifest.source["family"], manifest.source["branch"], manifest.source["epoch"]) == ("moco", "query", 200)
@@ -115,9 +115,9 @@ def test_branch_and_family_reach_the_reader(tmp_path: Path) -> None:
 def test_wrong_requests_are_refused_with_what_is_allowed(source: Path, tmp_path: Path) -> None:
     for options, name, sentence in (
         ({"to": "onnx"}, "a.pkl", "to=onnx: expected one of detectron2, torchvision, timm, moco, safetensors"),
-        ({}, "a.npz", r"a file for to=detectron2 ends in \.pkl or \.pth; got \.npz"),
+        ({}, "a.npz", r"a file for to=detectron2 must end in \.pkl or \.pth; got \.npz"),
         ({"layout": "c5"}, "a.pkl", "layout=c5: expected one of any, c4, fpn"),
-        ({"layout": "c4", "to": "timm"}, "a.pth", "and to=detectron2"),
+        ({"layout": "c4", "to": "timm"}, "a.pth", "c4 and fpn need to=detectron2"),
     ):
         with pytest.raises(ValueError, match=sentence):
             convert(source, tmp_path / name, **options)
@@ -130,18 +130,18 @@ def test_wrong_requests_are_refused_with_what_is_allowed(source: Path, tmp_path:
 
 
 @pytest.mark.slow
-def test_check_proves_a_converted_file_again_and_finds_every_change(source: Path, tmp_path: Path) -> None:
+def test_check_verifies_a_converted_file_and_detects_every_change(source: Path, tmp_path: Path) -> None:
     mine, output = tmp_path / "in.pth", tmp_path / "out.pkl"
     shutil.copy(source, mine)
     convert(mine, output)
     assert check_converted(output)[1]
     data = output.read_bytes()
     output.write_bytes(data[:-40] + bytes([data[-40] ^ 1]) + data[-39:])
-    with pytest.raises(ValueError, match="the file was changed or cut after the conversion"):
+    with pytest.raises(ValueError, match="the file was changed or truncated after the conversion"):
         check_converted(output)
     output.write_bytes(data)
     mine.write_bytes(mine.read_bytes() + b"\0")
-    with pytest.raises(ValueError, match="the source is another file now"):
+    with pytest.raises(ValueError, match="the source has changed"):
         check_converted(output)
     mine.unlink()
     assert not check_converted(output)[1]
@@ -177,7 +177,7 @@ def test_settings_that_json_cannot_hold_are_left_out_and_the_rest_is_kept(tmp_pa
         assert read_manifest(tmp_path / "out.pkl").config == kept
 
 
-def test_dictionaries_that_repeat_each_other_are_told_once(tmp_path: Path) -> None:
+def test_shared_dictionaries_are_listed_once(tmp_path: Path) -> None:
     tree: dict[str, Any] = {"a.weight": torch.ones(2)}
     for _ in range(6):
         tree = {f"k{number}": tree for number in range(40)} | {"b.weight": torch.ones(2)}
@@ -190,7 +190,7 @@ STRAYS = ("{}_copy", "extra.{}", "layer9.{}", "x{}", "module.{}", "backbone.{}")
 
 
 def damage(data: Any, states: dict[str, torch.Tensor], names: list[str]) -> None:
-    """Spoil one tensor of a backbone in place, in one of the ways in which checkpoints are spoilt."""
+    """Corrupt one tensor of a backbone in place, in one of several realistic ways."""
     names = [name for name in names if name in states]
     name = data.draw(st.sampled_from(names), label="key")
     kind = data.draw(st.sampled_from(DAMAGES), label="damage")

@@ -1,4 +1,4 @@
-"""Files whose bytes are not those that were written, and files that nest without end."""
+"""Damaged and hostile checkpoint files are refused."""
 
 import io
 import json
@@ -27,7 +27,7 @@ def save(path: Path, tree: Any, **options: Any) -> Path:
 
 
 def rewrite(path: Path, change: Callable[[str, bytes], list[tuple[str, bytes]]]) -> Path:
-    """Write the archive anew, each entry as `change` gives it, with checksums that fit."""
+    """Rewrite the archive with the entries that `change` returns and valid checksums."""
     with zipfile.ZipFile(path) as archive:
         entries = [(name, archive.read(name)) for name in archive.namelist()]
     with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as archive:
@@ -137,11 +137,11 @@ def test_safetensors_that_read_bytes_twice_leave_bytes_out_or_repeat_a_name_are_
     refused(safetensors(path, json.dumps({"a": entry(0, 8), "b": entry(8, 16)}), data + b"x"), "do not agree")
     refused(safetensors(path, json.dumps({"a": entry(0, 8), "b": entry(8, 16)}), data[:-1]), "do not agree")
     one = json.dumps(entry(0, 8))
-    refused(safetensors(path, f'{{"a":{one},"a":{one}}}', data[:8]), "the name a stands there twice")
+    refused(safetensors(path, f'{{"a":{one},"a":{one}}}', data[:8]), "the name a occurs twice")
 
 
 class Rebuilt:
-    """Pickle as a tensor of a storage, with a shape, strides and an offset of our choice."""
+    """Pickles as a tensor with arbitrary shape, strides and offset."""
 
     def __init__(self, offset: Any, shape: Any, strides: Any) -> None:
         self.words = (WEIGHTS.untyped_storage(), offset, shape, strides)
@@ -228,10 +228,10 @@ def zip_of(path: Path, entries: dict[str, bytes]) -> Path:
     ("opcodes", "sentence"),
     [
         (b"K\x01" + b"\x85" * 100_000, "nested more than 32 deep"),  # (((1,),),)…
-        (b"K\x01" + b"\x85" * 100_000 + b"q\x00" + b"}h\x00K\x01s\x86", "a key that is a tuple"),
-        (b"K\x01" + b"2\x86" * 60 + b"q\x00}h\x00K\x01s\x86", "a key that is a tuple"),  # t = (t, t), 60 times
+        (b"K\x01" + b"\x85" * 100_000 + b"q\x00" + b"}h\x00K\x01s\x86", "a key of type tuple"),
+        (b"K\x01" + b"2\x86" * 60 + b"q\x00}h\x00K\x01s\x86", "a key of type tuple"),  # t = (t, t), 60 times
         (b"(" * 10_000, "damaged"),
-        (b"]" * 1000, "a key that is a list"),
+        (b"]" * 1000, "a key of type list"),
     ],
 )
 def test_nested_values_and_keys_are_refused_at_once(

@@ -1,4 +1,4 @@
-"""What a file says beyond its tensors is used, refused or asked for; nothing of it is passed over."""
+"""Records in a file beyond its tensors are used, refused or requested, never ignored."""
 
 import json
 import shlex
@@ -47,7 +47,7 @@ def detectron2(state: State, **more: Any) -> dict[str, Any]:
         {"meta": {"config": '{"backbone": {"type": "ResNet", "dilations": [1, 1, 1, 2]}}'}},
     ],
 )
-def test_a_file_that_says_it_is_another_network_is_refused(said: dict[str, Any], tmp_path: Path) -> None:
+def test_a_file_that_records_another_network_is_refused(said: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="says that the network is another one: "):
         read_backbone(save(tmp_path, {"state_dict": make_state() | fc(), **said}))
 
@@ -60,7 +60,7 @@ def test_a_file_that_says_it_is_another_network_is_refused(said: dict[str, Any],
         {"meta": {"cfg": "model = dict(backbone=dict(depth=18, style='pytorch', dilations=(1, 1, 1, 1)))"}},
     ],
 )
-def test_a_file_that_says_it_is_a_plain_resnet_is_read(said: dict[str, Any], tmp_path: Path) -> None:
+def test_a_file_that_records_a_plain_resnet_is_read(said: dict[str, Any], tmp_path: Path) -> None:
     backbone = read_backbone(save(tmp_path, {"state_dict": make_state() | fc(), **said}))
     assert backbone.pixel_format == TORCHVISION
     assert "epsilon 1e-5" in backbone.assumed
@@ -94,7 +94,7 @@ def test_openmmlabs_style_caffe_is_taken_as_msras_input(config: str, tmp_path: P
 def test_a_detectron2_file_that_does_not_say_its_input_is_asked_for_it(tmp_path: Path) -> None:
     q = make_state()
     path = save(tmp_path, detectron2(q))
-    with pytest.raises(ValueError, match=r"does not say for which[^$]*pixel_format=msra: msra \(BGR"):
+    with pytest.raises(ValueError, match=r"does not say which[^$]*pixel_format=msra: msra \(BGR"):
         read_backbone(path)
     for name in PIXEL_FORMATS:
         assert read_backbone(path, pixel_format=name).pixel_format == name
@@ -111,7 +111,7 @@ def test_pixel_mean_and_std_of_a_detector_say_its_input(name: str, tmp_path: Pat
     }
     assert read_backbone(save(tmp_path, detectron2(make_state(), **pixels))).pixel_format == name
     odd = {**pixels, "pixel_mean": torch.full((3, 1, 1), 7.0)}
-    with pytest.raises(ValueError, match="does not say for which"):
+    with pytest.raises(ValueError, match="does not say which"):
         read_backbone(save(tmp_path, detectron2(make_state(), **odd)))
 
 
@@ -211,7 +211,7 @@ def test_inspect_lists_every_resnet_with_words_that_convert_it(
 
 def test_a_wrong_prefix_is_refused_with_those_that_are_there(tmp_path: Path) -> None:
     path = save(tmp_path, {"model_state": under("online.net.", make_state())})
-    with pytest.raises(ValueError, match=r"ResNets lie at: prefix=model_state:online\.net\."):
+    with pytest.raises(ValueError, match=r"ResNets found: prefix=model_state:online\.net\."):
         read_backbone(path, prefix="model_state:online.")
     with pytest.raises(ValueError, match="leave out family"):
         read_backbone(path, prefix="online.net.", family="moco")
@@ -240,7 +240,7 @@ def test_the_output_of_another_checkpoint_is_replaced_only_when_asked(tmp_path: 
     assert torch.equal(read_backbone(output).state["conv1.weight"], k["conv1.weight"])
 
 
-def test_keys_that_differ_in_their_wrapper_alone_are_refused(tmp_path: Path) -> None:
+def test_keys_that_differ_only_in_their_wrapper_are_refused(tmp_path: Path) -> None:
     q = dict(make_state())
     with pytest.raises(ValueError, match=r"the keys conv1\.weight and module\.conv1\.weight mean the same tensor"):
         read_backbone(save(tmp_path, q | {"module.conv1.weight": q["conv1.weight"]}))
@@ -256,7 +256,7 @@ def test_the_readmes_table_of_families_is_the_codes() -> None:
 def test_each_choice_of_an_unclear_file_can_be_named(tmp_path: Path) -> None:
     q, k = make_state(seed=0), make_state(seed=1)
     path = save(tmp_path, {"state_dict": dict(q), "model": dict(k)})
-    with pytest.raises(ValueError, match="Say which by one of these options") as caught:
+    with pytest.raises(ValueError, match="Choose one with one of these options") as caught:
         read_backbone(path)
     for place, state in (("state_dict:", q), ("model:", k)):
         assert f"""'prefix="{place}"'""" in str(caught.value)

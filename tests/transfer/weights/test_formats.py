@@ -55,7 +55,7 @@ def test_branch_key_reads_the_momentum_encoder(name: str, tmp_path: Path) -> Non
 def test_student_and_teacher_are_read_when_named(make: Any, family: str, tmp_path: Path) -> None:
     q, k = make_state(seed=0), make_state(seed=1)
     path = save(tmp_path, make(q, k))
-    with pytest.raises(ValueError, match="say which: branch=student or branch=teacher"):
+    with pytest.raises(ValueError, match="choose one: branch=student or branch=teacher"):
         read_backbone(path)
     for branch, state in (("student", q), ("teacher", k)):
         backbone = read_backbone(path, branch=branch)
@@ -66,7 +66,7 @@ def test_student_and_teacher_are_read_when_named(make: Any, family: str, tmp_pat
 def test_dino_refuses_to_choose_between_student_and_teacher(tmp_path: Path) -> None:
     q, k = make_state(seed=0), make_state(seed=1)
     path = save(tmp_path, make_dino(q, k))
-    with pytest.raises(ValueError, match="say which: branch=student or branch=teacher"):
+    with pytest.raises(ValueError, match="choose one: branch=student or branch=teacher"):
         read_backbone(path)
     assert torch.equal(read_backbone(path, branch="teacher").state["conv1.weight"], k["conv1.weight"])
     backbone = read_backbone(path, branch="student")
@@ -87,7 +87,7 @@ def test_timm_safetensors_are_read(tmp_path: Path) -> None:
     assert read_backbone(tmp_path / "model.safetensors").family == "torchvision"
 
 
-def test_file_without_batch_counters_is_filled_with_zeros_and_says_so(tmp_path: Path) -> None:
+def test_missing_batch_counters_become_zeros_and_are_reported(tmp_path: Path) -> None:
     q = {name: tensor for name, tensor in make_state().items() if not name.endswith("num_batches_tracked")}
     backbone = read_backbone(save(tmp_path, q))
     assert (len(q), backbone.filled, len(backbone.state)) == (100, 20, 120)
@@ -122,20 +122,18 @@ def test_incomplete_or_foreign_networks_are_refused_with_what_is_off(tmp_path: P
     )
     refused(q | {"bn1.weight": torch.full((64,), torch.nan)}, tmp_path, r"bn1\.weight: holds NaN")
     refused(q | {"bn1.running_var": torch.full((64,), -1.0)}, tmp_path, r"running_var: negative")
-    refused(q | {"something": torch.ones(3)}, tmp_path, "belong to no branch and no head of extracted:\n  something")
+    refused(q | {"something": torch.ones(3)}, tmp_path, "belong to no branch or head of extracted:\n  something")
 
 
 def test_unclear_files_are_refused_with_the_choices(tmp_path: Path) -> None:
     q, k = make_state(seed=0), make_state(seed=1)
     refused({"state_dict": q, "model": k}, tmp_path, r"several different query encoders: state_dict.*; model")
-    refused({"state_dict": under("module.encoder_k.", q)}, tmp_path, "holds the branches key; say which: branch=key")
+    refused({"state_dict": under("module.encoder_k.", q)}, tmp_path, "holds the branches key; choose one: branch=key")
     refused(q, tmp_path, "has no branch teacher; it has query", branch="teacher")
     refused(q, tmp_path, "expected one of query, key, teacher, student", branch="both")
     refused(q, tmp_path, "family=mocco: unknown, expected one of moco, hard", family="mocco")
     refused(q, tmp_path, "no ResNet by the scheme of family=moco", family="moco")
-    refused(
-        under("strange.", q), tmp_path, r"lies at the top level: strange\., which is no known family's scheme.*\n  "
-    )
+    refused(under("strange.", q), tmp_path, r"lies at the top level: strange\., which matches no known family.*\n  ")
     refused({"state_dict": {}}, tmp_path, "holds no tensor at all")
     refused({"state_dict": head("blocks.0.attn.qkv.weight")}, tmp_path, "no ResNet in it; its tensors are blocks.0")
     refused([1, 2], tmp_path, "holds a list, expected a dictionary")
@@ -148,7 +146,7 @@ def test_equal_copies_under_two_prefixes_are_no_ambiguity_but_different_ones_are
     refused({"state_dict": twice | under("encoder_q.0.", k)}, tmp_path, "several different query encoders")
 
 
-def test_what_the_copied_scripts_spoil_is_refused_with_its_own_sentence(tmp_path: Path) -> None:
+def test_names_corrupted_by_copied_scripts_are_refused_with_the_reason(tmp_path: Path) -> None:
     q = make_state(50)
 
     def spoil(name: str) -> str:
@@ -171,8 +169,6 @@ def test_what_the_copied_scripts_spoil_is_refused_with_its_own_sentence(tmp_path
 def test_arbitrary_pickle_is_refused_until_it_is_trusted_and_even_then_not_run(tmp_path: Path) -> None:
     q = make_state()
     path = save(tmp_path, {"state_dict": q, "args": argparse.Namespace(lr=0.1, nested=argparse.Namespace(a=1))})
-    with pytest.raises(
-        ValueError, match=r"names argparse\.Namespace, and unpickling such things can run any code.*Re-save"
-    ):
+    with pytest.raises(ValueError, match=r"names argparse\.Namespace, and unpickling these can run any code.*Re-save"):
         read_backbone(path)
     assert torch.equal(read_backbone(path, trust_pickle=True).state["conv1.weight"], q["conv1.weight"])

@@ -1,4 +1,4 @@
-"""A folder for the hub: timm loads it, the hub's own parser reads the card, and nothing is uploaded unasked."""
+"""Hub folders: timm loads them, the hub's own parser reads the card, and nothing is uploaded by default."""
 
 import json
 from pathlib import Path
@@ -76,4 +76,4 @@ def test_words_of_the_hub_are_refused_elsewhere(folder: Path, capsys: pytest.Cap
     assert "add to=hub-folder" in capsys.readouterr().err
     assert run(source, folder.parent / "b.pkl", "licence=mit") == EXIT_USER_ERROR
     assert run(source, folder.parent / "b.safetensors", "to=hub-folder") == EXIT_USER_ERROR
-    assert "give its name without an ending" in capsys.readouterr().err
+    assert "give a folder name without a file suffix" in capsys.readouterr().err

@@ -27,7 +27,7 @@ def test_one_changed_value_in_any_part_is_seen_and_refused() -> None:
     state = make_state()
     for name in ("conv1.weight", "layer1.0.bn2.bias", "layer2.0.downsample.1.running_mean", "layer4.1.conv2.weight"):
         changed = {**state, name: state[name] + 0.05}
-        with pytest.raises(ValueError, match="compute something else"):
+        with pytest.raises(ValueError, match="compute other features"):
             measure_parity(state, to_detectron2(changed, 18), 18)
 
 

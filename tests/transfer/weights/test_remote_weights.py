@@ -1,4 +1,4 @@
-"""Checkpoints by name, served from loopback."""
+"""Fetching checkpoints from addresses, served on loopback."""
 
 import hashlib
 import http.server
@@ -19,7 +19,7 @@ DATA = bytes(range(256)) * 4096  # 1 MiB
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serve DATA; break off after `cut` bytes, if set; remember the ranges that were asked for."""
+    """Serve DATA, cut off after `cut` bytes if set; record the requested ranges."""
 
     cut: ClassVar[int] = 0
     ranges: ClassVar[list[str]] = []
@@ -75,12 +75,12 @@ def test_a_file_is_fetched_once_into_the_cache_and_checked(address: str) -> None
 
 
 def test_a_file_of_another_digest_is_not_kept(address: str) -> None:
-    with pytest.raises(ValueError, match=r"its sha256 begins with .*, stated is 00000000"):
+    with pytest.raises(ValueError, match=r"its sha256 begins with .*, expected 00000000"):
         fetch_weights(f"{address}#sha256=00000000")
     assert [path for path in cache_folder().rglob("*") if path.is_file() and path.suffix != ".lock"] == []
 
 
-def test_a_fetch_that_broke_off_goes_on_where_it_ended(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_download_is_resumed(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 65536)  # it writes whole chunks, of 10 MB
     Handler.cut = 300_000  # of the whole file: later ranges get nothing
     with pytest.raises(ValueError, match=r"cannot be fetched .*Run again to resume.*put it at "):
@@ -93,7 +93,9 @@ def test_a_fetch_that_broke_off_goes_on_where_it_ended(address: str, monkeypatch
     assert Handler.ranges == [f"bytes={held}-"]
 
 
-def test_offline_says_where_to_put_the_file_and_then_takes_it(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_error_names_the_path_where_a_file_is_then_accepted(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ValueError, match="HF_HUB_OFFLINE is set") as caught:
         fetch_weights(address)
@@ -103,7 +105,7 @@ def test_offline_says_where_to_put_the_file_and_then_takes_it(address: str, monk
     assert Handler.ranges == []
 
 
-def test_a_missing_file_is_a_sentence(address: str) -> None:
+def test_a_missing_remote_file_is_explained(address: str) -> None:
     with pytest.raises(ValueError, match="cannot be fetched"):
         fetch_weights(address.replace("w.pth", "other.pth"))
 
@@ -119,7 +121,7 @@ def test_a_name_of_the_zoo_is_its_address_and_digest(address: str, monkeypatch: 
 def test_names_that_cannot_be_fetched_are_refused() -> None:
     for source, sentence in (
         ("http://example.org/w.pth", "by https only"),
-        ("https://example.org/", "names no file"),
+        ("https://example.org/", "path ends in a file name"),
         ("https://example.org/w.pth#sha256=zz", "expected sha256= and at least 8"),
         ("hf://owner", "expected hf://OWNER/NAME"),
     ):

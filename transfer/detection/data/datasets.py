@@ -52,7 +52,7 @@ def register_datasets(cfg: Any) -> None:
     """
     root = Path(cfg.DATASETS.ROOT)
     if not cfg.DATASETS.ROOT or not root.is_dir():
-        raise ValueError(f"data={cfg.DATASETS.ROOT or ''}: no such data set folder; give data=ROOT, {LAYOUT_HINT}")
+        raise ValueError(f"data={cfg.DATASETS.ROOT or ''}: no such data set folder; give data=ROOT; {LAYOUT_HINT}")
     names = list(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]))
     mistakes: list[str] = []
     class_names: tuple[str, ...] | None = None

@@ -1,1 +1,1 @@
-"""Readers of checkpoint files that trust nothing in them."""
+"""Readers for untrusted checkpoint files."""

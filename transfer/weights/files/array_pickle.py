@@ -1,7 +1,7 @@
-"""Pickles of arrays without trust: read by pickle_machine.py, written in bytes that never change.
+"""Read untrusted pickles of NumPy arrays without executing them, and write such pickles deterministically.
 
-A pickle is a program. Here it never names a function that runs: every name stands for an inert object of ours, and what
-the file declares (sizes, memo indices) is compared with the bytes it has before anything is allocated.
+Reading imports no name and calls no function that the file names: each name maps to an inert object of this module, and
+the sizes and memo indices that the file declares are checked against its actual bytes before anything is allocated.
 """
 
 import math
@@ -32,7 +32,7 @@ class _Array(Instance):
 
 
 class _Buffer(Instance):
-    """numpy's _frombuffer(bytes, dtype, shape, order), as protocol 5 has it."""
+    """numpy's _frombuffer(bytes, dtype, shape, order), which pickle protocol 5 uses."""
 
 
 class _Scalar(Instance):
@@ -60,30 +60,31 @@ ARRAY_TABLE: Mapping[str, Build] = {
     "_codecs.encode": _encode,
     "collections.OrderedDict": _make_dict,
 }
-"""What a pickle of arrays may call."""
+"""Names that a pickle of arrays may call, and the functions that stand in for them."""
 
 
 def read_arrays(stream: BinaryIO, size: int, finish: Callable[[np.ndarray], Any] = lambda array: array) -> Any:
-    """Return the pickled value, built of dict, list, tuple, str, numbers and NumPy arrays; runs nothing of the file.
+    """Return the pickled value as dict, list, tuple, str, numbers and arrays; executes nothing from the file.
 
     Args:
-        stream: of the pickle.
-        size: its bytes.
-        finish: what to make of each array.
+        stream: binary stream, positioned at the start of the pickle.
+        size: length of the pickle in bytes.
+        finish: conversion applied to each array.
 
     Raises:
-        UnsafePickleError: it needs more than arrays, is cut short, or an array's shape does not fit its bytes.
+        UnsafePickleError: the pickle names something other than arrays, is truncated, or declares an array shape that
+            does not fit its bytes.
 
     """
     machine = PickleMachine(ARRAY_TABLE)
     value = machine.load(stream, size)
     if machine.unknown:
-        raise UnsafePickleError(f"it names {name_some(machine.unknown)}, and a file of arrays needs no such thing")
+        raise UnsafePickleError(f"it names {name_some(machine.unknown)}, which a file of arrays does not need")
     return finish_values(value, finish)
 
 
 def finish_values(value: Any, finish: Callable[[np.ndarray], Any]) -> Any:
-    """Return what a `PickleMachine` with `ARRAY_TABLE` built, with finished arrays and dictionaries for stand-ins."""
+    """Return the value built by a `PickleMachine` with `ARRAY_TABLE`, with arrays finished and stand-ins as dicts."""
     return _Resolver(finish).resolve(value)
 
 
@@ -93,12 +94,12 @@ def name_some(names: set[str], shown: int = 6) -> str:
 
 
 class _Resolver:
-    """Turn inert objects into arrays, each object once: a small file whose lists repeat each other stays small."""
+    """Turn inert objects into arrays, each object once, so that shared objects are not expanded repeatedly."""
 
     def __init__(self, finish: Callable[[np.ndarray], Any]) -> None:
         self.finish = finish
         self.known: dict[int, Any] = {}
-        """By id; the unpickled value keeps all of them alive."""
+        """Results by id of the source object; the unpickled value keeps all of these objects alive."""
 
     def resolve(self, value: Any, level: int = 0) -> Any:
         """Return `value` with arrays in place of inert objects; repeated parts stay the same object."""
@@ -123,7 +124,7 @@ class _Resolver:
 
 
 def _describe_array(value: Instance) -> Any:
-    """Return (version, shape, dtype, Fortran order, bytes), as numpy's own state of an array; None: it is no array."""
+    """Return (version, shape, dtype, Fortran order, bytes), numpy's array state; None if `value` is not an array."""
     if isinstance(value, _Array):
         return value.state
     if isinstance(value, _Buffer) and len(value.arguments) == 4:
@@ -148,7 +149,7 @@ def _build_array(state: Any) -> np.ndarray:
         return native.reshape(shape, order="F" if fortran else "C")
     except UnsafePickleError:
         raise
-    except Exception as error:  # the state of a hostile file may be anything
+    except Exception as error:  # a hostile file may hold any object as the array's state
         raise UnsafePickleError(f"an array in it is damaged ({error})") from error
 
 
@@ -171,7 +172,7 @@ class _Writer:
         self.put(pickle.BININT, struct.pack("<i", value))
 
     def array(self, value: np.ndarray) -> None:
-        """Write `value` (little-endian, C order) as numpy's own reduction, by the names of NumPy 1 and 2 alike."""
+        """Write `value` (little-endian, C order) as numpy's own reduction, under names that NumPy 1 and 2 both read."""
         self.name("numpy.core.multiarray", "_reconstruct")
         self.name("numpy", "ndarray")
         self.number(0)
@@ -197,10 +198,14 @@ class _Writer:
 
 
 def write_arrays(stream: BinaryIO, value: Mapping[str, Any]) -> None:
-    """Write nested dictionaries of str, bool and arrays as a pickle of protocol 3; same value, same bytes.
+    """Write nested dictionaries of str, bool and arrays as a protocol 3 pickle; equal values give equal bytes.
 
-    Python's pickler writes other bytes when two strings are one object, and other names under NumPy 2; this does not.
-    Arrays: float32 or int64, any shape, below 4 GiB each.
+    Python's own pickler does not guarantee this: its bytes depend on string identity and on the NumPy version.
+
+    Args:
+        stream: binary stream to write to.
+        value: arrays are float32 or int64, of any shape, below 4 GiB each.
+
     """
     writer = _Writer(stream)
     writer.put(pickle.PROTO, b"\x03")

@@ -1,8 +1,8 @@
-"""Open a checkpoint of any container format as a tree of dictionaries with tensors; nothing in it is run.
+"""Read a checkpoint of any container format as nested dictionaries with tensors, without executing anything in it.
 
-The format is detected from the file's leading bytes, not its suffix: torch's zip archives and the older stream of
-pickles, safetensors, Detectron2's pickles of arrays. Tensors are views of the mapped file; every size that the file
-declares is compared with the bytes that it has.
+The format is detected from the file's leading bytes, not its suffix: torch's zip archives, torch's older pickle stream,
+safetensors, Detectron2's pickles of arrays. Tensors are views of the memory-mapped file; every size that the file
+declares is checked against its actual bytes.
 """
 
 import io
@@ -23,24 +23,24 @@ from transfer.weights.files.pickle_machine import PickleMachine, UnsafePickleErr
 from transfer.weights.files.torch_storages import TORCH_TABLE, Place, Storages
 
 MAX_HEADER_BYTES = 100_000_000
-"""What the safetensors library allows too; the header of a ResNet-152 has 0.1 MB."""
+"""The safetensors library's own limit; the header of a ResNet-152 has 0.1 MB."""
 
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """The first pickle of torch.save before 1.6: torch/serialization.py, MAGIC_NUMBER."""
 
 RESAVE = (
     'Re-save it where it was made: `torch.save({"state_dict": model.state_dict(), "epoch": epoch}, file)`; or, if you '
-    "trust it, add trust_pickle=true: objects of these classes are then read as plain dictionaries, and still not run"
+    "trust it, add trust_pickle=true: objects of these classes are then read as plain dictionaries, never executed"
 )
 
 
 def read_tree(path: str | Path, *, trust_pickle: bool = False) -> dict[str, Any]:
-    """Return the top-level dictionary of the checkpoint; arrays come as tensors, on the CPU.
+    """Return the checkpoint's top-level dictionary; arrays become CPU tensors.
 
     Args:
-        path: the file.
-        trust_pickle: let a torch file name classes beyond tensors and plain values (argparse.Namespace, …). Their
-            objects are read as dictionaries of what they hold.
+        path: checkpoint file or torch.distributed.checkpoint folder.
+        trust_pickle: accept torch files that name classes other than tensors and plain values (argparse.Namespace, …).
+            Their objects are read as dictionaries of their attributes and items.
 
     Raises:
         ValueError: not a checkpoint, damaged, hostile, or it needs `trust_pickle`; the text says which.
@@ -52,14 +52,14 @@ def read_tree(path: str | Path, *, trust_pickle: bool = False) -> dict[str, Any]
     except UnsafePickleError as error:
         raise ValueError(f"{path}: refused, because {error}") from error
     if not isinstance(tree, dict):
-        raise ValueError(  # noqa: TRY004 (a user's mistake, not a programmer's)
+        raise ValueError(  # noqa: TRY004 (wrong input file, not a programming error)
             f"{path}: holds a {type(tree).__name__}, expected a dictionary. {RESAVE}"
         )
     return tree
 
 
 def describe_container(path: str | Path) -> str:
-    """Return the container format in words."""
+    """Return the name of the container format."""
     return {
         _read_zip: "torch zip archive",
         _read_legacy: "torch stream (before 1.6)",
@@ -70,7 +70,7 @@ def describe_container(path: str | Path) -> str:
 
 
 def digest_checkpoint(path: str | Path) -> str:
-    """Return the SHA-256 of a checkpoint's bytes, a folder's over all of its files."""
+    """Return the SHA-256 of a checkpoint file, or of all files of a checkpoint folder."""
     return digest_folder(Path(path)) if Path(path).is_dir() else digest_file(path)
 
 
@@ -79,7 +79,10 @@ def _open(path: Path) -> Any:
         if is_distributed(path):
             return _read_distributed
         names = ", ".join(sorted(entry.name for entry in path.iterdir())[:6]) or "nothing"
-        raise ValueError(f"{path}: a folder without .metadata, so no torch.distributed.checkpoint; it holds {names}")
+        raise ValueError(
+            f"{path}: a folder without .metadata, so not a torch.distributed.checkpoint; it holds {names}; give a "
+            "checkpoint file or such a folder"
+        )
     if not path.is_file():
         raise ValueError(f"{path}: no such file; give the checkpoint's path")
     with path.open("rb") as stream:
@@ -105,8 +108,8 @@ def _reader_of(path: Path, head: bytes) -> Any:
     if head[:1] == b"\x80":
         return _read_pickle
     raise ValueError(
-        f"{path}: not a checkpoint: it begins with {head[:8]!r}, which is none of torch's zip archive, torch's older "
-        "stream, safetensors or a pickle; give the file that torch.save wrote"
+        f"{path}: not a checkpoint: it begins with {head[:8]!r}; expected torch's zip archive, torch's older stream, "
+        "safetensors or a pickle. Give the file that torch.save wrote"
     )
 
 
@@ -127,19 +130,23 @@ def _read_zip(path: Path, trust_pickle: bool) -> Any:
 
 
 def _check_entries(archive: zipfile.ZipFile, size: int) -> str:
-    """Return the archive's folder, after every entry has been read once and compared with its checksum.
+    """Return the name of the archive's folder after checking every entry against its checksum.
 
-    Refuse what torch and Python may read differently: entries of one name, several archives in one file. Refuse
-    compression and sizes beyond the file's own: torch.save stores, so only a bomb compresses.
+    Duplicate entry names and concatenated archives are refused, because torch and Python may read them differently;
+    compressed entries and sizes beyond the file's own are refused too, because torch.save never compresses.
     """
     entries = archive.infolist()
     folders = {entry.filename.partition("/")[0] for entry in entries}
     names = [entry.filename.partition("/")[2] for entry in entries]
     if len(folders) != 1 or "data.pkl" not in names or "constants.pkl" in names:
-        raise UnsafePickleError("it is a zip archive but not of torch.save's weights (TorchScript, or no data.pkl)")
-    repeated, times = Counter(name.lower() for name in names).most_common(1)[0]  # torch ignores the case of letters
+        raise UnsafePickleError(
+            "it is a zip archive but not of torch.save's weights (it is TorchScript or lacks data.pkl)"
+        )
+    repeated, times = Counter(name.lower() for name in names).most_common(1)[0]  # torch ignores case
     if times > 1:
-        raise UnsafePickleError(f"its zip archive holds the entry {repeated} twice, and readers differ in which counts")
+        raise UnsafePickleError(
+            f"its zip archive holds the entry {repeated} twice, and readers differ in which they use"
+        )
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
             raise UnsafePickleError(
@@ -149,14 +156,14 @@ def _check_entries(archive: zipfile.ZipFile, size: int) -> str:
     if (declared := sum(entry.file_size for entry in entries)) > size:
         raise UnsafePickleError(f"its entries declare {declared} bytes, but the file has {size}")
     if min(entry.header_offset for entry in entries) != 0:
-        raise UnsafePickleError("its zip archive does not begin where the file begins: something was put before it")
+        raise UnsafePickleError("its zip archive does not begin at the start of the file: other data precede it")
     if damaged := archive.testzip():
         raise UnsafePickleError(f"its entry {damaged} differs from its checksum: the file is damaged; copy it again")
     return folders.pop()
 
 
 def _find_places(archive: zipfile.ZipFile, path: Path, folder: str) -> dict[str, Place]:
-    """Return key → where the bytes of that storage lie; a local header has 30 bytes, the name and an extra field."""
+    """Return storage key → position of its bytes; a local header has 30 bytes, the name and an extra field."""
     places = {}
     with path.open("rb") as stream:
         for entry in archive.infolist():
@@ -169,7 +176,7 @@ def _find_places(archive: zipfile.ZipFile, path: Path, folder: str) -> dict[str,
 
 
 def _read_legacy(path: Path, trust_pickle: bool) -> Any:
-    """Read magic number, protocol, machine, value, list of storage keys; then each storage: its count and its bytes."""
+    """Read magic number, protocol, machine, value and storage keys, then each storage's element count and bytes."""
     size = path.stat().st_size
     storages = Storages(path, None)
     with path.open("rb") as stream:
@@ -187,7 +194,7 @@ def _run_pickle(stream: BinaryIO, size: int, storages: Storages, trust_pickle: b
     value = machine.load(stream, size)
     if machine.unknown and not trust_pickle:
         raise UnsafePickleError(
-            f"its pickle names {name_some(machine.unknown)}, and unpickling such things can run any code. {RESAVE}"
+            f"its pickle names {name_some(machine.unknown)}, and unpickling these can run any code. {RESAVE}"
         )
     return finish_values(value, torch.from_numpy)
 
@@ -208,7 +215,7 @@ def _read_safetensors(path: Path, _trust_pickle: bool) -> dict[str, Any]:
 def _refuse_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names):
-        raise ValueError(f"the name {max(names, key=names.count)} stands there twice")
+        raise ValueError(f"the name {max(names, key=names.count)} occurs twice")
     return dict(pairs)
 
 

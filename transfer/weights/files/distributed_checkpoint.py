@@ -1,7 +1,7 @@
-"""Read the tensors of a torch.distributed.checkpoint folder, as FSDP writes it, on one process.
+"""Read the tensors of a torch.distributed.checkpoint folder, as FSDP writes it, in one process.
 
-Its .metadata is a pickle that torch unpickles freely, and values beside tensors are too: the names in .metadata are
-compared with a list first, and only tensors are read.
+torch unpickles .metadata and non-tensor values without restriction, so the names in .metadata are first checked against
+an allow-list, and only tensors are read.
 """
 
 import hashlib
@@ -29,11 +29,11 @@ def is_distributed(folder: Path) -> bool:
 
 
 def read_folder(folder: Path) -> dict[str, Any]:
-    """Return the tensors of the folder in the dictionaries in which they were saved.
+    """Return the folder's tensors in their original nested dictionaries.
 
     Raises:
-        UnsafePickleError: .metadata names other classes, or tensors declare more than the folder's files hold.
-        ValueError: torch cannot read it.
+        UnsafePickleError: .metadata names other classes, or the tensors declare more bytes than the files hold.
+        ValueError: torch cannot read the folder.
 
     """
     path = folder / METADATA
@@ -42,7 +42,7 @@ def read_folder(folder: Path) -> dict[str, Any]:
         machine.load(stream, path.stat().st_size)
     if strange := sorted(name for name in machine.named if not _ALLOWED.fullmatch(name)):
         raise UnsafePickleError(f"its {METADATA} names {', '.join(strange[:6])}, which no checkpoint of tensors needs")
-    from torch.distributed.checkpoint.filesystem import FileSystemReader  # heavy, and needed for folders alone
+    from torch.distributed.checkpoint.filesystem import FileSystemReader  # slow import, needed for folders only
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
     from torch.distributed.checkpoint.state_dict_loader import load
 
@@ -55,20 +55,21 @@ def read_folder(folder: Path) -> dict[str, Any]:
             name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in found.items()
         }
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that there is one process
+            warnings.simplefilter("ignore", UserWarning)  # torch warns that there is only one process
             load(state, storage_reader=reader, no_dist=True)
     except UnsafePickleError:
         raise
-    except Exception as error:  # damaged files raise whatever their bytes lead to
+    except Exception as error:  # damaged files raise all kinds of exceptions
         raise ValueError(
             f"torch cannot read it ({type(error).__name__}: {str(error).partition(chr(10))[0]}); it may be cut short. "
-            "Turn it into one file where it was made: python -m torch.distributed.checkpoint.format_utils dcp_to_torch"
+            "Convert it to one file where it was written: python -m torch.distributed.checkpoint.format_utils "
+            "dcp_to_torch FOLDER FILE"
         ) from error
     return _nest(state, metadata.planner_data or {})
 
 
 def digest_folder(folder: Path) -> str:
-    """Return the SHA-256 over the names and digests of the folder's files."""
+    """Return the SHA-256 over the relative paths and digests of the folder's files."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.is_file():
@@ -85,7 +86,7 @@ def _check_size(folder: Path, declared: int) -> None:
 
 
 def _nest(state: dict[str, Tensor], paths: Any) -> dict[str, Any]:
-    """Return the tensors at the paths that the planner flattened; a name without a path stays at the top."""
+    """Return the tensors at the nested paths that the planner flattened; names without a path stay at the top level."""
     tree: dict[str, Any] = {}
     for name, tensor in state.items():
         path = paths.get(name) or (name,)

@@ -1,8 +1,8 @@
-"""Execute a pickle's opcodes on a stack of our own: no name in it is imported and no function of it is called.
+"""Interpret a pickle's opcodes without importing or calling anything that it names.
 
-Python's unpickler hashes and compares whatever a file nests, in C and without a limit, so a few hundred bytes can hang
-or crash it. This machine builds plain values and hands every named class to a table of the caller's; a name that is not
-in the table becomes a `StandIn`.
+Python's unpickler hashes and compares nested values in C without a limit, so a few hundred bytes can hang or crash it.
+This interpreter builds plain values and looks up every named class in the caller's table; a name that is not in the
+table becomes a `StandIn`.
 """
 
 import pickletools
@@ -11,26 +11,26 @@ from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 MAX_OPCODES = 1_000_000
-"""More than any checkpoint of ours by a factor of 25; a ResNet-152 with optimizer has about 40,000."""
+"""25 times a ResNet-152 with optimizer state, which needs about 40,000."""
 _MAX_KEY_LENGTH = 64
-"""Items of a tuple that is a dictionary's key; hashing is then bounded."""
+"""Items of a tuple used as a dictionary key; bounds the cost of hashing."""
 
 Build = Callable[..., Any]
-"""Takes the arguments that the pickle gives to a name, returns the value."""
+"""Takes the arguments that the pickle passes to a name; returns the value."""
 
 
 class UnsafePickleError(ValueError):
-    """The pickle asks for more than tensors and plain values; the text says for what."""
+    """The pickle is damaged or needs more than tensors and plain values; the text says which."""
 
 
 class BoundedReader:
-    """Read `size` bytes of a stream; never ask the stream for more than is left, whatever a file declares."""
+    """Read at most `size` bytes of a stream, whatever lengths the file declares."""
 
     def __init__(self, stream: BinaryIO, size: int) -> None:
         self._stream, self.left = stream, size
 
     def read(self, count: int = -1) -> bytes:
-        """Return at most `count` bytes (all that is left when negative)."""
+        """Return at most `count` bytes; all remaining bytes if `count` is negative."""
         data = self._stream.read(min(count, self.left) if count >= 0 else self.left)
         self.left -= len(data)
         return data
@@ -50,20 +50,20 @@ class Name:
 
 
 class Instance:
-    """An object of a class that the pickle names: what it was made of, and what was put into it."""
+    """An object of a class that the pickle names: constructor arguments, state and items."""
 
     def __init__(self, name: str, arguments: tuple[Any, ...] = ()) -> None:
         self.name, self.arguments = name, arguments
         self.state: Any = None
         self.items: dict[Any, Any] = {}
-        """Of a subclass of dict."""
+        """Items of an instance of a dict subclass."""
 
 
 class StandIn(Instance):
-    """An object of a class that the caller's table does not hold."""
+    """An object of a class that is not in the caller's table."""
 
     def content(self) -> dict[Any, Any]:
-        """Return the dictionary that it holds: its attributes and its items."""
+        """Return its attributes and items as one dictionary."""
         state = self.state[0] if isinstance(self.state, tuple) and self.state else self.state
         return {**(state if isinstance(state, dict) else {}), **self.items}
 
@@ -87,28 +87,28 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class PickleMachine:
-    """One run over one pickle; `unknown` holds the names that it called and the table does not hold."""
+    """Interpreter for one pickle; `unknown` collects the called names that are not in the table."""
 
     def __init__(self, table: Mapping[str, Build], persistent: Callable[[Any], Any] | None = None) -> None:
         self.table, self.persistent = table, persistent
         self.unknown: set[str] = set()
         self.named: set[str] = set()
-        """Every name, called or not."""
+        """All names in the pickle, called or not."""
         self.stack: list[Any] = []
         self.outer: list[list[Any]] = []
         """The stacks below each mark."""
         self.memo: dict[int, Any] = {}
 
     def load(self, stream: BinaryIO, size: int) -> Any:
-        """Return the value of the pickle that begins here; leaves the stream behind its end.
+        """Return the value of the pickle at the stream's position, of at most `size` bytes; stop after its end.
 
         Raises:
-            UnsafePickleError: cut short, damaged, or an opcode, memo index or key that no writer of weights uses.
+            UnsafePickleError: truncated, damaged, or an opcode, memo index or key that no writer of weights uses.
 
         """
         reader = BoundedReader(stream, size)
         try:
-            # A text with a bad escape is no pickle of weights: Python would only warn of it.
+            # Python only warns about a string with an invalid escape; no pickle of weights holds one.
             with warnings.catch_warnings(action="error"):
                 for count, (opcode, argument, _) in enumerate(pickletools.genops(reader)):  # type: ignore[arg-type]
                     if count > MAX_OPCODES:
@@ -117,8 +117,8 @@ class PickleMachine:
         except UnsafePickleError:
             raise
         except (ValueError, OverflowError, MemoryError, UnicodeError, EOFError, Warning) as error:
-            raise UnsafePickleError(f"it is cut short or no pickle ({error})") from error
-        except Exception as error:  # a hostile file may break any of the opcodes' assumptions
+            raise UnsafePickleError(f"it is cut short or is not a pickle ({error})") from error
+        except Exception as error:  # a hostile file may violate any assumption of an opcode
             raise UnsafePickleError(f"its pickle is damaged ({type(error).__name__}: {error})") from error
         if self.outer or len(self.stack) != 1:
             raise UnsafePickleError("its pickle is damaged (it does not end with one value)")
@@ -138,7 +138,7 @@ class PickleMachine:
             operation(argument)
 
     def _take(self, count: int) -> list[Any]:
-        """Return the topmost values, which stay."""
+        """Return the topmost `count` values without removing them."""
         if len(self.stack) < count:
             raise UnsafePickleError("its pickle is damaged (a value is missing on its stack)")
         return self.stack[-count:]
@@ -186,7 +186,7 @@ class PickleMachine:
     _do_binget = _do_long_binget = _do_get
 
     def _do_list(self, _: Any) -> None:
-        values = self._pop_mark()  # before self.stack is looked up: it changes
+        values = self._pop_mark()  # first, because it replaces self.stack
         self.stack.append(values)
 
     def _do_tuple(self, _: Any) -> None:
@@ -239,7 +239,7 @@ class PickleMachine:
     def _do_stack_global(self, _: Any) -> None:
         name, module = self._pop(), self._pop()
         if not isinstance(name, str) or not isinstance(module, str):
-            raise UnsafePickleError("its pickle is damaged (a class is named by something that is no text)")
+            raise UnsafePickleError("its pickle is damaged (a class name is not a string)")
         self._push_name(f"{module}.{name}")
 
     def _push_name(self, text: str) -> None:
@@ -258,7 +258,7 @@ class PickleMachine:
 
     def _call(self, name: Any, arguments: Any) -> Any:
         if not isinstance(name, Name) or not isinstance(arguments, tuple):
-            raise UnsafePickleError("its pickle is damaged (it calls something that is no class)")
+            raise UnsafePickleError("its pickle is damaged (it calls something that is not a class)")
         if name.text in ("copyreg._reconstructor", "copy_reg._reconstructor") and arguments:
             made = self._call(arguments[0], ())
             if isinstance(made, Instance) and isinstance(arguments[-1], dict):
@@ -282,13 +282,13 @@ class PickleMachine:
 
 
 def check_key(key: Any) -> Any:
-    """Return a dictionary's key or set's member as it is; UnsafePickleError where hashing it has no bound."""
+    """Return a dictionary key or set member unchanged; raise UnsafePickleError if hashing it could be unbounded."""
     plain = str | int | float | complex | bytes | None
     if isinstance(key, tuple) and len(key) <= _MAX_KEY_LENGTH and all(isinstance(part, plain) for part in key):
         return key
     if not isinstance(key, plain | Name | Instance):
         raise UnsafePickleError(
-            f"a dictionary in it has a key that is a {type(key).__name__} of more than plain values"
+            f"a dictionary in it has a key of type {type(key).__name__} that holds more than plain values"
         )
     return key
 

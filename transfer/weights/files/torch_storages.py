@@ -1,7 +1,7 @@
-"""Build the tensors of a torch file from its bytes: each view within its storage, each storage within the file.
+"""Build a torch file's tensors from its bytes; each view must fit its storage, and each storage the file.
 
-torch.load reads a storage from wherever its entry begins, however short the entry is, and a view may reach beyond its
-storage: both give numbers that the file does not hold.
+torch.load checks neither a storage's size against its zip entry nor a view's bounds against its storage, so it can
+return numbers that the file does not hold.
 """
 
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from transfer.weights.files.array_pickle import ARRAY_TABLE
 from transfer.weights.files.pickle_machine import Build, Instance, Name, UnsafePickleError, check_key
 
 _MAX_ELEMENTS = 2**31
-"""Of one tensor; a view with stride 0 may have more elements than its storage."""
+"""Limit per tensor; a view with stride 0 may have more elements than its storage."""
 _MAX_DIMENSIONS = 16
 
 _DTYPES = {
@@ -34,12 +34,12 @@ _DTYPES = {
     "ComplexDouble": torch.complex128,
     "Untyped": torch.uint8,
 }
-"""Storage classes, torch.FloatStorage and so on; torch.storage.UntypedStorage counts bytes."""
+"""Storage class (torch.FloatStorage and so on) → dtype; torch.storage.UntypedStorage counts bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where the bytes of a storage lie in the file."""
+    """Position and size of a storage in the file, in bytes."""
 
     start: int
     size: int
@@ -54,45 +54,45 @@ class Storage:
     count: int
     """Elements."""
     data: Tensor = field(default_factory=lambda: torch.empty(0))
-    """(count,); of a stream it is filled after the pickle, in place."""
+    """(count,); for a legacy stream it is filled in place after the pickle."""
 
     def size(self) -> int:
-        """Return the bytes that the elements take."""
+        """Return the size of the elements in bytes."""
         return self.count * self.dtype.itemsize
 
 
 class Storages:
-    """The storages of one file; `places` is None for the older stream, which has them behind the pickle."""
+    """The storages of one file; `places` is None for the legacy stream, which stores them after the pickle."""
 
     def __init__(self, path: Path, places: dict[str, Place] | None) -> None:
         self.path, self.places = path, places
         self.size = path.stat().st_size
         self.known: dict[str, Storage] = {}
         self.declared = 0
-        """Bytes of all of them."""
+        """Total bytes of all declared storages."""
         self._bytes: Any = None
 
     def declare(self, pid: Any) -> Any:
-        """Return the storage of a persistent id: ("storage", class, key, device, elements) and, if old, a view.
+        """Return the storage of a persistent id: ("storage", class, key, device, elements) and, in old files, a view.
 
         Raises:
-            UnsafePickleError: another kind of id, or the file does not hold as many bytes.
+            UnsafePickleError: another kind of id, or the file holds fewer bytes than declared.
 
         """
         if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or not isinstance(pid[1], Name):
-            raise UnsafePickleError("it refers to something beside it that is no storage of a tensor")
+            raise UnsafePickleError("it has a persistent id that is not a tensor storage")
         key, count = str(pid[2]), pid[4]
         dtype = _DTYPES.get(pid[1].text.rpartition(".")[2].removesuffix("Storage"))
         if dtype is None or not pid[1].text.startswith("torch."):
             raise UnsafePickleError(
-                f"it declares a storage of the class {pid[1].text:.60}, which holds no plain numbers"
+                f"it declares a storage of the class {pid[1].text:.60}, which does not hold plain numbers"
             )
         if not isinstance(count, int) or count < 0 or (len(pid) > 5 and pid[5] is not None):
             raise UnsafePickleError(f"it declares a storage of {count!r:.40} elements, or a view of one")
         storage = Storage(key=key, dtype=dtype, count=count)
         if (known := self.known.get(key)) is not None:
             if (known.dtype, known.count) != (dtype, count):
-                raise UnsafePickleError(f"it declares the storage {key} twice, differently")
+                raise UnsafePickleError(f"it declares the storage {key} twice, with different dtypes or sizes")
             return known
         self.known[key] = storage
         self.declared += storage.size()
@@ -107,18 +107,18 @@ class Storages:
         """Fill the storages from the stream: for each key the number of elements (8 bytes), then the elements.
 
         Raises:
-            UnsafePickleError: a storage is missing or there twice, of another size, or bytes are left.
+            UnsafePickleError: a storage is missing, repeated or of another size, or bytes remain.
 
         """
         if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(self.known):
-            raise UnsafePickleError("the list of its storages is not that of its tensors: damaged")
+            raise UnsafePickleError("its list of storages differs from those of its tensors: damaged")
         for key in map(str, keys):
             storage = self.known[key]
             count = int.from_bytes(stream.read(8), "little")
             if count != storage.count or size - stream.tell() < storage.size():
                 raise UnsafePickleError(
-                    f"its storage {key:.40} has {count} elements in {size - stream.tell()} bytes, declared are "
-                    f"{storage.count}: cut short or damaged"
+                    f"its storage {key:.40} has {count} elements in {size - stream.tell()} bytes, but its tensors "
+                    f"declare {storage.count}: cut short or damaged"
                 )
             if storage.count:
                 storage.data.copy_(self._view(stream.tell(), storage))
@@ -137,7 +137,7 @@ class Storages:
         return self._view(place.start, storage)
 
     def _view(self, start: int, storage: Storage) -> Tensor:
-        """Return the file's bytes as (count,); a copy where they are not aligned."""
+        """Return the file's bytes as (count,); a copy if they are not aligned."""
         if not storage.count:
             return torch.empty(0, dtype=storage.dtype)
         if self._bytes is None:
@@ -149,7 +149,7 @@ class Storages:
 
 
 def _rebuild(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
-    """Return a view of a storage; what torch._utils._rebuild_tensor_v2 does, within the storage's bounds."""
+    """Return a bounds-checked view of a storage, like torch._utils._rebuild_tensor_v2."""
     if not isinstance(storage, Storage):
         raise UnsafePickleError("a tensor in it has no storage")
     return _view_storage(storage, storage.data, offset, shape, strides)
@@ -158,7 +158,7 @@ def _rebuild(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Te
 def _rebuild_typed(
     storage: Any, offset: Any, shape: Any, strides: Any, _grad: Any, _hooks: Any, dtype: Any, *_: Any
 ) -> Tensor:
-    """Return a view of an untyped storage under a dtype; what torch._utils._rebuild_tensor_v3 does."""
+    """Return a bounds-checked view of an untyped storage with a dtype, like torch._utils._rebuild_tensor_v3."""
     found = getattr(torch, dtype.text.rpartition(".")[2], None) if isinstance(dtype, Name) else None
     if not isinstance(storage, Storage) or not isinstance(found, torch.dtype) or storage.size() % found.itemsize:
         raise UnsafePickleError("a tensor in it has no storage, or a dtype that does not fit it")
@@ -207,4 +207,4 @@ TORCH_TABLE: dict[str, Build] = {
     "collections.Counter": ARRAY_TABLE["collections.OrderedDict"],
     "collections.defaultdict": lambda *_: {},
 }
-"""What a torch file may call without trust; every other name is inert."""
+"""Names that an untrusted torch file may call, and the functions that stand in for them."""

@@ -1,1 +1,1 @@
-"""Checkpoints by name: where they lie and how they are fetched."""
+"""Fetch checkpoints given by address, and list public ones by name."""

@@ -1,6 +1,6 @@
-"""Fetch a checkpoint that is given by name into one cache, resumable, and checked where a digest is known.
+"""Fetch a checkpoint given by address into a cache, resuming partial downloads and checking known digests.
 
-zoo:NAME (see zoo.py), hf://OWNER/NAME[/FILE] and https://…[#sha256=DIGITS]. Everything else is a path.
+Addresses: zoo:NAME (see zoo.py), hf://OWNER/NAME[@REVISION][/FILE] and https://…[#sha256=DIGITS]. All else is a path.
 """
 
 import difflib
@@ -16,26 +16,26 @@ from transfer.weights.sources.zoo import ZOO
 
 CACHE_VARIABLE = "MOCHI_CACHE"
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-"""What timm and transformers call the weights of a repository, in the order in which they are tried."""
+"""File names of weights in timm and transformers repositories, in the order in which they are tried."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def is_remote(source: str | Path) -> bool:
-    """Return whether a checkpoint is given by name and not by a path."""
+    """Return whether `source` is an address and not a path."""
     return bool(re.match(r"(zoo:|hf://|https?://)", str(source)))
 
 
 def cache_folder() -> Path:
-    """Return where fetched checkpoints lie: $MOCHI_CACHE, or mochi-transfer below the user's cache folder."""
+    """Return the folder for fetched checkpoints: $MOCHI_CACHE, or mochi-transfer in the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get(CACHE_VARIABLE) or Path(base) / "mochi-transfer")
 
 
 def fetch_weights(source: str | Path) -> Path:
-    """Return a local file for `source`; fetch it into the cache if it is given by name and not there yet.
+    """Return a local path for `source`; an address is fetched into the cache unless it is already there.
 
     Raises:
-        ValueError: an unknown name, no connection (the text says where to put the file), or another digest.
+        ValueError: unknown name, no connection (the text says where to put the file), or a digest mismatch.
 
     """
     text = str(source)
@@ -64,10 +64,10 @@ def _fetch_zoo(name: str) -> Path:
 def _fetch_url(url: str, digest: str) -> Path:
     parts = urlsplit(url)
     if parts.scheme != "https" and parts.hostname not in _LOOPBACK:
-        raise ValueError(f"{url}: weights are fetched by https only; anyone on the way could change them otherwise")
+        raise ValueError(f"{url}: weights are fetched by https only, since http can be tampered with; use https")
     name = Path(parts.path).name
     if not name or not parts.hostname:
-        raise ValueError(f"{url}: names no file")
+        raise ValueError(f"{url}: expected an address whose path ends in a file name")
     key = hashlib.sha256(url.encode()).hexdigest()[:12]
     path = cache_folder() / parts.hostname / f"{key}-{name}"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def _fetch_url(url: str, digest: str) -> Path:
 
 
 def _download(url: str, path: Path, digest: str) -> None:
-    """Write `path` by way of a partial file, from where an earlier attempt ended; huggingface_hub's downloader."""
+    """Download to a partial file, resuming an earlier attempt, and rename it to `path` once its digest matches."""
     from huggingface_hub.file_download import http_get  # takes a second to import
 
     partial = path.with_name(f"{path.name}.partial")
@@ -89,10 +89,10 @@ def _download(url: str, path: Path, digest: str) -> None:
             http_get(url, stream, resume_size=stream.tell(), displayed_filename=path.name)
             stream.flush()
             os.fsync(stream.fileno())
-    except Exception as error:  # the downloader's and its HTTP library's many
+    except Exception as error:  # the downloader and its HTTP library raise many kinds
         raise ValueError(
             f"{url}: cannot be fetched ({type(error).__name__}: {str(error).partition(chr(10))[0]}). Run again to "
-            f"resume; or fetch it on a machine with a network and put it at {path}"
+            f"resume, or download it on a machine with network access and put it at {path}"
         ) from error
     try:
         _check_digest(partial, url, digest)
@@ -115,13 +115,13 @@ def _check_digest(path: Path, url: str, digest: str) -> None:
         found = hashlib.file_digest(stream, kind).hexdigest()
     if not found.startswith(digits):
         raise ValueError(
-            f"{url}: its {kind} begins with {found[: len(digits)]}, stated is {digits}: damaged, or another file than "
-            f"was published. It is not used; delete {path} if it is there, and run again"
+            f"{url}: its {kind} begins with {found[: len(digits)]}, expected {digits}: the file is damaged or differs "
+            f"from the published one. It is not used; delete {path} if it exists, and run again"
         )
 
 
 def _fetch_hub(text: str) -> Path:
-    """Return a file of a repository on the Hugging Face Hub, in the cache below hub/."""
+    """Return the cached local path (below hub/) of a file in a Hugging Face Hub repository."""
     match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+?)(?:@([\w./-]+?))?(?:/([\w./-]+))?", text)
     if not match:
         raise ValueError(f"{text}: expected hf://OWNER/NAME, hf://OWNER/NAME/FILE or hf://OWNER/NAME@REVISION/FILE")
@@ -136,21 +136,21 @@ def _fetch_hub(text: str) -> Path:
             _fetch_config(repository, revision, folder)
         except LocalEntryNotFoundError as error:
             raise ValueError(
-                f"{text}: cannot be reached, and {file} is not in the cache. Fetch it on a machine with a network "
-                f"(`hf download {repository} {file}`) and give the file's path instead"
+                f"{text}: cannot be reached, and {file} is not in the cache. Download it on a machine with network "
+                f"access (`hf download {repository} {file}`) and give the file's path instead"
             ) from error
         except EntryNotFoundError:
             continue
-        except Exception as error:  # no such repository, gated, no right to read…
+        except Exception as error:  # missing or gated repository, no permission, …
             raise ValueError(f"{text}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}") from error
         return path
     raise ValueError(
-        f"{text}: holds no {' and no '.join((name,) if name else HUB_FILES)}; name the file: hf://OWNER/NAME/FILE"
+        f"{text}: holds no {' and no '.join((name,) if name else HUB_FILES)}; give the file: hf://OWNER/NAME/FILE"
     )
 
 
 def _fetch_config(repository: str, revision: str | None, folder: Path) -> None:
-    """Fetch config.json beside the weights, where there is one: it names the network and the input."""
+    """Fetch config.json beside the weights if it exists; it records the architecture and pixel statistics."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 

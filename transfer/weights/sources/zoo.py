@@ -1,4 +1,4 @@
-"""Public ResNet checkpoints by name: where they lie, how to know them, whose licence they are under."""
+"""Public ResNet checkpoints by name: address, digest, licence and source."""
 
 from dataclasses import dataclass, field
 
@@ -9,14 +9,14 @@ class PublicCheckpoint:
 
     url: str
     digest: str = ""
-    """"sha256:…" or "md5:…", the first digits as the publisher states them; empty: none is stated."""
+    """"sha256:…" or "md5:…" with the first digits as published; empty: none is published."""
     megabytes: float | None = None
-    """In units of 2^20 bytes, where the publisher states it."""
+    """File size in MiB as published; None: not published."""
     licence: str
     source: str
-    """Public file in which the address stands."""
+    """Public file that contains the address."""
     options: dict[str, str] = field(default_factory=dict)
-    """What the conversion must be told, e.g. the branch."""
+    """Options that the conversion needs, such as the branch."""
 
 
 _FACEBOOK = "https://dl.fbaipublicfiles.com"
@@ -105,11 +105,11 @@ ZOO: dict[str, PublicCheckpoint] = {
     "torchvision-r152-v1": _torchvision(152, "394f9c45", 230.434),
     "torchvision-r152-v2": _torchvision(152, "f82ba261", 230.474),
 }
-"""PixPro's, DenseCL's and others' checkpoints are on services without a plain address: fetch those by hand."""
+"""Checkpoints of PixPro, DenseCL and others have no direct address; download these manually."""
 
 
 def render_zoo() -> str:
-    """Return the checkpoints as a table in Markdown: the one that the documentation shows."""
+    """Return the checkpoints as the Markdown table shown in the documentation."""
     lines = ["| name | digest | MiB | licence | address stands in |", "|---|---|---|---|---|"]
     for name, entry in ZOO.items():
         digest = f"`{entry.digest}`" if entry.digest else "–"

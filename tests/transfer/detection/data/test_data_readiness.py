@@ -200,7 +200,11 @@ def test_an_image_set_of_one_line_is_ready_and_one_of_none_is_refused(data: Path
     path.write_text(f"{first}\n")
     check(data, "voc-c4-digits@moco")
     assert not check_data(data).problems
-    for text, sentence in (("\n", "holds no image"), (f"{first} 1\n", "more than a name"), (f"{first}\n" * 2, "twice")):
+    for text, sentence in (
+        ("\n", "holds no image"),
+        (f"{first} 1\n", "more than a name"),
+        (f"{first}\n" * 2, "more than once"),
+    ):
         path.write_text(text)
         with pytest.raises(ValueError, match=sentence):
             check(data, "voc-c4-digits@moco")
@@ -239,10 +243,10 @@ def test_coco_annotations_that_detectron2_trains_on_are_ready(change: Any, data:
         (set_annotation(segmentation=[[1, 2, 3, 4, 1e9, 6]]), "polygons with NaN, or with coordinates beyond"),
         (set_annotation(segmentation=7), "segmentations that are neither polygons nor RLE"),
         (lambda content: content["images"].clear(), "0 images and 10 categories"),
-        (lambda content: content["images"][0].update(id=content["images"][1]["id"]), "come twice"),
-        (lambda content: content["annotations"][0].update(id=content["annotations"][1]["id"]), "come twice"),
+        (lambda content: content["images"][0].update(id=content["images"][1]["id"]), "more than once"),
+        (lambda content: content["annotations"][0].update(id=content["annotations"][1]["id"]), "more than once"),
         (lambda content: content["images"][0].update(width=None), "1 images without a file_name, width and height"),
-        (lambda content: content["categories"][0].update(name="two"), "come twice"),
+        (lambda content: content["categories"][0].update(name="two"), "more than once"),
     ],
 )
 @pytest.mark.parametrize("split", ["train", "val"])

@@ -70,7 +70,7 @@ def test_missing_and_unfit_data_are_sentences(data: Path, tmp_path: Path) -> Non
     with pytest.raises(ValueError, match=r"has 10 categories, MODEL.ROI_HEADS.NUM_CLASSES is 80"):
         register_datasets(config_of("coco-c4-1x@moco", data))
     (data / "coco/annotations/instances_train2017.json").unlink()
-    with pytest.raises(ValueError, match=r"instances_train2017.json missing; see `python -m tools.check_data"):
+    with pytest.raises(ValueError, match=r"instances_train2017.json missing; `python -m tools.check_data"):
         register_datasets(config_of("coco-c4-digits@moco", data))
 
 
@@ -125,19 +125,19 @@ def test_every_problem_is_listed_at_once_with_its_remedy(data: Path) -> None:
     path.write_text(json.dumps(values))
     text = "\n".join(map(str, check_data(data, deep=True).problems))
     for expected in (
-        "1 images are in VOC2007/trainval and VOC2007/test",
+        "1 images are in both VOC2007/trainval and VOC2007/test",
         f"e.g. {trainval[1]}.jpg",
         f"{trainval[2]}.jpg: cannot be decoded",
-        "is empty or leaves the",
+        "is empty or extends beyond the",
         "no such image set",
         "its category 77 is not listed",
         "the box [0, 0, 5000, 3]",
         "its image 4444 is not listed",
-        "1 annotation ids come twice",
-        "1 images are in train2017 and val2017",
-        "1 images lack a sound width, the first is number 5",
-        "2 annotations lack a sound bbox of four numbers, the first is number 6",
-        "1 category names come twice, e.g. four",
+        "1 annotation ids occur more than once",
+        "1 images are in both train2017 and val2017",
+        "1 images lack a valid width, the first is number 5",
+        "2 annotations lack a valid bbox of four numbers, the first is number 6",
+        "1 category names occur more than once, e.g. four",
         "its category names differ from instances_train2017.json's: lacking [], unknown ['three']",
     ):
         assert expected in text
@@ -153,8 +153,8 @@ def test_test_images_among_those_to_train_on_are_found_under_any_name_by_deep(da
     second = sorted((data / "coco/train2017").glob("*.jpg"))[5]
     (data / "coco/val2017/000000000001.jpg").write_bytes(second.read_bytes())
     text = "\n".join(map(str, check_data(data, deep=True).problems))
-    assert f"1 images are in VOC2012/trainval and VOC2007/test, e.g. {copied.name}" in text
-    assert f"1 images are in train2017 and val2017, e.g. {second.name} = 000000000001.jpg" in text
+    assert f"1 images are in both VOC2012/trainval and VOC2007/test, e.g. {copied.name}" in text
+    assert f"1 images are in both train2017 and val2017, e.g. {second.name} = 000000000001.jpg" in text
 
 
 def test_annotations_without_masks_are_noted(data: Path) -> None:
@@ -162,7 +162,7 @@ def test_annotations_without_masks_are_noted(data: Path) -> None:
     values = json.loads(path.read_text())
     del values["annotations"][0]["segmentation"]
     path.write_text(json.dumps(values))
-    assert any("have no segmentation: fit for box protocols only" in note for note in check_data(data).notes)
+    assert any("have no segmentation: usable for box protocols only" in note for note in check_data(data).notes)
 
 
 def test_folder_without_data_is_a_problem(tmp_path: Path) -> None:

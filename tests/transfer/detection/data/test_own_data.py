@@ -157,7 +157,7 @@ def test_check_data_looks_at_what_a_config_names(
     ramp = np.arange(80 * 64, dtype=np.uint16).reshape(64, 80) * 12
     Image.fromarray(ramp).save(shapes / "images" / "test" / "test_0.png")
     assert run_command(check_data, "", [str(shapes), f"config={config}"]) == 2
-    assert "test_0.png: has values of I;16, which Detectron2 cuts to 8 bits" in capsys.readouterr().err
+    assert "test_0.png: has the pixel mode I;16, which Detectron2 clips to 8 bits" in capsys.readouterr().err
     data = encode(make_photo(0, 64, 80))
     (shapes / "images" / "test" / "test_0.png").write_bytes(declare(data, 65500, 65500))
     assert run_command(check_data, "", [str(shapes), f"config={config}"]) == 2

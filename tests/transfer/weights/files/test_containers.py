@@ -131,7 +131,7 @@ def test_a_safetensors_header_larger_than_the_file_is_refused(length: int, tmp_p
         read_tree(tmp_path / "x.safetensors")
 
 
-def test_a_safetensors_header_that_lies_about_its_data_is_refused(tmp_path: Path) -> None:
+def test_a_safetensors_header_that_contradicts_its_data_is_refused(tmp_path: Path) -> None:
     header = b'{"a":{"dtype":"F32","shape":[1000000000],"data_offsets":[0,4000000000]}}'
     (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 8)
     with pytest.raises(ValueError, match="header and data do not agree"):
@@ -139,7 +139,7 @@ def test_a_safetensors_header_that_lies_about_its_data_is_refused(tmp_path: Path
 
 
 @pytest.mark.parametrize("kind", ["zip", "stream", "safetensors"])
-def test_a_file_cut_anywhere_is_refused_with_a_sentence(kind: str, tmp_path: Path) -> None:
+def test_a_truncated_file_is_refused_with_an_explanation(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "x"
     if kind == "safetensors":
         save_file(dict(TREE["state_dict"]), path)
@@ -167,7 +167,7 @@ def test_any_byte_of_the_zip_directory_may_be_damaged(value: int, tmp_path: Path
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data(), st.booleans())
-def test_damaged_bytes_raise_sentences_only(tmp_path: Path, data: Any, zipped: bool) -> None:
+def test_damaged_bytes_raise_explained_errors_only(tmp_path: Path, data: Any, zipped: bool) -> None:
     stream = io.BytesIO()
     torch.save(TREE, stream, _use_new_zipfile_serialization=zipped)
     damaged = bytearray(stream.getvalue())

@@ -42,7 +42,7 @@ def test_a_folder_converts_and_checks(folder: Path, tmp_path: Path) -> None:
     assert (manifest.source["family"], manifest.matched) == ("moco", 120)
     assert check_converted(tmp_path / "b.pkl")[1]
     (folder / "more").write_text("x")
-    with pytest.raises(ValueError, match="the source is another file now"):
+    with pytest.raises(ValueError, match="the source has changed"):
         check_converted(tmp_path / "b.pkl")
 
 
@@ -64,7 +64,7 @@ def test_a_folder_whose_metadata_or_values_would_run_code_runs_nothing(folder: P
     assert not mark.exists()
 
 
-def test_a_damaged_or_foreign_folder_is_refused_with_a_sentence(folder: Path, tmp_path: Path) -> None:
+def test_a_damaged_or_foreign_folder_is_refused_with_an_explanation(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a folder without \.metadata.*it holds dcp"):
         read_tree(tmp_path)
     data = next(folder.glob("*.distcp"))

@@ -1,4 +1,4 @@
-"""With trust_pickle=true, objects of any class are read as dictionaries beside the weights; none is run."""
+"""With trust_pickle=true, objects of any class are read as dictionaries; none is executed."""
 
 import argparse
 import pickle
@@ -17,14 +17,14 @@ from transfer.weights.files.containers import read_tree
 
 
 class AttributeDict(dict[str, Any]):
-    """As Lightning and solo-learn have it."""
+    """Config object as in Lightning and solo-learn."""
 
     def __getattr__(self, name: str) -> Any:
         return self[name]
 
 
 class EasyDict(dict[str, Any]):
-    """As the package of this name: items are attributes too."""
+    """Like the package of this name: items are attributes too."""
 
     def __init__(self, **items: Any) -> None:
         super().__init__(items)
