@@ -58,7 +58,7 @@ DATA_COMMANDS = {
     "check": "tools.check_data",
     "pack": "tools.pack_images",
 }
-CHAIN_WORDS = ("init", "keys", "plan", "submit", "status", "resume", "cancel", "logs", "report")
+CHAIN_WORDS = ("init", "keys", "plan", "submit", "status", "resume", "cancel", "logs", "report", "watch")
 WITH_KEYS = ("pretrain", "linear", "knn", "analyse", "convert")
 """Commands whose `keys` are listed by tools.settings.list_settings; `chain keys` is a command of its own."""
 CONFIG_AT = {"pretrain": 0, "finetune": 0, "linear": 0, "knn": 0, "analyse": 0, "gallery": 0, "chain": 1}

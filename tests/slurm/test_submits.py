@@ -50,7 +50,7 @@ def test_chain_moves_between_the_backends_half_way(cluster: Cluster, tmp_path: P
     chain.wait_for_step("train", 60, seconds=90)
     subprocess.run([sys.executable, "-m", "tools.chain", "cancel", str(chain.path)], cwd=PROJECT_ROOT, check=True)
     chain.wait(lambda states: states["train"] == "pending", 60, cluster)
-    assert start(chain, "backend=local").wait(timeout=180) == 0
+    assert start(chain, "backend=local", "retry=true").wait(timeout=180) == 0
     assert [entry["backend"] for entry in chain.attempts("train")] == ["local", "slurm", "local"]
     assert [entry["backend"] for entry in chain.attempts("first")] == ["local"]
     assert chain.lost_steps("train") == 0

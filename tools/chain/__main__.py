@@ -9,6 +9,7 @@
   python -m tools.chain cancel configs/chains/digits.yaml [stage=NAME]
   python -m tools.chain logs   configs/chains/digits.yaml STAGE [follow=true]
   python -m tools.chain report configs/chains/digits.yaml
+  python -m tools.chain watch  configs/chains/digits.yaml [port=8765] [static=OUT] [host=…] [names=[…]]
 
 init    writes a commented chain file for what you have; it plans as it stands
 keys    lists every setting of a chain file: type, unit, default, meaning; schema=true prints the schema for editors
@@ -16,16 +17,18 @@ plan    reads every config, key and weights file of every stage, names all mista
         what is done, why something runs again and what it costs; writes nothing
 submit  runs what is not done: with backend=local here until the end, with backend=slurm by sbatch, and returns
 status  shows every stage from its files (and from squeue, where there is one)
-resume  submit with retry=true: failed stages run again, cancelled ones go on
+resume  submit with retry=true: failed and cancelled stages run again, from their checkpoints
 cancel  stops the chain, or one stage, and keeps its work
 logs    prints the end of a stage's log
 report  writes the report from what is there now
+watch   serves the chain's page in the browser while it runs; static=OUT writes it once
 
 All are safe to repeat. Every key of the chain file may be given: backend=slurm seeds=[0,1,2] runs=/data/runs. A submit
 remembers these words for all that follow, by chain file or by the chain's folder; what would start other work than the
 last submit is listed and needs changed=true.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -34,7 +37,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 
-from pretrain.runtime.command_line import UsageError, run_command, split_arguments
+from pretrain.runtime.command_line import UsageError, run_command, say_count, split_arguments
 from pretrain.runtime.stopping import EXIT_YIELD
 from pretrain.runtime.yaml_nodes import FALSE, TRUE
 from tools.chain import status
@@ -44,10 +47,10 @@ from tools.chain.explain import explain_plan, list_rows
 from tools.chain.fitness import refuse_unfit_setup
 from tools.chain.local import LocalDriver
 from tools.chain.logs import find_logs
-from tools.chain.memory import recall, remember
+from tools.chain.memory import recall, remember, say_command
 from tools.chain.outlook import say_outlook
 from tools.chain.plan.beginning import begin, show_keys
-from tools.chain.plan.options import TAKES, Options, split_options
+from tools.chain.plan.options import TAKES, Options, split_options, watch_words
 from tools.chain.plan.question_words import question_words
 from tools.chain.preflight import Survey, open_checked
 from tools.chain.record import state
@@ -108,11 +111,13 @@ def submit(chain: Chain, options: Options) -> int:
         remember(chain)
         for stage in chain.stages:
             state.clear_for_run(chain.folder, stage, stage.name in retry)
+        if cancelled := state.list_cancelled(chain.folder, chain.stages):
+            print(f"cancelled, not started: {', '.join(cancelled)}; {say_command(chain, 'resume')} runs them")
         if chain.config.backend == "slurm":
             from tools.chain.slurm.submit import submit_chain  # heavy: submitit
 
             return submit_chain(chain)
-    print(f"chain {shorten(chain.folder)}: {len(chain.stages)} stages on this machine")
+    print(f"chain {shorten(chain.folder)}: {say_count(len(chain.stages), 'stage')} on this machine")
     code = LocalDriver(chain).run()
     if code != EXIT_YIELD:
         print_ending(chain)
@@ -188,10 +193,21 @@ def logs(chain: Chain, options: Options) -> int:
 
 def report(chain: Chain, _options: Options) -> int:
     """Write the report from what is there."""
-    words = [sys.executable, "-m", "tools.write_report", str(chain.folder), f"out={chain.folder / 'report'}"]
-    words += question_words(chain.config)  # the chain file's as it is now
+    out = f"out={chain.folder / 'report'}"
+    return _run_tool("tools.write_report", str(chain.folder), out, *question_words(chain.config))
+
+
+def watch(chain: Chain, options: Options) -> int:
+    """Serve the chain's page until Ctrl-C, or write it once."""
+    with contextlib.suppress(KeyboardInterrupt):
+        return _run_tool("tools.watch", str(chain.folder), *watch_words(options))
+    return 0
+
+
+def _run_tool(module: str, *words: str) -> int:
+    """Run another tool as a command of its own, which a chain must not import; return its exit code."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    return subprocess.run(words, check=False, env=environment).returncode
+    return subprocess.run([sys.executable, "-m", module, *words], check=False, env=environment).returncode
 
 
 def _ask_queue(chain: Chain) -> dict[str, dict[str, str]] | None:
@@ -229,6 +245,7 @@ COMMANDS: dict[str, Callable[[Chain, Options], int]] = {
     "cancel": cancel,
     "logs": logs,
     "report": report,
+    "watch": watch,
 }
 
 

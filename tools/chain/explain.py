@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
+from pretrain.runtime.command_line import say_count
 from pretrain.runtime.storage import read_json
 from tools.chain.plan.make_plan import Stage
 from tools.chain.plan.plan_table import Row, say_longest_path, say_total, write_plan_table
@@ -24,7 +25,7 @@ Work = tuple[str, ...]
 def explain_plan(chain: Chain, survey: Survey | None = None) -> str:
     """Return the plan as text of one screen: a table of the stages, the longest path, and the GPU-hours left."""
     rows = list_rows(chain, survey)
-    title = f"chain {shorten(chain.folder)}, backend {chain.config.backend}: {len(chain.stages)} stages"
+    title = f"chain {shorten(chain.folder)}, backend {chain.config.backend}: {say_count(len(chain.stages), 'stage')}"
     texts = [title, write_plan_table(rows), say_longest_path(rows, chain.stages), say_total(rows)]
     return "\n".join([*filter(None, texts), *(find_same_work(survey) if survey else [])])
 

@@ -22,7 +22,7 @@ from tools.chain.logs import RUNNER_LOG
 from tools.chain.plan.make_plan import Stage
 from tools.chain.record.attempts import read_attempts
 from tools.chain.record.lock import ChainLock
-from tools.chain.record.state import read_done, read_failed, read_spec, stage_folder
+from tools.chain.record.state import is_cancelled, read_done, read_failed, read_spec, stage_folder
 from tools.chain.record.watch import StateWatch
 from tools.chain.run.launch import stage_environment, wait_for_any
 from tools.chain.run.spare import RunnerStarter
@@ -126,6 +126,9 @@ class LocalDriver:
         later: list[str] = []
         while len(self.running) < self.slots and (stage := self.watch.take_ready()) is not None:
             if stage.name in mine or stage.name in self.given_up or stage.name in self.delayed:
+                continue
+            if is_cancelled(stage_folder(self.chain.folder, stage.folder)):
+                self.given_up.add(stage.name)
                 continue
             if stage.always and any(name in self.given_up or name in mine for name in stage.upstream):
                 later.append(stage.name)

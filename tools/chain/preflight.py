@@ -11,7 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pretrain.config import PretrainConfig
+from pretrain.runtime.command_line import say_count
 from pretrain.runtime.machine import PROJECT_ROOT
+from pretrain.runtime.setting_types import find_near
 from pretrain.runtime.settings import read_settings
 from tools.chain.plan.config import ChainConfig, read_chain
 from tools.chain.plan.make_plan import draft_stages
@@ -19,6 +21,7 @@ from tools.chain.plan.resources import look_up_resources
 from tools.chain.plan.stage_commands import Draft
 from tools.chain.record.state import stage_folder
 from tools.chain.submit import Chain, list_places, open_chain
+from transfer.weights.sources.remote_weights import is_remote
 
 LATER = "@"
 """First sign of a path that is known only when the stage starts."""
@@ -80,8 +83,7 @@ def open_checked(path: Path, words: Sequence[str]) -> tuple[Chain, Survey]:
     survey = survey_stages(config, new)
     problems += survey.say_problems()
     if problems or chain is None:
-        count = f"{len(problems)} mistakes" if len(problems) > 1 else "one mistake"
-        raise ValueError("\n".join([f"{path}: {count}, nothing is started:", *problems]))
+        raise ValueError("\n".join([f"{path}: {say_count(len(problems), 'mistake')}, nothing is started:", *problems]))
     return chain, survey
 
 
@@ -161,11 +163,26 @@ def _check_convert(draft: Draft, words: list[str], survey: Survey) -> None:
     from transfer.weights.backbone import read_backbone
 
     settings = read_settings(ConvertSettings, None, words[2:])
-    if "://" in words[0] or not Path(words[0]).is_file():
+    if is_remote(words[0]):
+        _check_remote_name(words[0])
+        survey.notes[draft.name] = f"{words[0]} is fetched when the stage runs"
+        return
+    if not Path(words[0]).is_file():
         return
     found = read_backbone(words[0], family=settings.family, branch=settings.branch, trust_pickle=settings.trust_pickle)
     survey.depths[draft.backbone] = found.depth
     survey.notes[draft.name] = f"ResNet-{found.depth}, {found.family}, {found.branch} branch"
+
+
+def _check_remote_name(name: str) -> None:
+    """Raise ValueError for a zoo name that does not exist; whether an address answers shows when the stage runs."""
+    from transfer.weights.sources.zoo import ZOO
+
+    known = [f"zoo:{entry}" for entry in ZOO]
+    if name.startswith("zoo:") and name not in known:
+        near = find_near(name, known)
+        hint = f"did you mean {near}?" if near else f"known: {', '.join(known)}"
+        raise ValueError(f"{name}: unknown; {hint}")
 
 
 def _check_detector(draft: Draft, words: list[str], survey: Survey) -> None:
@@ -189,7 +206,7 @@ def _check_detector(draft: Draft, words: list[str], survey: Survey) -> None:
         survey.notes[draft.name] = f"batch rule {settings.batch_rule}, divisor {settings.divisor}"
     if settings.data.startswith(LATER) or not Path(settings.data).is_dir():
         return
-    cfg.DATASETS.PROJECT_ROOT = settings.data
+    cfg.DATASETS.ROOT = settings.data
     large = [path for path in Path(settings.data).glob("coco/annotations/*.json") if _size(path) > LARGE_COCO_BYTES]
     if not large or not any("coco" in name for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
         register_datasets(cfg)

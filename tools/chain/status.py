@@ -11,7 +11,7 @@ from pretrain.runtime.storage import read_json_lines, read_json_object
 from tools.chain.plan.make_plan import Stage
 from tools.chain.record.attempt_reasons import queue_wait_s, say_attempts, say_outcome
 from tools.chain.record.attempts import read_attempts
-from tools.chain.record.state import find_reason, find_states, read_failed, stage_folder
+from tools.chain.record.state import find_reason, find_states, is_cancelled, read_failed, stage_folder
 
 NUMBER = (int, float)
 PROGRESS_KINDS: dict[str, tuple[type, ...]] = {
@@ -131,8 +131,8 @@ def _note(folder: Path, stage: Stage, state: str, last: Mapping[str, Any], job: 
     if state == "failed":
         failed = read_failed(folder) or {}
         return f"{failed.get('kind')}: {find_reason(failed)}"[:160]
-    if state in ("pending", "lost") and (folder / "STOP").exists():
-        return "stopped by cancel"
+    if state in ("pending", "lost") and is_cancelled(folder):
+        return "cancelled; resume runs it again"
     if state in ("pending", "lost") and job:
         return f"job {job['job_id']} {job['state'].lower()} ({job['reason']})"
     if state == "pending" and last.get("outcome"):

@@ -254,6 +254,9 @@ def test_second_driver_is_refused_and_cancel_stops_the_first(tmp_path: Path) -> 
     driver.wait(timeout=120)
     assert chain.states() == {"train": "pending"}
     assert list((chain.stage("train") / "checkpoints").iterdir())
+    attempts = chain.attempts("train")
+    assert chain.run() == EXIT_GATE, "a later submit leaves the cancelled stage alone"
+    assert chain.attempts("train") == attempts
 
 
 @pytest.mark.slow

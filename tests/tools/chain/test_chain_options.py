@@ -10,7 +10,8 @@ import pytest
 from pretrain.runtime.command_line import UsageError
 from pretrain.runtime.machine import PROJECT_ROOT
 from tools.chain.memory import merge_words
-from tools.chain.plan.options import split_options
+from tools.chain.plan.options import split_options, watch_words
+from tools.chain.submit import freeze, open_chain
 
 CHAIN = """
 runs: {runs}
@@ -69,6 +70,23 @@ def test_options_are_told_from_settings() -> None:
     assert (options.retry, options.changed, settings) == ("a,b", True, ["seeds=[1]"])
     with pytest.raises(UsageError, match="report does not take follow=true; it takes no options"):
         split_options("report", ["follow=true"])
+
+
+def test_watch_passes_its_options_on_and_only_those_that_were_given() -> None:
+    options, settings = split_options("watch", ["port=0", "static=out dir", "names=[a.example]", "runs=/x"])
+    assert watch_words(options) == ["port=0", 'static="out dir"', 'names=["a.example"]']
+    assert settings == ["runs=/x"]
+    assert watch_words(split_options("watch", [])[0]) == []
+
+
+def test_watch_writes_the_page_of_a_submitted_chain(path: Path) -> None:
+    answer = run("watch", path, f"static={path.parent / 'page'}")
+    assert answer.returncode == 2
+    assert "nothing was submitted here" in answer.stderr
+    freeze(open_chain(path))
+    answer = run("watch", path, f"static={path.parent / 'page'}")
+    assert answer.returncode == 0, answer.stderr
+    assert "say" in (path.parent / "page" / "index.html").read_text()
 
 
 def test_later_words_replace_earlier_ones_and_what_lies_below_them() -> None:

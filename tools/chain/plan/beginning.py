@@ -1,5 +1,6 @@
 """Write a first chain file from what a person has: checkpoints, data, a cluster; every line with its meaning."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from pretrain.runtime.storage import write_text
 from tools.chain.plan.config import ChainConfig
 from tools.settings.list_settings import main as list_settings
 from transfer.results.seeds import method_of
+from transfer.weights.sources.remote_weights import is_remote
 
 SCHEMA_NAME = "chain.schema.json"
 
@@ -22,7 +24,8 @@ class Beginning:
     out: str = "chain.yaml"
     """The file to write."""
     weights: tuple[str, ...] = ()
-    """Checkpoints to compare; NAME:FILE names one, else the file's name does."""
+    """Checkpoints to compare, files or remote names (zoo:, hf://, https://); NAME:FILE names one, else the file's name
+    does."""
     pretrain: tuple[str, ...] = ()
     """Configs of encoders to pretrain, instead of or beside `weights`."""
     data: str = ""
@@ -93,6 +96,9 @@ def _write_backbones(settings: Beginning) -> Iterator[str]:
     if twice:
         raise UsageError(f"two checkpoints would be called {', '.join(sorted(twice))}; write NAME:FILE for each")
     for name, path in named:
+        if is_remote(path):
+            yield f"  {_quote(name)}: {{weights: {_quote(path)}}}  # fetched when the stage runs"
+            continue
         if not Path(path).is_file():
             raise UsageError(f"weights: {path} is not there")
         words, comment = _look_into(path)
@@ -161,9 +167,9 @@ def _split_slurm(text: str) -> tuple[str, str, int]:
 
 def _name_weights(entry: str) -> tuple[str, str]:
     name, sign, path = entry.partition(":")
-    if sign and "/" not in name:
+    if sign and "/" not in name and not is_remote(entry):
         return name, path
-    stem = Path(entry).name.partition(".")[0]
+    stem = re.split("[/:]", entry.partition("#")[0] if is_remote(entry) else entry)[-1].partition(".")[0]
     return method_of(stem), entry
 
 

@@ -41,7 +41,8 @@ class Backbone:
     """Pretrain once per seed (run.seed), as NAME@SEED; each is measured by every protocol, and all are replications of
     one method. Empty: once, with the config's seed."""
     weights: str = ""
-    """A checkpoint of any family that tools.convert_checkpoint reads; instead of `pretrain`."""
+    """A checkpoint of any family that tools.convert_checkpoint reads, instead of `pretrain`: a file, zoo:NAME,
+    hf://OWNER/NAME[/FILE] or https://…; remote ones are fetched when the stage runs."""
     set: tuple[str, ...] = ()
     """key=value words: for tools.pretrain_encoder, or for tools.convert_checkpoint beside `weights`."""
 

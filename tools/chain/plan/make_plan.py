@@ -23,6 +23,7 @@ from tools.chain.plan.seeds import expand_seeds
 from tools.chain.plan.source import digest_config, digest_module, is_untrained
 from tools.chain.plan.stage_commands import Draft
 from tools.chain.plan.sweep import expand_grid, list_points
+from transfer.weights.sources.remote_weights import is_remote
 
 KEY_LENGTH = 12
 
@@ -107,13 +108,16 @@ class _Finder:
         """Return the word for a file: {code}/… when it is part of the exported code, else its absolute path."""
         path = stage_commands.find_file(name, self.places) or stage_commands.find_named_config(name, self.code)
         if path is None:
-            if "://" not in name:
-                self.missing.append(name)
+            self.missing.append(name)
             return name
         path = path.resolve()
         if path.is_relative_to(self.code / "configs"):
             return f"{{code}}/{path.relative_to(self.code).as_posix()}"
         return str(path)
+
+    def weights(self, name: str) -> str:
+        """Return the word for a checkpoint: a remote name (zoo:, hf://, https://) as it is, else as for any file."""
+        return name if is_remote(name) else self(name)
 
     def say_missing(self) -> list[str]:
         """Return one sentence that names every file that is not there; none when all are."""
@@ -144,7 +148,7 @@ def _draft(config: ChainConfig, find: _Finder) -> Iterator[Draft]:
             word = find(backbone.pretrain)
             yield stage_commands.pretrain(name, backbone, data, word, is_untrained(find.real(word), backbone.set))
     for name, backbone in config.backbones.items():
-        yield stage_commands.convert(name, backbone, find(backbone.weights) if backbone.weights else "")
+        yield stage_commands.convert(name, backbone, find.weights(backbone.weights) if backbone.weights else "")
     for name, protocol in config.protocols.items():
         ready = replace(protocol, config=find(protocol.config)) if protocol.config else protocol
         yield from _measure_all(config, name, ready, data)
@@ -175,7 +179,7 @@ def _freeze(draft: Draft, done: dict[str, Stage], config: ChainConfig, find: _Fi
     external = {
         word: digest_config(find.real(word)) if word.endswith((".yaml", ".yml")) else _digest_bytes(find.real(word))
         for word in (*draft.configs, *_files_among(draft.command, find))
-        if "://" not in word
+        if not is_remote(word)  # fetched when the stage runs; its name is among the words
     }
     module = draft.command[draft.command.index("-m") + 1] if "-m" in draft.command else ""
     why: dict[str, Any] = {

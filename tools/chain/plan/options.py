@@ -1,5 +1,6 @@
 """The options of `tools.chain` itself, told apart from the chain file's settings, with their types."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -8,6 +9,8 @@ from pretrain.runtime.setting_types import find_near
 from pretrain.runtime.settings import read_settings
 from tools.chain.plan.config import ChainConfig
 
+WATCH_OPTIONS = ("port", "static", "host", "names")
+"""Options passed on to tools.watch."""
 TAKES = {
     "plan": ("sbatch", "json"),
     "submit": ("dry_run", "retry", "changed", "sbatch"),
@@ -16,6 +19,7 @@ TAKES = {
     "cancel": ("stage",),
     "logs": ("stage", "follow"),
     "report": (),
+    "watch": WATCH_OPTIONS,
 }
 """Command → its options."""
 
@@ -40,6 +44,14 @@ class Options:
     """logs: go on printing while the stage runs."""
     stage: str = ""
     """logs, cancel: the stage."""
+    port: int | None = None
+    """watch: TCP port of the page; 0 for any free one."""
+    static: str = ""
+    """watch: write the page into this folder instead of serving it."""
+    host: str = ""
+    """watch: address to listen on."""
+    names: tuple[str, ...] = ()
+    """watch: further host names under which the page may be requested."""
 
 
 NAMES = tuple(entry.name for entry in fields(Options))
@@ -69,6 +81,12 @@ def split_options(command: str, overrides: Sequence[str], stage: str = "") -> tu
         raise UsageError("\n".join(mistakes))
     words = [*mine, *([f"stage={stage}"] if stage else [])]
     return read_settings(Options, None, [_as_text(word) for word in words]), others
+
+
+def watch_words(options: Options) -> list[str]:
+    """Return the key=value words for tools.watch; the options that were not given keep the tool's defaults."""
+    given = {name: getattr(options, name) for name in WATCH_OPTIONS}
+    return [f"{name}={json.dumps(value)}" for name, value in given.items() if value not in (None, "", ())]
 
 
 def _near_option(name: str, known: Sequence[str]) -> str:

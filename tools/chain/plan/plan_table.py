@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from pretrain.runtime.command_line import say_count
 from tools.chain.plan.make_plan import Stage
 
 MOST_ROWS = 40
@@ -93,9 +94,10 @@ def say_total(rows: Sequence[Row]) -> str:
     cost = f"about {known:.1f} GPU-hours" if known else "GPU-hours unknown" if unknown else "no GPU-hours"
     if unknown:
         hint = "resources.LABEL.hours says them"
-        cost = f"{cost} and {unknown} stages unknown ({hint})" if known else f"{cost} of {unknown} stages ({hint})"
+        stages = say_count(unknown, "stage")
+        cost = f"{cost} and {stages} unknown ({hint})" if known else f"{cost} of {stages} ({hint})"
     rules = sum(row.note.startswith("batch rule") for row in rows)
-    batch = f"; {rules} stages under another batch rule" if rules else ""
+    batch = f"; {say_count(rules, 'stage')} under another batch rule" if rules else ""
     return f"{len(rows) - len(left)} done, {len(left)} to run; {cost}{batch}"
 
 

@@ -126,14 +126,28 @@ def upstream_states(chain: Path, stage: Stage) -> dict[str, str]:
 
 
 def clear_for_run(chain: Path, stage: Stage, retry: bool) -> None:
-    """Take away STOP; with `retry` also FAILED.json (kept under its number), and count the budgets from here."""
+    """With `retry`, remove STOP, move FAILED.json to failed-NNNN.json, and count the budgets from here."""
+    if not retry:
+        return
     folder = stage_folder(chain, stage.folder)
     (folder / "STOP").unlink(missing_ok=True)
     failed = folder / "FAILED.json"
-    if retry and is_file(failed):
+    if is_file(failed):
         newest = max((attempt["number"] for attempt in read_attempts(folder)), default=0)
         append_json_line(folder / "ledger.jsonl", {"event": "retry", "attempts": newest})
         failed.rename(folder / f"failed-{newest:04d}.json")
+
+
+def is_cancelled(folder: Path) -> bool:
+    """Return whether `cancel` stopped a stage; only `resume` and retry= remove the mark."""
+    return is_file(folder / "STOP")
+
+
+def list_cancelled(chain: Path, stages: Sequence[Stage]) -> list[str]:
+    """Return the names of the cancelled stages that have not ended."""
+    states = find_states(chain, stages)
+    folders = {stage.name: stage_folder(chain, stage.folder) for stage in stages if states[stage.name] not in ENDED}
+    return [name for name, folder in folders.items() if is_cancelled(folder)]
 
 
 def find_state_alone(folder: Path) -> str:

@@ -42,8 +42,8 @@ def run_stage(folder: Path, job: Mapping[str, Any], stop: StopRequest, ranks: Se
     """
     spec = read_json_object(folder / "spec.json", SPEC_KINDS)
     run = Run(folder.parent.parent, folder, state.stage_from_dict(spec), spec, job, stop)
-    if (folder / "STOP").exists():
-        print(f"{folder.name}: stopped by the user (remove STOP or resume the chain)")
+    if state.is_cancelled(folder):
+        print(f"{folder.name}: cancelled; resume the chain to run it")
         return EXIT_FAILED
     if _find_state(run) in ("done", "failed"):
         return EXIT_FAILED if (folder / "FAILED.json").exists() else EXIT_DONE

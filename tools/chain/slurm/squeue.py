@@ -71,8 +71,8 @@ def run_slurm(words: Sequence[str]) -> str:
 
 
 def job_name(chain: Path, text: str) -> str:
-    """Return a job name that no other chain folder uses, of characters that no shell minds."""
-    return f"mochi-{hashlib.sha256(str(chain).encode()).hexdigest()[:6]}-{text}"
+    """Return a job name that begins with `text`, is unique to the chain folder, and needs no shell quoting."""
+    return f"{text}-mochi-{hashlib.sha256(str(chain).encode()).hexdigest()[:6]}"
 
 
 def find_jobs(chain: Path) -> dict[str, dict[str, Any]]:
@@ -109,8 +109,8 @@ def refuse_other_cluster(chain: Path, folders: Sequence[str], states: Iterable[s
             raise ValueError(
                 f"{folder} was submitted to {f'cluster {before}' if before else 'the default cluster'}, and Slurm's "
                 f"commands ask {f'cluster {cluster}' if cluster else 'the default one'} now, which does not know that "
-                f"job; {f'set SLURM_CLUSTERS={before}' if before else 'unset SLURM_CLUSTERS'}, there `cancel` first to "
-                "move the chain"
+                f"job; {f'set SLURM_CLUSTERS={before}' if before else 'unset SLURM_CLUSTERS'}, `cancel` "
+                "there, then `resume` here to move the chain"
             )
 
 

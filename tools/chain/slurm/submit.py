@@ -13,7 +13,7 @@ from submitit.slurm.slurm import SlurmExecutor
 from pretrain.runtime.command_line import say_count
 from pretrain.runtime.storage import append_json_line
 from tools.chain.plan.make_plan import Stage
-from tools.chain.record.state import ENDED, find_states, read_spec, stage_folder
+from tools.chain.record.state import ENDED, find_states, is_cancelled, read_spec, stage_folder
 from tools.chain.slurm import sbatch, squeue
 from tools.chain.slurm.hosts import find_bad_hosts
 from tools.chain.slurm.slurm_environment import clean_environment, find_cluster, list_ignored
@@ -96,7 +96,13 @@ def is_passing_limit(error: str, has_jobs: bool) -> bool:
 
 def group_stages(chain: Chain, states: dict[str, str], live: dict[str, str]) -> Iterator[tuple[Stage, ...]]:
     """Return the stages to submit, in order, those that may share a job array together."""
-    wanted = [stage for stage in chain.stages if states[stage.name] in ("pending", "lost") and stage.name not in live]
+    wanted = [
+        stage
+        for stage in chain.stages
+        if states[stage.name] in ("pending", "lost")
+        and stage.name not in live
+        and not is_cancelled(stage_folder(chain.folder, stage.folder))
+    ]
     groups: dict[Any, list[Stage]] = {}
     for stage in wanted:
         alone = not (chain.config.slurm.arrays and stage.array)

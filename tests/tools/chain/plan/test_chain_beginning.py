@@ -68,3 +68,12 @@ def test_written_file_plans_as_it_stands(folder: Path) -> None:
         assert answer.returncode == 0, answer.stderr
     assert "convert-simsiam" in answer.stdout
     assert "ResNet-50" in answer.stdout
+
+
+def test_remote_weights_are_named_by_their_last_part_and_not_opened(folder: Path) -> None:
+    remote = ["zoo:moco-v2-200ep", "hf://timm/resnet50.a1_in1k", "https://host.example/a/b.pth#sha256=0123456789abcdef"]
+    assert begin([f"weights={json.dumps([*remote, 'mine:zoo:dino-r50'])}"]) == 0
+    chain = read_chain(folder / "chain.yaml")
+    weights = {name: backbone.weights for name, backbone in chain.backbones.items() if backbone.weights}
+    names = ("moco-v2-200ep", "resnet50", "b", "mine")
+    assert weights == dict(zip(names, [*remote, "zoo:dino-r50"], strict=True))

@@ -16,6 +16,7 @@ from tools.chain.record.state import (
     clear_for_run,
     find_states,
     is_ready,
+    list_cancelled,
     read_plan,
     stage_as_dict,
     stage_folder,
@@ -70,6 +71,19 @@ def test_states_follow_files(tmp_path: Path, plan: list[Stage]) -> None:
     clear_for_run(tmp_path, plan[1], retry=True)
     assert find_states(tmp_path, plan)["table"] == "pending"
     assert (voc / "failed-0000.json").exists(), "the verdict is kept"
+
+
+def test_cancelled_stage_is_revived_by_a_retry_and_not_by_a_submit(tmp_path: Path, plan: list[Stage]) -> None:
+    train, voc = folder_of(tmp_path, plan, "train"), folder_of(tmp_path, plan, "voc")
+    finish(train)
+    for folder in (train, voc):
+        (folder / "STOP").touch()
+    clear_for_run(tmp_path, plan[1], retry=False)
+    assert list_cancelled(tmp_path, plan) == ["voc"], "a stage that is done is not cancelled"
+    rows = {row["stage"]: row["note"] for row in describe_stages(tmp_path, plan)}
+    assert rows["voc"] == "cancelled; resume runs it again"
+    clear_for_run(tmp_path, plan[1], retry=True)
+    assert list_cancelled(tmp_path, plan) == []
 
 
 def test_stage_that_runs_always_is_done_only_for_the_states_it_saw(tmp_path: Path, plan: list[Stage]) -> None:

@@ -14,11 +14,20 @@ from pretrain.runtime.machine import PROJECT_ROOT
 from pretrain.runtime.storage import append_json_line
 from tools.chain.plan.config import Budgets, ChainConfig, OwnStage, SlurmBackend
 from tools.chain.plan.make_plan import make_plan
+from tools.chain.record.state import stage_folder
 from tools.chain.slurm import squeue
 from tools.chain.slurm.job import parse_duration, rendezvous
 from tools.chain.slurm.slurm_environment import clean_environment, find_cluster, list_ignored
-from tools.chain.slurm.submit import NEVER_ADMITTED, Job, describe, find_dependency, is_passing_limit, write_sbatch
-from tools.chain.submit import Chain
+from tools.chain.slurm.submit import (
+    NEVER_ADMITTED,
+    Job,
+    describe,
+    find_dependency,
+    group_stages,
+    is_passing_limit,
+    write_sbatch,
+)
+from tools.chain.submit import Chain, open_chain
 
 GOLDEN = PROJECT_ROOT / "tests" / "golden" / "chain"
 SPECIAL = {
@@ -216,6 +225,25 @@ def test_submit_to_another_cluster_than_before_is_refused_until_a_cancel_there(t
             squeue.refuse_other_cluster(tmp_path, ["a-1"], ["pending"], other)
     append_json_line(ledger, {"event": "cancelled"})
     squeue.refuse_other_cluster(tmp_path, ["a-1"], ["pending"], "west")
+
+
+def test_cancelled_stage_is_in_no_job_of_a_submit(tmp_path: Path) -> None:
+    (tmp_path / "chain.yaml").write_text(
+        f"runs: {tmp_path}\nbackend: slurm\nreport: false\nstages:\n  a: {{command: [x]}}\n  b: {{command: [y]}}\n"
+    )
+    chain = open_chain(tmp_path / "chain.yaml")
+    states = dict.fromkeys(("a", "b"), "pending")
+    folder = stage_folder(chain.folder, chain.stages[0].folder)
+    folder.mkdir(parents=True)
+    (folder / "STOP").touch()
+    assert [stage.name for group in group_stages(chain, states, {}) for stage in group] == ["b"]
+
+
+def test_name_of_a_job_begins_with_its_stage(tmp_path: Path) -> None:
+    """A queue listing shows the first characters only (squeue: 8)."""
+    names = {squeue.job_name(tmp_path / folder, "voc-mochi-seed0-0123456789ab") for folder in ("one", "two")}
+    assert len(names) == 2, "two chains never share a name"
+    assert all(name.startswith("voc-mochi-seed0-0123456789ab-mochi-") for name in names)
 
 
 GENERAL = (
