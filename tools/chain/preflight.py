@@ -188,6 +188,7 @@ def _check_remote_name(name: str) -> None:
 def _check_detector(draft: Draft, words: list[str], survey: Survey) -> None:
     from tools.finetune_detector import FinetuneSettings, split_words  # heavy, as the next: Detectron2
     from transfer.detection.config import find_input_unit, read_detector_config
+    from transfer.detection.data.own_sets import settle_own_data
     from transfer.detection.datasets import register_datasets
     from transfer.detection.protocols import match_depth
 
@@ -208,6 +209,7 @@ def _check_detector(draft: Draft, words: list[str], survey: Survey) -> None:
         return
     cfg.DATASETS.ROOT = settings.data
     large = [path for path in Path(settings.data).glob("coco/annotations/*.json") if _size(path) > LARGE_COCO_BYTES]
+    cfg = settle_own_data(cfg)
     if not large or not any("coco" in name for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
         register_datasets(cfg)
 
