@@ -1,4 +1,4 @@
-"""The options of `tools.chain` itself, told apart from the chain file's settings, with their types."""
+"""The options of `tools.chain` itself, separated from overrides of the chain file, with their types."""
 
 import json
 from collections.abc import Sequence
@@ -26,22 +26,22 @@ TAKES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the command line may say beside the settings of the chain file."""
+    """Options of `tools.chain`, in addition to the keys of the chain file."""
 
     dry_run: bool = False
-    """submit: only say what would be done."""
+    """submit: only print what would be done."""
     retry: str = ""
-    """submit: true, or the failed stages to try again: STAGE,STAGE."""
+    """submit: run failed and cancelled stages again: true for all, or STAGE,STAGE."""
     changed: bool = False
-    """submit: start the stages that differ from those of the last submit, too."""
+    """submit: also start stages that differ from the last submit."""
     sbatch: bool = False
-    """plan: also print what sbatch would be given."""
+    """plan: also print the sbatch scripts."""
     watch: bool = False
-    """status: again and again, until the chain has ended."""
+    """status: refresh until the chain has ended."""
     json: bool = False
-    """plan, status: for scripts."""
+    """plan, status: print JSON, for scripts."""
     follow: bool = False
-    """logs: go on printing while the stage runs."""
+    """logs: keep printing while the stage runs."""
     stage: str = ""
     """logs, cancel: the stage."""
     port: int | None = None
@@ -58,11 +58,11 @@ NAMES = tuple(entry.name for entry in fields(Options))
 
 
 def split_options(command: str, overrides: Sequence[str], stage: str = "") -> tuple[Options, list[str]]:
-    """Return the command's options and the words that are settings of the chain.
+    """Return the command's options and the overrides of the chain file.
 
     Raises:
-        UsageError: a word that is neither, or an option of another command.
-        SettingsError: a value that is not of the option's type.
+        UsageError: an argument is neither, or an option of another command.
+        SettingsError: a value has the wrong type.
 
     """
     mine = [word for word in overrides if _key(word) in NAMES]
@@ -72,7 +72,7 @@ def split_options(command: str, overrides: Sequence[str], stage: str = "") -> tu
     for word in mine:
         if _key(word) not in TAKES[command]:
             takes = ", ".join(f"{name}=" for name in TAKES[command]) or "no options"
-            mistakes.append(f"{command} does not take {word}; it takes {takes} and the settings of the chain file")
+            mistakes.append(f"{command} does not take {word}; it takes {takes} and the keys of the chain file")
     for word in others:
         name = _key(word).lstrip("-").replace("-", "_")
         if _key(word) not in known and (near := name if name in NAMES else _near_option(name, known)):
@@ -90,7 +90,7 @@ def watch_words(options: Options) -> list[str]:
 
 
 def _near_option(name: str, known: Sequence[str]) -> str:
-    """Return the option that was probably meant; "" when a setting of the chain is nearer."""
+    """Return the closest option; "" if a key of the chain file is closer."""
     near = find_near(name, [*NAMES, *known])
     return near if near in NAMES else ""
 
@@ -100,6 +100,6 @@ def _key(word: str) -> str:
 
 
 def _as_text(word: str) -> str:
-    """Return retry=[a,b] as retry=a,b: a list of stages is one text."""
+    """Return retry=[a,b] as retry=a,b: the option is a single string."""
     key, _, value = word.partition("=")
     return f"{key}={value.strip('[]').replace(' ', '')}" if key == "retry" else word

@@ -1,4 +1,4 @@
-"""A first chain file is written from what a person has, says what it means, and plans as it stands."""
+"""`chain init` writes a commented chain file for given checkpoints, data and cluster, and it can be planned."""
 
 import json
 import os
@@ -49,11 +49,11 @@ def test_written_file_names_what_is_there_and_asks_the_cluster_for_it(folder: Pa
 
 def test_present_file_is_kept_and_wrong_words_are_sentences(folder: Path) -> None:
     (folder / "there.yaml").write_text("mine")
-    with pytest.raises(ValueError, match=r"there\.yaml: is there already"):
+    with pytest.raises(ValueError, match=r"there\.yaml: already exists"):
         begin(["out=there.yaml"])
     with pytest.raises(ValueError, match=r"slurm=gpu: expected PARTITION:ACCOUNT:GPUS"):
         begin(["slurm=gpu"])
-    with pytest.raises(ValueError, match=r"weights: none\.pth is not there"):
+    with pytest.raises(ValueError, match=r"weights: none\.pth does not exist"):
         begin(["weights=none.pth"])
     with pytest.raises(ValueError, match="would be called simsiam"):
         begin(["weights=[simsiam.pth,./simsiam.pth]"])

@@ -1,4 +1,4 @@
-"""A plan reads every config, key and weights file of every stage, and names all mistakes before anything is started."""
+"""A plan checks every config, key and weights file of every stage, and lists all mistakes before anything is started."""
 
 import subprocess
 import sys
@@ -93,7 +93,7 @@ def test_unknown_zoo_name_and_remote_config_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="zoo:moco-v2-20ep: unknown; did you mean zoo:moco-v2-200ep"):
         open_checked(path, [])
     path.write_text(yaml.safe_dump({"backbones": {"mine": {"pretrain": "https://host.example/pretrain.yaml"}}}))
-    with pytest.raises(ValueError, match=r"files that are not there: https://host\.example/pretrain\.yaml"):
+    with pytest.raises(ValueError, match=r"files that do not exist: https://host\.example/pretrain\.yaml"):
         open_checked(path, [])
 
 
@@ -122,7 +122,7 @@ def test_data_root_that_is_not_there_and_empty_folders_are_named(tmp_path: Path)
     assert f"knn-mochi: {tmp_path}/imagenet/val: no such folder of images" in text
     assert f"{tmp_path}/VOC2007/ImageSets/Main/trainval.txt is missing" in text
     chain["data"] = {"root": str(tmp_path / "nowhere")}
-    assert f"data.root: {tmp_path}/nowhere is no folder" in "\n".join(survey(tmp_path, chain).say_problems())
+    assert f"data.root: {tmp_path}/nowhere is not a folder" in "\n".join(survey(tmp_path, chain).say_problems())
 
 
 @pytest.mark.slow
