@@ -1,4 +1,4 @@
-"""List the settings of a dataclass for people and editors: type, unit, default and meaning, from the source itself."""
+"""List the fields of a config dataclass for readers and editors: type, unit, default and meaning, from the source."""
 
 import ast
 import dataclasses
@@ -14,17 +14,17 @@ from typing import Any, Union, get_args, get_origin
 from pretrain.runtime.setting_types import entry_schema, unit_of
 
 PLACEHOLDERS = {"resources": "LABEL"}
-"""How the names of a mapping are written; NAME for all others."""
+"""Placeholder for the names in a mapping; NAME for all others."""
 KINDS = {bool: "true or false", int: "whole number", float: "number", str: "text", Any: "anything"}
 JSON_KINDS = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One setting."""
+    """One key of a config."""
 
     key: str
-    """Dotted; NAME stands for a name of the user's."""
+    """Dotted; NAME stands for a name that the user chooses."""
     kind: str
     unit: str
     default: str
@@ -32,7 +32,7 @@ class Setting:
 
 
 def list_settings(schema: Any, prefix: str = "") -> Iterator[Setting]:
-    """Yield every setting of a dataclass, those of its parts in their place."""
+    """Yield every key of a config dataclass in order, those of nested dataclasses included."""
     meanings = read_meanings(schema)
     for field in dataclasses.fields(schema):
         key = f"{prefix}{field.name}"
@@ -66,7 +66,7 @@ def read_meanings(schema: type[Any]) -> dict[str, str]:
 
 
 def write_settings(schema: Any, word: str = "") -> str:
-    """Return the settings whose key or meaning holds `word`, as text: key, type and default, then the meaning."""
+    """Return the keys whose name or meaning contains `word`, as text: key, type and default, then the meaning."""
     wanted = [entry for entry in list_settings(schema) if word.lower() in entry.key.lower() or word in entry.meaning]
     if not wanted:
         raise ValueError(f"no setting has {word!r} in its name or its meaning")
@@ -80,7 +80,7 @@ def write_settings(schema: Any, word: str = "") -> str:
 
 
 def write_json_schema(schema: Any, title: str) -> str:
-    """Return the JSON schema by which an editor completes and checks a file of these settings."""
+    """Return the JSON schema with which an editor completes and checks such a config file."""
     values = {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": title,
@@ -91,7 +91,7 @@ def write_json_schema(schema: Any, title: str) -> str:
 
 
 def say_kind(kind: Any, about: Mapping[str, Any]) -> str:
-    """Return a type in words."""
+    """Return the description of a type."""
     if "choices" in about:
         return " or ".join(about["choices"])
     origin, arguments = get_origin(kind), get_args(kind)

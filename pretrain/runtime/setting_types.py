@@ -1,7 +1,7 @@
-"""Turn the text of a setting into the type that its dataclass names, or say what is wrong with it.
+"""Convert the text of a config value to the type of its field, or say why it is invalid.
 
-A field's metadata may add: "least" and "above" (bounds), "choices", "unit", "part" (a dict's entries hold some of the
-fields of this dataclass), "join" (a list is joined to one text) and "shell" (`$` belongs to a shell and stays).
+A field's metadata may add: "least" (a lower bound), "choices", "unit", "part" (a dict's values hold some of the fields
+of this dataclass), "join" (a list is joined to a string) and "shell" (`$` is left to a shell).
 """
 
 import dataclasses
@@ -23,24 +23,24 @@ UNITS = {
     "epochs": "epochs",
     "steps": "steps",
 }
-"""Last word of a setting's name → its unit."""
+"""Last word of a field's name → its unit."""
 BAD: Any = object()
-"""In place of a value with a mistake: the setting keeps its default, so that the rest can be checked too."""
+"""Stands for an invalid value: the field keeps its default, so that the rest can be checked too."""
 SECONDS = {"minutes": 60, "seconds": 1, "hours": 3600}
 
 
 class SettingsError(ValueError):
-    """A setting is unknown, ill-typed or out of range; the text says which, and what is allowed."""
+    """A key is unknown, or a value ill-typed or out of range; the text says which, and what is allowed."""
 
 
 def coerce(kind: Any, node: Node, key: str, mistakes: list[str], about: Mapping[str, Any] | None = None) -> Any:
-    """Return the node's value as the type `kind`, or BAD; append a sentence to `mistakes` for everything that is wrong.
+    """Return the node's value as the type `kind`, or BAD; append a sentence per mistake to `mistakes`.
 
     Args:
         kind: bool, int, float, str, X | None, tuple[X, ...], list[X], dict[str, X], Any or a dataclass.
         node: the value as written.
         key: its dotted key, for the sentences.
-        mistakes: grows.
+        mistakes: the list to append to.
         about: the field's metadata.
 
     """
@@ -70,14 +70,14 @@ def entry_schema(kind: Any) -> Any:
 
 
 def unit_of(key: str, about: Mapping[str, Any] | None = None) -> str:
-    """Return the unit that a setting's metadata or name says ("time_min" → minutes); "" when it has none."""
+    """Return the unit in a field's metadata or name ("time_min" → minutes); "" if it has none."""
     name = key.rpartition(".")[2]
     word = name.rpartition("_")[2] if "_" in name or name == "hours" else ""
     return str((about or {}).get("unit") or UNITS.get(word, ""))
 
 
 def say_unknown(where: str, prefix: str, key: str, allowed: Sequence[str]) -> str:
-    """Return the sentence about a key that is none of `allowed`, with the nearest of them and its unit."""
+    """Return the sentence about a key that is not in `allowed`, with the closest match and its unit."""
     near = find_near(key, allowed)
     unit = f" ({unit_of(near)})" if near and unit_of(near) else ""
     hint = f". Did you mean {prefix}{near}{unit}?" if near else ""
@@ -85,7 +85,7 @@ def say_unknown(where: str, prefix: str, key: str, allowed: Sequence[str]) -> st
 
 
 def find_near(word: str, known: Sequence[str]) -> str:
-    """Return the known word that was probably meant, "" when none is near."""
+    """Return the closest known word; "" if none is close."""
     begun = [name for name in known if name.startswith(f"{word}_") or word.startswith(f"{name}_")]
     return next(iter(difflib.get_close_matches(word, known, 1, 0.6) or begun), "")
 
@@ -151,7 +151,9 @@ def _coerce_scalar(kind: Any, node: Node, key: str, mistakes: list[str], about: 
         mistakes.append(f"{node.place()}: {key} is {value!r}; expected {allowed}{_in_unit(key, about)}")
         return BAD
     if kind is str and "\0" in value:
-        mistakes.append(f"{node.place()}: {key}: {value!a} holds a NUL character, which no path or word can")
+        mistakes.append(
+            f"{node.place()}: {key}: {value!a} contains a NUL character, which a path or an argument cannot"
+        )
         return BAD
     if kind is str:
         _refuse_interpolation(node, key, mistakes, about)
@@ -220,6 +222,6 @@ def _refuse_interpolation(node: Node, key: str, mistakes: list[str], about: Mapp
         text = str(scalar.content)
         if re.search(r"\$\{(oc\.|env:)", text) or ("${" in text and not about.get("shell")):
             mistakes.append(
-                f"{scalar.place()}: {key}: {text!r} asks for a value from elsewhere; settings are taken as they stand, "
-                "so write the value itself, or give it as key=value on the command line"
+                f"{scalar.place()}: {key}: {text!r} is an interpolation, and values are read literally; write the "
+                "value itself, or give it as key=value on the command line"
             )

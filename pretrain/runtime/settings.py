@@ -1,7 +1,7 @@
-"""Read settings: frozen dataclasses filled from YAML that holds only differences, and from key=value overrides.
+"""Read configs: frozen dataclasses filled from YAML that holds only differences, and from key=value overrides.
 
 A YAML file may name one parent with `_base_: other.yaml` (beside it); the parent may not name another. The type of a
-setting decides how its text is read; every mistake is found and named, with its line, before any is raised.
+field determines how its text is read; all mistakes are collected, with their lines, and raised at once.
 """
 
 import dataclasses
@@ -30,8 +30,8 @@ def read_settings(
     Args:
         schema: a dataclass with a default for every field.
         path: a YAML file.
-        overrides: key=value words.
-        check: yields (the names that lead to a setting, a sentence) for what the types cannot see.
+        overrides: key=value options.
+        check: yields (the path of keys to a value, a sentence) for mistakes beyond types.
 
     Raises:
         SettingsError: with one line per mistake: unknown key (lists the allowed ones), wrong type, bad override, and
@@ -51,13 +51,13 @@ def read_settings(
 
 
 def as_dict(settings: Any) -> dict[str, Any]:
-    """Return a settings dataclass as plain dictionaries and lists, fit for JSON and for `from_dict`."""
+    """Return a config dataclass as plain dictionaries and lists, suitable for JSON and for `from_dict`."""
     return cast(dict[str, Any], _plain(dataclasses.asdict(settings)))
 
 
 def from_dict(schema: type[Schema], values: Mapping[str, Any]) -> Schema:
-    """Return the settings that `as_dict` took apart; refuses unknown keys as `read_settings` does."""
-    mistakes = list(_find_unknown_keys(schema, values, "the stored settings"))
+    """Return the config stored by `as_dict`; unknown keys are refused as by `read_settings`."""
+    mistakes = list(_find_unknown_keys(schema, values, "the stored config"))
     if mistakes:
         raise SettingsError("\n".join(mistakes))
     return cast(Schema, _build(schema, values))
@@ -73,12 +73,12 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """Return what the text after key= means: a list, mapping, number, boolean or null of YAML, else the text itself."""
+    """Return the value of the text after key=: a YAML list, mapping, number, boolean or null, else the text itself."""
     return plain_value(_read_value(text))
 
 
 def read_bool(key: str, text: str) -> bool:
-    """Return a switch of a command line; SettingsError for anything but true, false and the like."""
+    """Return the value of a boolean option; SettingsError for anything but true, false, yes, no, on, off, 1 and 0."""
     mistakes: list[str] = []
     value = coerce(bool, _read_value(text), key, mistakes)
     if mistakes:
@@ -112,7 +112,7 @@ def _read_yaml(path: Path) -> Node:
     if node.is_null():
         return Node({}, str(path))
     if not isinstance(node.content, dict):
-        raise SettingsError(f"{path}: expected a mapping of settings at the top, got a list or a single value")
+        raise SettingsError(f"{path}: expected a mapping of keys at the top level, got a list or a single value")
     return dataclasses.replace(node, content=dict(node.content))
 
 
@@ -127,7 +127,7 @@ def _read_overrides(overrides: Sequence[str], mistakes: list[str]) -> Node:
         if not sign or not key:
             continue
         if not all(parts):
-            mistakes.append(f"{COMMAND_LINE}: {key}: a dot stands between two names, and one of them is empty")
+            mistakes.append(f"{COMMAND_LINE}: {key}: expected names separated by dots, and one of them is empty")
             continue
         entry = _read_value(value)
         for part in reversed(parts):
@@ -137,7 +137,7 @@ def _read_overrides(overrides: Sequence[str], mistakes: list[str]) -> Node:
 
 
 def _read_value(text: str) -> Node:
-    """Return the YAML value in `text`, or the text as it stands where it is no YAML."""
+    """Return the YAML value in `text`, or the text itself if it is not valid YAML."""
     try:
         node = parse_document(text, COMMAND_LINE, 0)
     except DocumentError:
@@ -148,7 +148,7 @@ def _read_value(text: str) -> Node:
 
 
 def _merge(below: Node, above: Node) -> Node:
-    """Return `above` laid over `below`: mappings entry by entry, everything else replaced."""
+    """Return `below` updated by `above`: mappings are merged key by key, everything else is replaced."""
     if not isinstance(below.content, dict) or not isinstance(above.content, dict):
         return above
     merged = dict(below.content)
@@ -159,7 +159,7 @@ def _merge(below: Node, above: Node) -> Node:
 
 
 def _locate(node: Node, names: Sequence[str]) -> str:
-    """Return where the setting behind `names` stands, or the nearest above it that is given."""
+    """Return the place of the value at the path `names`, or of its nearest parent that is given."""
     place = node.where
     for name in names:
         if not isinstance(node.content, dict) or name not in node.content:

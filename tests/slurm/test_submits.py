@@ -81,7 +81,7 @@ def test_cancel_ends_what_a_submit_with_other_settings_left(
     with pytest.raises(ValueError, match=r"other work .*\n  train \(running\): .*steps=901"):
         chain.submit()
     chain.submit("changed=true")
-    assert "still in the queue from a submit with other settings: train-" in capsys.readouterr().out
+    assert "still in the queue from a submit with another config: train-" in capsys.readouterr().out
     assert run_chain(["cancel", str(chain.path)]) == 0
     wait_until(lambda: not {first, chain.job("train")} & set(cluster.ask("squeue", "-h", "-o", "%i").split()))
     assert len(list(chain.folder.glob("stages/*/STOP"))) == 2

@@ -72,7 +72,7 @@ class LocalDriver:
         self._line = ""
 
     def run(self) -> int:
-        """Run until no stage can start; return 0, 1 (one failed), 75 (stopped) or 78 (a gate closed, a stage cancelled)."""
+        """Run until no stage can start; return 0, 1 (failures), 75 (stopped) or 78 (closed gates, cancelled stages)."""
         lock = ChainLock(self.chain.folder / ".driver.lock", timeout=0)
         try:
             lock.acquire()

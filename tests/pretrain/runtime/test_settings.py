@@ -88,7 +88,7 @@ def test_settings_survive_the_way_through_json() -> None:
 
 
 def test_stored_settings_with_an_unknown_key_are_refused() -> None:
-    with pytest.raises(SettingsError, match="the stored settings: unknown setting colour"):
+    with pytest.raises(SettingsError, match="the stored config: unknown setting colour"):
         from_dict(Outer, {"colour": 1})
 
 
@@ -139,8 +139,8 @@ def test_boolean_is_read_as_people_write_it(word: str) -> None:
         ("kind=c", "kind is 'c'; expected one of a, b"),
         ("version=[1]", "version: expected a text"),
         ("version=${oc.env:HOME}", "settings are taken as they stand"),
-        ('version="a\\0b"', "holds a NUL character"),
-        ("a..b=1", "a dot stands between two names"),
+        ('version="a\\0b"', "contains a NUL character"),
+        ("a..b=1", "expected names separated by dots"),
     ],
 )
 def test_wrong_value_is_answered_with_type_and_unit(override: str, sentence: str) -> None:

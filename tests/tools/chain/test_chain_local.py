@@ -228,7 +228,7 @@ def test_changed_input_closes_the_gate(tmp_path: Path) -> None:
     chain.values["stages"]["after"] = counting("steps=3", after=("train",))
     chain.write()
     assert chain.run() == EXIT_GATE
-    assert "not as stage train left it" in (chain.stage("after") / "log.runner.txt").read_text()
+    assert "differs from what stage train wrote" in (chain.stage("after") / "log.runner.txt").read_text()
     assert not (chain.stage("after") / "attempts").exists()
 
 
@@ -278,7 +278,7 @@ def test_ending_names_the_reason_of_every_failed_stage(tmp_path: Path, capfd: py
     words = [sys.executable, "-m", "tools.chain", "submit", str(chain.path)]
     assert subprocess.run(words, cwd=PROJECT_ROOT, check=False).returncode == 1
     out = capfd.readouterr().out
-    assert f"bad: failed (error: {tmp_path / 'not-there'} is not there)" in out
+    assert f"bad: failed (error: {tmp_path / 'not-there'} does not exist)" in out
     assert "error: error:" not in out
     assert chain.states() == {"bad": "failed", "own": "done"}
 

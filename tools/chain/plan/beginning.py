@@ -37,7 +37,7 @@ class Beginning:
 
 
 PREFERRED = ("teacher", "query", "student", "key")
-"""Branches in order of preference where a checkpoint has several: first the one its authors evaluate (DINO's teacher)."""
+"""Branches in order of preference, if a checkpoint has several: first the one its authors evaluate (DINO's teacher)."""
 PROTOCOLS = {
     "voc": ("VOC2007", "kind: detector, config: configs/transfer/voc_c4_24k_moco.yaml", "Faster R-CNN on VOC"),
     "coco": ("coco", "kind: detector, config: configs/transfer/coco_c4_1x_moco.yaml", "Mask R-CNN on COCO"),

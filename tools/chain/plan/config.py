@@ -58,7 +58,8 @@ class Protocol:
     set: tuple[str, ...] = ()
     """key=value options of the tool; {data} and {backbone} are filled in."""
     command: tuple[str, ...] = field(default=(), metadata={"shell": True})
-    """Command of a user-defined measurement (kind command), as a list; {weights} {backbone} {seed} {out} {data} {python} are filled in."""
+    """Command of a user-defined measurement (kind command), as a list; {weights} {backbone} {seed} {out} {data}
+    {python} are filled in."""
     seeds: tuple[int, ...] | None = None
     """Replaces the chain's seeds."""
     backbones: tuple[str, ...] = ()
@@ -70,7 +71,7 @@ class OwnStage:
     """A user-defined stage that belongs to no backbone."""
 
     command: tuple[str, ...] = field(default=(), metadata={"shell": True})
-    """Its command, as a list; {out} {data} {python} {chain} {stage:NAME} (the folder of another stage) are filled in."""
+    """Command, as a list; {out} {data} {python} {chain} {stage:NAME} (the folder of another stage) are filled in."""
     after: tuple[str, ...] = ()
     """Stages that must be done first; those named by {stage:NAME} are added."""
     outputs: tuple[str, ...] = ()

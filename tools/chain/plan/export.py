@@ -53,7 +53,7 @@ def digest_tree(root: Path) -> str:
 def digest_environment() -> str:
     """Return a short digest over the Python version and all installed packages.
 
-    Installers name a package's folder NAME-VERSION.dist-info, so listing the folders suffices; it has to be fast, as every stage does it.
+    Installers name a package's folder NAME-VERSION.dist-info, so listing the folders suffices; every stage does it.
     """
     names = {name.lower() for folder in sys.path if folder for name in _list_names(Path(folder))}
     packages = sorted(name for name in names if name.endswith((".dist-info", ".egg-info")))

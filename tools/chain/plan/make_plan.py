@@ -116,7 +116,7 @@ class _Finder:
         return str(path)
 
     def weights(self, name: str) -> str:
-        """Return a checkpoint's name in a command: a remote name (zoo:, hf://, https://) unchanged, else as for a file."""
+        """Return a checkpoint's name in a command: remote names (zoo:, hf://, https://) unchanged, else as files."""
         return name if is_remote(name) else self(name)
 
     def say_missing(self) -> list[str]:

@@ -127,7 +127,7 @@ def measure(name: str, protocol: Protocol, backbone: str, seed: int | None, data
 
 
 def analyse(analysis: Analysis, backbones: Mapping[str, Backbone], data: str) -> Draft:
-    """Return the stage that compares all encoders: those of this chain with their projection heads, the others as converted."""
+    """Return the stage that compares all encoders: this chain's with their projection heads, others as converted."""
     fill = _filler({"data": data})
     encoders = [
         f"{name}={{stage:pretrain-{name}}}/{ENCODER}"

@@ -1,4 +1,4 @@
-"""Read a stage's metrics.json where it is a result of this project: a user's own program may call any file so."""
+"""Read a stage's metrics.json if it is a result of this project; a user's program may write another file so named."""
 
 import logging
 from pathlib import Path
@@ -11,10 +11,10 @@ logger = logging.getLogger(__name__)
 def read_sound_result(folder: Path, kind: str, *, strict: bool = False) -> RunResult | None:
     """Return the result in a stage's folder; None when there is none.
 
-    A file that is no result is left out; in a stage of ours (not of kind "command") that is damage, named in the log.
+    Any other file is ignored; in a stage of the project's own kinds (not "command") it is damage, and logged.
 
     Raises:
-        ValueError: with `strict`, where a stage of ours has a damaged result.
+        ValueError: with `strict`, if a stage of the project's own kinds has a damaged result.
 
     """
     if not (folder / RESULT_NAME).is_file():

@@ -1,4 +1,4 @@
-"""A plan checks every config, key and weights file of every stage, and lists all mistakes before anything is started."""
+"""A plan checks every config, key and weights file of every stage, and lists all mistakes before anything starts."""
 
 import subprocess
 import sys

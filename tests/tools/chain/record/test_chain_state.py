@@ -103,7 +103,7 @@ def test_gate_names_what_is_missing_or_changed(tmp_path: Path, plan: list[Stage]
     assert find_closed(tmp_path, voc, "") == []
     before = digest_inputs(tmp_path, voc)
     (train / "weights.bin").write_bytes(b"4321")
-    assert "not as stage train left it" in find_closed(tmp_path, voc, "")[0]
+    assert "differs from what stage train wrote" in find_closed(tmp_path, voc, "")[0]
     (train / "weights.bin").unlink()
     assert len(find_closed(tmp_path, voc, "")) == 1
     assert digest_inputs(tmp_path, voc) == before

@@ -196,7 +196,7 @@ def test_users_own_settings_fill_in_what_the_chain_leaves_open_and_the_rest_is_n
     assert "--partition=slow" in text
     assert "--reservation=r" in text
     assert list_ignored({**job.parameters, **job.parameters["additional_parameters"]}) == [
-        "SBATCH_PARTITION=fast is not used: the chain's resources say partition=slow",
+        "SBATCH_PARTITION=fast is not used: the chain's resources set partition=slow",
         "SBATCH_TIMELIMIT=9 is not used: set it under resources",
     ]
 
