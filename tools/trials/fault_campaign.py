@@ -4,10 +4,10 @@
 
 Starts Slurm on this machine's loopback device (root, packages slurm-wlm and munge), submits chains of counting stages
 with real checkpoints and digests, and injects n faults while they run: stop signals, kills of the runner, of its
-command (also while it writes a folder) and of the command's workers, truncated state files,
-preemption, lost nodes, restarts of slurmctld, a full disk, duplicate and killed submits; all kinds in every 29.
-Afterwards all chains must finish, each stage's result equal to the uninterrupted run's. Prints and writes: faults, chains,
-finished, steps_lost_beyond_checkpoint, wrong_verdicts, identical_weights. Exit code 1 if one of them is wrong.
+command (also while it writes a folder) and of the command's workers, truncated state files, preemption, lost nodes,
+restarts of slurmctld, a full disk, duplicate and killed submits; all kinds in every 29 faults. Afterwards all chains
+must finish, each stage's result equal to the uninterrupted run's. Prints and writes: faults, chains, finished,
+steps_lost_beyond_checkpoint, wrong_verdicts, identical_weights. Exit code 1 if one of them is wrong.
 """
 
 import contextlib
