@@ -1,4 +1,4 @@
-"""Submitting is safe twice at once, under any name, and from either backend; real stages give the same results."""
+"""Submits are safe concurrently, with any name, and from either backend; real stages give the same results."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""A plan says what runs, why again, and what it costs by what was measured."""
+"""A plan states what runs, why a stage runs again, and the cost estimated from measurements."""
 
 import json
 import time

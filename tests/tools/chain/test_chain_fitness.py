@@ -1,4 +1,4 @@
-"""A chain asks the doctor first, and starts nothing on a set-up that cannot carry it."""
+"""A chain runs the doctor first, and starts nothing on an unsuitable set-up."""
 
 from pathlib import Path
 

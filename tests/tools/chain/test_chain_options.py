@@ -1,4 +1,4 @@
-"""The command line of chains from the outside: switches are read as written, and nothing that was said is forgotten."""
+"""The command line of chains: boolean options in any spelling, and overrides that later commands reuse."""
 
 import json
 import subprocess
@@ -98,7 +98,7 @@ def test_later_words_replace_earlier_ones_and_what_lies_below_them() -> None:
 
 @pytest.mark.slow
 def test_later_commands_use_what_the_submit_was_told(path: Path) -> None:
-    """Submit with other data and another place; every later command goes on with these, by file or by folder."""
+    """Submit with other data to another folder; every later command uses these, given the file or the folder."""
     elsewhere = path.parent / "elsewhere"
     assert run("submit", path, f"runs={elsewhere}", f"data.root={path.parent}/other").returncode == 0
     folder = elsewhere / "chain"

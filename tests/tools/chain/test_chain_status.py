@@ -1,4 +1,4 @@
-"""The status says why each attempt ended, how long jobs wait, and when all can be done; the end is told to the user."""
+"""The status shows why each attempt ended, how long jobs were queued, and the earliest end; the end is notified."""
 
 import http.server
 import json

@@ -37,7 +37,7 @@ def find_conflicts(extra: Mapping[str, Any], gpus: int, mem_gb: float) -> list[s
             found.append(f"{word}: set slurm.kill_on_invalid_dep")
         elif name in GPU_OPTIONS:
             count = _count_gpus(name, str(value))
-            found += [] if count in (gpus, None) else [f"{word} asks for {count} GPUs, gpus is {gpus}; make them agree"]
+            found += [] if count in (gpus, None) else [f"{word} requests {count} GPUs, gpus is {gpus}; make them equal"]
         elif name.startswith("mem-per-"):
             found += [f"{word}: goes with mem_gb=0 alone, mem_gb is {mem_gb:g}"] if mem_gb else []
         else:
@@ -69,7 +69,7 @@ def _find_own(name: str) -> list[str]:
 
 
 def _count_gpus(name: str, text: str) -> int | None:
-    """Return how many GPUs a node "4", "a100:4", "gpu:a100:4,tmpdisk:9" asks for; None when it names no GPU."""
+    """Return how many GPUs per node "4", "a100:4", "gpu:a100:4,tmpdisk:9" requests; None if it names no GPU."""
     if name == "gres":
         parts = [part for part in text.split(",") if part.split(":")[0] == "gpu"]
         return sum(_last_number(part) for part in parts) if parts else None

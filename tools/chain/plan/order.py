@@ -22,23 +22,23 @@ def sort_drafts(drafts: Sequence[Draft]) -> list[Draft]:
     ranks = {draft.name: rank for rank, draft in enumerate(drafts)}
     if twice := [name for name, count in Counter(draft.name for draft in drafts).items() if count > 1]:
         raise ValueError(f"two stages have the name {', '.join(sorted(twice))}; rename a backbone, protocol or stage")
-    whole = [replace(draft, after=_before(draft, ranks)) for draft in drafts]
-    missing = [len(draft.after) for draft in whole]
+    complete = [replace(draft, after=_before(draft, ranks)) for draft in drafts]
+    missing = [len(draft.after) for draft in complete]
     followers: dict[str, list[int]] = {name: [] for name in ranks}
-    for rank, draft in enumerate(whole):
+    for rank, draft in enumerate(complete):
         for name in draft.after:
             followers[name].append(rank)
     ready = [rank for rank, count in enumerate(missing) if not count]
     ordered: list[Draft] = []
     while ready:
-        draft = whole[heapq.heappop(ready)]
+        draft = complete[heapq.heappop(ready)]
         ordered.append(draft)
         for rank in followers[draft.name]:
             missing[rank] -= 1
             if not missing[rank]:
                 heapq.heappush(ready, rank)
-    if len(ordered) < len(whole):
-        cycle = ", ".join(draft.name for rank, draft in enumerate(whole) if missing[rank])
+    if len(ordered) < len(complete):
+        cycle = ", ".join(draft.name for rank, draft in enumerate(complete) if missing[rank])
         raise ValueError(f"dependency cycle among stages: {cycle}; fix `after` or the {{stage:NAME}} arguments")
     return ordered
 

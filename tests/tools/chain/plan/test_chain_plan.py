@@ -257,7 +257,7 @@ def test_study_goes_on_where_the_demo_ended() -> None:
 
 
 def test_plan_and_its_text_cost_as_much_per_stage_in_a_large_chain_as_in_a_small_one(tmp_path: Path) -> None:
-    """Counted in function calls, which a busy machine does not change."""
+    """Measured in function calls, which do not depend on the machine's load."""
     calls = {}
     for size in (50, 200):
         own = {"s": OwnStage(command=("x", "{seed}"), seeds=tuple(range(size)))}

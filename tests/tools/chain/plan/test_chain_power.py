@@ -1,4 +1,4 @@
-"""A plan says what its comparisons can show, by the runs that it plans and the spread that is known."""
+"""A plan states which differences its comparisons can detect, from the planned runs and the known spread."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""A backbone with seeds is one pretraining per seed, each measured like a backbone of its own."""
+"""A backbone with seeds becomes one pretraining per seed, each measured as a separate backbone."""
 
 from pathlib import Path
 

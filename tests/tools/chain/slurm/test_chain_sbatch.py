@@ -1,4 +1,4 @@
-"""What sbatch gets, to the letter, and what comes back from Slurm's commands."""
+"""The sbatch scripts, character by character, and the output of Slurm's commands."""
 
 import os
 import re
@@ -151,7 +151,7 @@ def test_extra_option_that_ours_would_override_is_refused_with_its_remedy(name: 
 
 def test_all_conflicts_are_named_at_once() -> None:
     with pytest.raises(
-        ValueError, match=r"(?s)extra\.time.*extra\.gpus-per-node asks for 2 GPUs, gpus is 4.*extra\.list"
+        ValueError, match=r"(?s)extra\.time.*extra\.gpus-per-node requests 2 GPUs, gpus is 4.*extra\.list"
     ):
         make_job(SlurmBackend(), {"gpus": 4, "extra": {"time": 3, "gpus-per-node": "a100:2", "list": [1]}})
 
