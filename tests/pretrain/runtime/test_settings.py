@@ -138,7 +138,7 @@ def test_boolean_is_read_as_people_write_it(word: str) -> None:
         ("fast=maybe", "expected true or false, got 'maybe'"),
         ("kind=c", "kind is 'c'; expected one of a, b"),
         ("version=[1]", "version: expected a text"),
-        ("version=${oc.env:HOME}", "settings are taken as they stand"),
+        ("version=${oc.env:HOME}", "values are read literally"),
         ('version="a\\0b"', "contains a NUL character"),
         ("a..b=1", "expected names separated by dots"),
     ],

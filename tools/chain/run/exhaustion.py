@@ -50,7 +50,7 @@ def advise(kind: str, exhausted: str, name: str) -> str:
     if exhausted == "host":
         return f"the machine's memory ran out; request more (resources.{name}.mem_gb) or use fewer workers"
     words = " ".join(FEWER_AT_A_TIME.get(kind, ()))
-    with_words = f"add {words} to the stage's words" if words else "make its batches smaller"
+    with_words = f"add {words} to `set` of its backbone or protocol" if words else "use smaller batches"
     retry = ", or set budgets.retry_oom=true, which retries once with it" if words else ""
     return f"the GPU's memory ran out; {with_words}{retry}"
 
