@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+from tools.chain.plan.resources import KINDS
 from transfer.results.run_result import RESULT_NAME, RunResult, read_result
 
 logger = logging.getLogger(__name__)
@@ -29,8 +30,9 @@ def read_sound_result(folder: Path, kind: str, *, strict: bool = False) -> RunRe
         if sound and all(value is None or isinstance(value, int | float) for value in result.metrics.values()):
             return result
         reason = f"{folder / RESULT_NAME}: backbone, protocol, seed, machine or metrics of another type"
-    if kind != "command" and strict:
+    is_own = kind in KINDS and kind != "command"  # a damaged spec.json leaves the kind unknown
+    if is_own and strict:
         raise ValueError(f"{reason}; delete the stage's DONE.json and submit again")
-    if kind != "command":
+    if is_own:
         logger.warning("%s; the stage counts as one without a result: delete its DONE.json and submit again", reason)
     return None
