@@ -1,8 +1,8 @@
-"""Read YAML into nodes with line numbers; no tag is executed, and size, depth and alias expansion are bounded.
+"""Parse YAML into nodes with line numbers; nothing is executed or resolved, and expansion is bounded.
 
-A scalar keeps its text, so that a field's type determines its meaning and not YAML's guess: 1.10 stays "1.10" for a
-string, and 12:00:00 is not a number. Values of fields without a type follow YAML 1.2's core schema, with yes, no, on
-and off as booleans.
+A scalar keeps its text, so that the type of the field determines its value instead of YAML's type inference: 1.10 stays
+"1.10" in a text field, and 12:00:00 is not a number. Values of untyped fields follow YAML 1.2's core schema, with yes,
+no, on and off as booleans.
 """
 
 import re
@@ -15,7 +15,7 @@ import yaml
 
 MAX_BYTES = 16 * 1024 * 1024
 MAX_NODES = 500_000
-"""Values in a document; aliased values are counted at each use."""
+"""Maximum number of values in a document; values behind an alias count each time they are used."""
 MAX_DEPTH = 40
 
 TRUE, FALSE, NULL = {"true", "yes", "on"}, {"false", "no", "off"}, {"", "~", "null"}
@@ -26,7 +26,7 @@ _PLAIN_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "
 
 
 class DocumentError(ValueError):
-    """A text is not valid YAML, or not safe to read; the message names the line."""
+    """A text is not YAML that can be read safely; the message names the line."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,15 @@ class Node:
     where: str
     """The file, or the command line."""
     line: int = 0
-    """From 1; 0 on the command line."""
+    """1-based; 0 on the command line."""
     plain: bool = False
     """An unquoted scalar."""
     lines: dict[str, int] = field(default_factory=dict)
     """Line of each key of a mapping."""
     places: dict[str, str] = field(default_factory=dict)
-    """Where each key comes from, if several documents were merged."""
+    """Origin of each key, after several documents were merged."""
     size: int = 1
-    """Number of values in it, itself included."""
+    """Number of values it contains, including itself."""
     depth: int = 0
     """Number of levels below it."""
 
@@ -62,15 +62,15 @@ class Node:
 
 
 def read_document(path: str | Path) -> Node:
-    """Return the document in the file at `path`; an empty file is an empty mapping.
+    """Return the document in the file at `path`; an empty file yields an empty mapping.
 
     Raises:
-        DocumentError: not UTF-8, no valid YAML, too large or nested, tags, several documents.
+        DocumentError: not UTF-8, not valid YAML, too large or too deeply nested, tags, several documents.
 
     """
     path = Path(path)
     if path.stat().st_size > MAX_BYTES:
-        raise DocumentError(f"{path}: {path.stat().st_size / 1e6:.0f} MB is above the limit of a config file (16)")
+        raise DocumentError(f"{path}: {path.stat().st_size / 1e6:.0f} MB, over the limit of 16 MB for a config file")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -79,7 +79,7 @@ def read_document(path: str | Path) -> Node:
 
 
 def parse_document(text: str, where: str, first_line: int = 1) -> Node:
-    """Return the document in `text`; every error names `where` and the line, counted from `first_line`."""
+    """Return the document in `text`; errors name `where` and the line, counted from `first_line`."""
     reader = _Reader(where, first_line)
     try:
         for event in yaml.parse(text, Loader=_LOADER):
@@ -226,7 +226,7 @@ class _Reader:
 
 @dataclass
 class _Open:
-    """A mapping or list that is not closed yet."""
+    """A mapping or list that is still being parsed."""
 
     content: dict[str, Node] | list[Node]
     line: int

@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands."""
+"""The README's Python examples run unmodified."""
 
 import json
 import re
@@ -52,7 +52,7 @@ def test_backbone_example_reads_what_the_demo_leaves(tmp_path: Path, monkeypatch
 
 
 def write_one_cat(root: Path) -> None:
-    """Write one image with one cat in VOC's and in COCO's form, and its perfect detection under runs/mine."""
+    """Write one image with one cat in VOC and COCO format, and its perfect detection under runs/mine."""
     for folder in ("data/VOC2007/Annotations", "data/VOC2007/ImageSets/Main", "data/coco/annotations"):
         (root / folder).mkdir(parents=True)
     box = "<xmin>10</xmin><ymin>20</ymin><xmax>40</xmax><ymax>60</ymax>"

@@ -9,8 +9,13 @@ from tools.chain.record.state import find_states
 from tools.chain.submit import Chain
 
 
-def refuse_unfit_setup(chain: Chain) -> None:
-    """Run tools.check_setup if a stage of the project's own is left; raise ValueError if it finds a problem."""
+def run_doctor(chain: Chain) -> None:
+    """Run tools.check_setup unless only stages of kind `command` remain.
+
+    Raises:
+        ValueError: the doctor found a problem; its table is printed.
+
+    """
     states = find_states(chain.folder, chain.stages)
     if all(states[stage.name] == "done" or stage.kind == "command" for stage in chain.stages):
         return
@@ -30,4 +35,4 @@ def refuse_unfit_setup(chain: Chain) -> None:
             "the set-up is not fit for this chain; fix every problem in the table above, then submit again"
             + (f"\n{answer.stderr.strip()}" if answer.returncode != 1 else "")
         )
-    print("doctor: this set-up is fit (python -m tools.check_setup shows the table)")
+    print("doctor: no problems found (python -m tools.check_setup shows the table)")
