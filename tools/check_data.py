@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pretrain.runtime.command_line import run_command, split_arguments
+from pretrain.runtime.command_line import run_command, say_count, split_arguments
 from pretrain.runtime.settings import read_settings
 
 if TYPE_CHECKING:
@@ -51,7 +51,9 @@ def main(arguments: Sequence[str]) -> int:
     if report.problems:
         listed = "\n".join(map(str, report.problems[:SHOWN]))
         rest = len(report.problems) - SHOWN
-        raise ValueError(f"{len(report.problems)} problems\n{listed}" + (f"\n… and {rest} more" if rest > 0 else ""))
+        raise ValueError(
+            f"{say_count(len(report.problems), 'problem')}\n{listed}" + (f"\n… and {rest} more" if rest > 0 else "")
+        )
     print("no problems found")
     return 0
 

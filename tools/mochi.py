@@ -1,9 +1,9 @@
 """mochi: pretrain, convert, transfer and report, one command for all of it.
 
   mochi pretrain CONFIG [key=value …]           pretrain an encoder (MoCHi, MoCo-v2, SimCLR)
-  mochi convert IN OUT [to=detectron2]          turn any known checkpoint into Detectron2 weights, and prove it
+  mochi convert IN OUT [to=detectron2]          convert any known checkpoint to Detectron2 weights, and verify it
   mochi inspect FILE                            what is in a checkpoint, and what would be converted
-  mochi check FILE [SOURCE]                     prove a converted file again
+  mochi check FILE [SOURCE]                     verify a converted file again
   mochi finetune CONFIG WEIGHTS [key=value …]   Faster R-CNN on VOC, Mask R-CNN on COCO
   mochi linear CONFIG WEIGHTS [key=value …]     linear classification on frozen features
   mochi knn CONFIG WEIGHTS [key=value …]        nearest neighbours on frozen features
@@ -15,8 +15,8 @@
   mochi data make|fetch|check|pack …            the embedded digits; VOC and COCO; check a data root; pack a cache
   mochi doctor                                  what is installed, what is missing, and the remedy
 
-  mochi COMMAND --help     teaches each with an example
-  mochi COMMAND keys       lists the settings of pretrain, chain, linear, knn, analyse and convert
+  mochi COMMAND --help     shows usage and an example
+  mochi COMMAND keys       lists the config keys of pretrain, chain, linear, knn, analyse and convert
   mochi completion bash    prints the completion script: eval "$(mochi completion bash)" (or zsh, fish)
   mochi --version          the version and the commit
 
@@ -51,18 +51,18 @@ COMMANDS = {
     "doctor": "tools.check_setup",
 }
 FIRST_WORDS = {"inspect": ["inspect"], "check": ["check"]}
-"""Command → words that go before the user's."""
+"""Command → arguments inserted before the user's."""
 DATA_COMMANDS = {
     "make": "tools.make_digits",
     "fetch": "tools.data.fetch_data",
     "check": "tools.check_data",
     "pack": "tools.pack_images",
 }
-CHAIN_WORDS = ("init", "keys", "plan", "submit", "status", "resume", "cancel", "logs", "report")
+CHAIN_WORDS = ("init", "keys", "plan", "submit", "status", "resume", "cancel", "logs", "report", "watch")
 WITH_KEYS = ("pretrain", "linear", "knn", "analyse", "convert")
 """Commands whose `keys` are listed by tools.settings.list_settings; `chain keys` is a command of its own."""
 CONFIG_AT = {"pretrain": 0, "finetune": 0, "linear": 0, "knn": 0, "analyse": 0, "gallery": 0, "chain": 1}
-"""Command → which of its words is a config."""
+"""Command → the position of its config argument."""
 CONFIGS = PROJECT_ROOT / "configs"
 
 BASH = """_mochi() {{
@@ -99,7 +99,7 @@ def write_completion(shell: str) -> str:
 
 
 def find_module(words: Sequence[str]) -> tuple[str, list[str]]:
-    """Return the module that runs `words`, and the words that are left for it; ValueError lists the known commands."""
+    """Return the module that runs `words`, and the arguments for it; ValueError lists the known commands."""
     command, *rest = words
     if command in WITH_KEYS and rest[:1] == ["keys"]:
         return "tools.settings.list_settings", [command, *rest[1:]]
@@ -113,7 +113,7 @@ def find_module(words: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def name_config(command: str, words: Sequence[str]) -> list[str]:
-    """Return the words with the name of a config of the project, or its path from the checkout, as a file's path."""
+    """Return the words with the name of a project config, or its path in the checkout, replaced by the file's path."""
     named, at = list(words), CONFIG_AT.get(command, len(words))
     if at < len(named) and "=" not in named[at] and not Path(named[at]).exists():
         found = find_config(named[at])
@@ -122,7 +122,7 @@ def name_config(command: str, words: Sequence[str]) -> list[str]:
 
 
 def find_config(name: str) -> Path | None:
-    """Return the config of the project that `name` means: configs/…/NAME.yaml, NAME.yaml or NAME; None if none does."""
+    """Return the project config with this name (configs/…/NAME.yaml, NAME.yaml or NAME); None if there is none."""
     path = CONFIGS.parent / name
     if path.is_relative_to(CONFIGS) and path.is_file():
         return path
@@ -144,7 +144,7 @@ def main() -> int:
             print(write_completion(words[1] if len(words) > 1 else "bash"))
             return 0
         if words[0] == "complete":
-            from tools.settings.completion import complete  # reads YAML: only a shell asks
+            from tools.settings.completion import complete  # imported late: reads YAML
 
             print("\n".join(complete(words[1:])))
             return 0
@@ -152,7 +152,7 @@ def main() -> int:
     except ValueError as error:
         print(f"error: {error}. Try mochi --help.", file=sys.stderr)
         return EXIT_USER_ERROR
-    module = importlib.import_module(name)  # only the module that runs, so that the others' weight is not paid
+    module = importlib.import_module(name)  # only the module that runs, so that --help is instant
     return run_command(module.main, module.__doc__, rest)
 
 

@@ -1,4 +1,4 @@
-"""Small chains of counting stages for a real Slurm, and how to wait for them and judge them."""
+"""Small chains of counting stages for a real Slurm, with functions that wait for them and read their results."""
 
 import json
 import time
@@ -16,20 +16,20 @@ from tools.trials.cluster import Cluster
 from tools.trials.counting import count_lost_steps
 
 PATIENCE = 3.0
-"""All waits are this much longer than an idle machine needs: they end as soon as what they wait for is there."""
+"""Factor on the time-outs of an idle machine; a wait ends as soon as its condition holds."""
 
 
 def counting(
     steps: int = 20, *more: str, sleep: float = 0.05, after: tuple[str, ...] = (), **values: Any
 ) -> dict[str, Any]:
-    """A stage that counts; `after` are the stages whose results go into its own."""
+    """Return a counting stage; the results of the stages in `after` are its inputs."""
     words = ["{python}", "-m", "tools.trials.counting", "{out}", f"steps={steps}", f"sleep={sleep}", *more]
     words += [f"input={{stage:{name}}}/result.txt" for name in after]
     return {"command": words, "outputs": ["result.txt"], **values}
 
 
 def standard_stages(steps: int = 60, sleep: float = 0.05) -> dict[str, Any]:
-    """pretrain → convert → {voc, coco, linear}, and a report that runs always."""
+    """Return pretrain → convert → {voc, coco, linear}, and a report that runs always."""
     return {
         "pretrain": counting(steps, sleep=sleep),
         "convert": counting(5, after=("pretrain",)),
@@ -49,7 +49,7 @@ def wait_until(ready: Callable[[], bool], seconds: float = 40) -> None:
 
 
 class ChainOnSlurm:
-    """A chain file in a folder of its own, submitted to the cluster that runs."""
+    """A chain file in its own folder, submitted to the running cluster."""
 
     def __init__(self, folder: Path, stages: Mapping[str, Any], **values: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ class ChainOnSlurm:
         return states
 
     def wait_for_end(self, seconds: float = 60, cluster: Cluster | None = None) -> dict[str, str]:
-        """Wait for every stage's verdict, and for the runners that note it in their attempt after they wrote it."""
+        """Wait for every stage's verdict, and for the runners, which record it in their attempt afterwards."""
         return self.wait(
             lambda states: all(s in ("done", "failed", "blocked") for s in states.values()) and not self.lives(),
             seconds,
@@ -117,7 +117,7 @@ class ChainOnSlurm:
         )
 
     def lives(self) -> bool:
-        """Whether a runner of any stage still runs."""
+        """Return whether the runner of any stage is still running."""
         folders = (self.folder / "stages").iterdir()
         return any(is_alive(entry) for folder in folders for entry in read_attempts(folder)[-1:])
 

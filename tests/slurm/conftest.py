@@ -1,4 +1,4 @@
-"""One cluster for all Slurm tests of a run; its daemons are ended by their pid files, whatever the tests did."""
+"""One cluster for all Slurm tests of a run; its daemons are always ended, by their pid files."""
 
 import os
 from collections.abc import Iterator

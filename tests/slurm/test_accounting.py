@@ -1,4 +1,4 @@
-"""The same chain with accounting, and a site that limits how many jobs may be queued."""
+"""A chain on a Slurm with accounting, at a site that limits the number of queued jobs."""
 
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def test_job_that_no_limit_will_ever_admit_is_an_error_and_not_for_later(
 def test_second_submit_on_a_named_cluster_finds_the_jobs_of_the_first(
     accounting_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The cluster's own name, by which Slurm's commands ask accounting for it, and an account from the environment."""
+    """SLURM_CLUSTERS names the cluster itself, so Slurm's commands query accounting; SBATCH_ACCOUNT is set."""
     cluster = accounting_cluster
     chain = ChainOnSlurm(tmp_path, {"train": counting(100, sleep=0.1), "after": counting(3, after=("train",))})
     monkeypatch.setenv("SLURM_CLUSTERS", "loopback")

@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.xdist_group("slur
 
 
 def test_campaign_ends_with_every_chain_finished_and_nothing_lost(cluster: Cluster, tmp_path: Path) -> None:
-    """The shared cluster is asked for only to skip, or to fail in CI, where Slurm is missing."""
+    """The shared cluster's fixture only skips the test, or fails it in CI, if Slurm is missing."""
     cluster.stop()
     assert main(["n=12", "seed=3", f"json={tmp_path / 'faults.json'}", "limit_min=20"]) == 0
     figures = read_json(tmp_path / "faults.json")

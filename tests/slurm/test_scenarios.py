@@ -1,4 +1,4 @@
-"""A chain on a real Slurm gets through time limits, preemption, lost nodes and mistakes, with nobody watching."""
+"""A chain on a real Slurm survives time limits, preemption, lost nodes and mistakes without supervision."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ DONE = {"done"}
 
 @pytest.fixture(scope="module")
 def short_limit(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> ChainOnSlurm:
-    """Submitted before the other scenarios, judged after them: it takes more than its minute."""
+    """Submitted before the other scenarios and checked after them: it takes more than a minute."""
     stages = {"train": counting(600, "every=50", sleep=0.1)}
     resources = {"default": {"cpus": 1, "time_min": 1, "partition": "high"}}
     chain = ChainOnSlurm(tmp_path_factory.mktemp("short"), stages, resources=resources)

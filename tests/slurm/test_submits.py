@@ -1,4 +1,4 @@
-"""Submitting is safe twice at once, under any name, and from either backend; real stages give the same results."""
+"""Submits are safe concurrently, with any name, and from either backend; real stages give the same results."""
 
 import signal
 import subprocess
@@ -50,7 +50,7 @@ def test_chain_moves_between_the_backends_half_way(cluster: Cluster, tmp_path: P
     chain.wait_for_step("train", 60, seconds=90)
     subprocess.run([sys.executable, "-m", "tools.chain", "cancel", str(chain.path)], cwd=PROJECT_ROOT, check=True)
     chain.wait(lambda states: states["train"] == "pending", 60, cluster)
-    assert start(chain, "backend=local").wait(timeout=180) == 0
+    assert start(chain, "backend=local", "retry=true").wait(timeout=180) == 0
     assert [entry["backend"] for entry in chain.attempts("train")] == ["local", "slurm", "local"]
     assert [entry["backend"] for entry in chain.attempts("first")] == ["local"]
     assert chain.lost_steps("train") == 0
@@ -81,7 +81,7 @@ def test_cancel_ends_what_a_submit_with_other_settings_left(
     with pytest.raises(ValueError, match=r"other work .*\n  train \(running\): .*steps=901"):
         chain.submit()
     chain.submit("changed=true")
-    assert "still in the queue from a submit with other settings: train-" in capsys.readouterr().out
+    assert "still in the queue from a submit with another config: train-" in capsys.readouterr().out
     assert run_chain(["cancel", str(chain.path)]) == 0
     wait_until(lambda: not {first, chain.job("train")} & set(cluster.ask("squeue", "-h", "-o", "%i").split()))
     assert len(list(chain.folder.glob("stages/*/STOP"))) == 2

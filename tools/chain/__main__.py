@@ -9,23 +9,27 @@
   python -m tools.chain cancel configs/chains/digits.yaml [stage=NAME]
   python -m tools.chain logs   configs/chains/digits.yaml STAGE [follow=true]
   python -m tools.chain report configs/chains/digits.yaml
+  python -m tools.chain watch  configs/chains/digits.yaml [port=8765] [static=OUT] [host=…] [names=[…]]
 
-init    writes a commented chain file for what you have; it plans as it stands
-keys    lists every setting of a chain file: type, unit, default, meaning; schema=true prints the schema for editors
-plan    reads every config, key and weights file of every stage, names all mistakes at once, and shows what would run,
-        what is done, why something runs again and what it costs; writes nothing
-submit  runs what is not done: with backend=local here until the end, with backend=slurm by sbatch, and returns
-status  shows every stage from its files (and from squeue, where there is one)
-resume  submit with retry=true: failed stages run again, cancelled ones go on
-cancel  stops the chain, or one stage, and keeps its work
+init    writes a commented chain file for your checkpoints, data and cluster; it is valid as written
+keys    lists every key of a chain file: type, unit, default, meaning; schema=true prints the schema for editors
+plan    checks every config, key and weights file of every stage, lists all mistakes at once, and shows what would run,
+        what is done, why a stage runs again and what it costs; writes nothing
+submit  runs the stages that are not done: backend=local runs them here until they end, backend=slurm submits them
+        by sbatch and returns
+status  shows the state of every stage, from its files and, where available, from squeue
+resume  submit with retry=true: failed and cancelled stages run again, from their checkpoints
+cancel  stops the chain or one stage and keeps its checkpoints
 logs    prints the end of a stage's log
-report  writes the report from what is there now
+report  writes the report from the results available now
+watch   serves the chain's page in the browser while it runs; static=OUT writes it once
 
-All are safe to repeat. Every key of the chain file may be given: backend=slurm seeds=[0,1,2] runs=/data/runs. A submit
-remembers these words for all that follow, by chain file or by the chain's folder; what would start other work than the
-last submit is listed and needs changed=true.
+Every command is safe to repeat. Any key of the chain file can be overridden: backend=slurm seeds=[0,1,2]. A submit
+stores its overrides, and later commands reuse them, given the chain file or the chain's folder. If a submit would run
+other work than the last one, it lists the differences and requires changed=true.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -34,7 +38,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 
-from pretrain.runtime.command_line import UsageError, run_command, split_arguments
+from pretrain.runtime.command_line import UsageError, run_command, say_count, split_arguments
 from pretrain.runtime.stopping import EXIT_YIELD
 from pretrain.runtime.yaml_nodes import FALSE, TRUE
 from tools.chain import status
@@ -44,10 +48,10 @@ from tools.chain.ending import print_ending
 from tools.chain.explain import explain_plan, list_rows
 from tools.chain.local import LocalDriver
 from tools.chain.logs import find_logs
-from tools.chain.memory import recall, remember
+from tools.chain.memory import recall, remember, say_command
 from tools.chain.outlook import say_outlook
 from tools.chain.plan.beginning import begin, show_keys
-from tools.chain.plan.options import TAKES, Options, split_options
+from tools.chain.plan.options import TAKES, Options, split_options, watch_words
 from tools.chain.plan.question_words import question_words
 from tools.chain.preflight import Survey, open_checked
 from tools.chain.record import state
@@ -59,7 +63,7 @@ LOG_LINES = 60
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Do what the first word says with the chain file that is the second."""
+    """Run the command named by the first argument on the chain named by the second."""
     if arguments and arguments[0] in WITHOUT_CHAIN:
         return WITHOUT_CHAIN[arguments[0]](arguments[1:])
     words, overrides = split_arguments(arguments, ["COMMAND", "CHAIN"], ["STAGE"])
@@ -108,11 +112,13 @@ def submit(chain: Chain, options: Options) -> int:
         remember(chain)
         for stage in chain.stages:
             state.clear_for_run(chain.folder, stage, stage.name in retry)
+        if cancelled := state.list_cancelled(chain.folder, chain.stages):
+            print(f"cancelled, not started: {', '.join(cancelled)}; {say_command(chain, 'resume')} runs them")
         if chain.config.backend == "slurm":
             from tools.chain.slurm.submit import submit_chain  # heavy: submitit
 
             return submit_chain(chain)
-    print(f"chain {shorten(chain.folder)}: {len(chain.stages)} stages on this machine")
+    print(f"chain {shorten(chain.folder)}: {say_count(len(chain.stages), 'stage')} on this machine")
     code = LocalDriver(chain).run()
     if code != EXIT_YIELD:
         print_ending(chain)
@@ -120,14 +126,14 @@ def submit(chain: Chain, options: Options) -> int:
 
 
 def resume(chain: Chain, options: Options) -> int:
-    """Submit with every failed stage tried again."""
+    """Submit, and run failed and cancelled stages again."""
     return submit(chain, replace(options, retry=options.retry or "true"))
 
 
 def show_status(chain: Chain, options: Options) -> int:
     """Print the table, once or until the chain has ended."""
     while True:
-        stages = state.read_plan(chain.folder)[1]  # anew each time: another submit may change it
+        stages = state.read_plan(chain.folder)[1]  # read again each time: another submit may change it
         rows = status.describe_stages(chain.folder, stages, _ask_queue(chain))
         if options.json:
             print(json.dumps(rows, indent=2, ensure_ascii=False))
@@ -142,9 +148,9 @@ def show_status(chain: Chain, options: Options) -> int:
 
 
 def cancel(chain: Chain, options: Options) -> int:
-    """Write STOP into the stages that have not ended, upon which they save and end; cancel their jobs.
+    """Write STOP into the folders of unfinished stages, which makes them save and exit, and cancel their jobs.
 
-    The whole chain includes what an earlier submit with other settings left in the queue.
+    Without stage=, this includes stages that an earlier submit with another config left in the queue.
     """
     states = state.find_states(chain.folder, chain.stages)
     chosen = {entry.folder: entry.name for entry in chain.stages if options.stage in ("", entry.name)}
@@ -157,7 +163,7 @@ def cancel(chain: Chain, options: Options) -> int:
     for name in chosen:
         if name not in ended:
             (state.stage_folder(chain.folder, name) / "STOP").touch()
-            print(f"{chosen[name]}: will stop; its work is kept")
+            print(f"{chosen[name]}: stopping; its checkpoints are kept")
     if any((state.stage_folder(chain.folder, name) / "ledger.jsonl").exists() for name in chosen):
         from tools.chain.slurm.submit import cancel_jobs  # heavy: submitit
 
@@ -166,7 +172,7 @@ def cancel(chain: Chain, options: Options) -> int:
 
 
 def logs(chain: Chain, options: Options) -> int:
-    """Print the end of a stage's log, and what comes after while it runs."""
+    """Print the end of a stage's log; with follow=true, keep printing while the stage runs."""
     stages = {entry.name: entry for entry in chain.stages}
     if options.stage not in stages:
         raise _unknown_stage(chain, options.stage)
@@ -187,11 +193,22 @@ def logs(chain: Chain, options: Options) -> int:
 
 
 def report(chain: Chain, _options: Options) -> int:
-    """Write the report from what is there."""
-    words = [sys.executable, "-m", "tools.write_report", str(chain.folder), f"out={chain.folder / 'report'}"]
-    words += question_words(chain.config)  # the chain file's as it is now
+    """Write the report from the results available now."""
+    out = f"out={chain.folder / 'report'}"
+    return _run_tool("tools.write_report", str(chain.folder), out, *question_words(chain.config))
+
+
+def watch(chain: Chain, options: Options) -> int:
+    """Serve the chain's page until Ctrl-C, or write it once."""
+    with contextlib.suppress(KeyboardInterrupt):
+        return _run_tool("tools.watch", str(chain.folder), *watch_words(options))
+    return 0
+
+
+def _run_tool(module: str, *words: str) -> int:
+    """Run another tool as a command of its own, which a chain must not import; return its exit code."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    return subprocess.run(words, check=False, env=environment).returncode
+    return subprocess.run([sys.executable, "-m", module, *words], check=False, env=environment).returncode
 
 
 def _ask_queue(chain: Chain) -> dict[str, dict[str, str]] | None:
@@ -203,7 +220,7 @@ def _ask_queue(chain: Chain) -> dict[str, dict[str, str]] | None:
 
 
 def _read_retry(chain: Chain, text: str) -> set[str]:
-    """Return the stages to try again: all for true, none for false or nothing, else those named."""
+    """Return the names of the stages to run again: all for "true", none for "false" or "", else those listed."""
     names = {stage.name for stage in chain.stages}
     if text.lower() in ("", *TRUE, *FALSE):
         return names if text.lower() in TRUE else set()
@@ -219,7 +236,7 @@ def _unknown_stage(chain: Chain, name: str) -> ValueError:
 
 
 PLANNING = ("plan", "submit", "resume")
-"""Commands that look at the chain's files as they are now; the others go by the last submit."""
+"""Commands that plan from the current files; the others use the plan of the last submit."""
 WITHOUT_CHAIN: dict[str, Callable[[Sequence[str]], int]] = {"init": begin, "keys": show_keys}
 COMMANDS: dict[str, Callable[[Chain, Options], int]] = {
     "plan": plan,
@@ -229,6 +246,7 @@ COMMANDS: dict[str, Callable[[Chain, Options], int]] = {
     "cancel": cancel,
     "logs": logs,
     "report": report,
+    "watch": watch,
 }
 
 

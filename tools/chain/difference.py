@@ -1,4 +1,4 @@
-"""What a submit would do otherwise than the last one: it has to be asked for, for it may cost days of GPUs."""
+"""Refuse a submit that would run other work than the last one unless changed=true: it may cost days of GPU time."""
 
 from collections.abc import Iterator
 
@@ -7,14 +7,14 @@ from tools.chain.record.state import find_states, read_plan
 from tools.chain.submit import Chain
 
 SUMMARIES = ("analyse", "report", "notify")
-"""Kinds that follow from the others and cost minutes."""
+"""Kinds of stages that summarise the others and take minutes."""
 SHOWN = 12
 
 
 def refuse_other_work(chain: Chain) -> None:
-    """Raise ValueError when a stage of the last submit would run anew with other settings, data or code.
+    """Raise ValueError if a stage of the last submit would run again with another config, data or code.
 
-    A stage that failed, or waits for one that failed, has to change; and what is new adds to the last submit.
+    Failed and blocked stages may change, and new stages may be added.
     """
     if not (chain.folder / "chain.json").is_file():
         return
@@ -22,8 +22,8 @@ def refuse_other_work(chain: Chain) -> None:
         more = [f"  … and {len(changes) - SHOWN} more"] if len(changes) > SHOWN else []
         text = "\n".join(["this would start other work than the last submit did:", *changes[:SHOWN], *more])
         raise ValueError(
-            f"{text}\nIf that is meant, add changed=true; name=NEW starts a chain of its own beside this one; "
-            "`plan` with the same words shows all of it."
+            f"{text}\nIf this is intended, add changed=true. To start a separate chain, give name=NEW. "
+            "`plan` with the same options shows the complete plan."
         )
 
 
@@ -31,7 +31,7 @@ def _find_changes(chain: Chain) -> Iterator[str]:
     try:
         before = read_plan(chain.folder)[1]
     except ValueError:
-        return  # a damaged chain.json: this submit writes it anew
+        return  # a damaged chain.json: this submit rewrites it
     states = find_states(chain.folder, before)
     now = {stage.name: stage for stage in chain.stages}
     for stage in before:
@@ -43,7 +43,7 @@ def _find_changes(chain: Chain) -> Iterator[str]:
 
 
 def say_changes(before: Stage, now: Stage) -> list[str]:
-    """Return what differs between two stages of one name: words one by one, else the parts of the key."""
+    """Return the differences between two stages of the same name: changed arguments, else changed parts of the key."""
     parts = [part for part in {**before.why, **now.why} if before.why.get(part) != now.why.get(part)]
     said = []
     for part in parts:

@@ -1,4 +1,4 @@
-"""What a local run ends with: the table of results and where everything lies."""
+"""Print what a finished local run produced: the table of results and the paths of its outputs."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def print_ending(chain: Chain) -> None:
-    """Print the results, what failed, and the paths of report, weights and drawn detections."""
+    """Print the results, the unfinished stages, and the paths of report, weights and drawn detections."""
     states = find_states(chain.folder, chain.stages)
     if sweep := write_sweep(chain):
         write_text(chain.folder / "report" / "sweep.csv", sweep)
@@ -44,11 +44,11 @@ def print_ending(chain: Chain) -> None:
         if path.exists():
             print(f"{label:8} {shorten(path)}")
     if any(states[stage.name] == "failed" for stage in chain.stages):
-        print(f"try the failed stages again: {say_command(chain, 'resume')}")
+        print(f"to run the failed stages again:  {say_command(chain, 'resume')}")
 
 
 def write_results(chain: Chain) -> str:
-    """Return the verdict, the control and the table of results, as the report's own code writes them."""
+    """Return the verdict, the controls and the table of results, as printed by tools.report.closing."""
     words = [sys.executable, "-m", "tools.report.closing", str(chain.folder), *question_words(chain.config)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(words, check=False, env=environment, capture_output=True, text=True)
@@ -63,7 +63,7 @@ def write_sweep(chain: Chain) -> str:
     axes = list_axes(chain.config)
     lines: list[list[object]] = [[*axes, "backbone", "protocol", "seed", "metric", "value"]]
     for stage, result in _read_results(chain):
-        own = points.get(method_of(result.backbone), {})  # the pretraining seeds of a variant share its place
+        own = points.get(method_of(result.backbone), {})  # the pretraining seeds of a variant share its grid point
         values = own | find_values(points, stage.array or stage.name, result.backbone)
         about = [*(values.get(axis, "") for axis in axes), result.backbone, result.protocol, result.seed]
         lines += [[*about, metric, value] for metric, value in result.metrics.items()]
@@ -73,7 +73,7 @@ def write_sweep(chain: Chain) -> str:
 
 
 def _read_results(chain: Chain) -> "list[tuple[Stage, RunResult]]":
-    from tools.chain.record.sound_results import read_sound_result  # late: plan and status do not need it
+    from tools.chain.record.sound_results import read_sound_result  # imported late: plan and status do not need it
 
     found = [(stage, read_sound_result(stage_folder(chain.folder, stage.folder), stage.kind)) for stage in chain.stages]
     return [(stage, result) for stage, result in found if result is not None]

@@ -1,10 +1,11 @@
-"""Say a plan in words: the stages, what is done, why the rest runs, and what it costs."""
+"""Describe a plan as text: its stages, what is done, why the rest runs, and what it costs."""
 
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
+from pretrain.runtime.command_line import say_count
 from pretrain.runtime.storage import read_json
 from tools.chain.plan.make_plan import Stage
 from tools.chain.plan.plan_table import Row, say_longest_path, say_total, write_plan_table
@@ -16,21 +17,21 @@ from tools.chain.status import read_progress
 from tools.chain.submit import Chain, shorten
 
 NO_PROTOCOL = ("data", "pretrain", "convert", "analyse", "report", "notify")
-"""Kinds of stages that measure nothing."""
+"""Kinds of stages that belong to no protocol."""
 Work = tuple[str, ...]
-"""What a stage does, whoever it does it to."""
+"""Identity of a unit of work, independent of backbone and seed (used to reuse timings)."""
 
 
 def explain_plan(chain: Chain, survey: Survey | None = None) -> str:
-    """Return the plan as text of one screen: a table of the stages, the longest path, and the GPU-hours left."""
+    """Return the plan as text that fits a screen: the stages, the longest path, and the remaining GPU-hours."""
     rows = list_rows(chain, survey)
-    title = f"chain {shorten(chain.folder)}, backend {chain.config.backend}: {len(chain.stages)} stages"
+    title = f"chain {shorten(chain.folder)}, backend {chain.config.backend}: {say_count(len(chain.stages), 'stage')}"
     texts = [title, write_plan_table(rows), say_longest_path(rows, chain.stages), say_total(rows)]
     return "\n".join([*filter(None, texts), *(find_same_work(survey) if survey else [])])
 
 
 def list_rows(chain: Chain, survey: Survey | None = None) -> list[Row]:
-    """Return what a plan says of each stage."""
+    """Return one table row per stage."""
     states = find_states(chain.folder, chain.stages)
     measured = measure_gpu_hours(chain.folder)
     notes = {} if survey is None else survey.notes
@@ -47,7 +48,7 @@ def list_rows(chain: Chain, survey: Survey | None = None) -> list[Row]:
 
 
 def estimate_gpu_hours(chain: Path, stage: Stage, measured: Mapping[Work, float]) -> float | None:
-    """Return GPUs x hours that are left: from the stage's own rate, else its like, else its estimate; None: unknown."""
+    """Return the remaining GPU-hours, by the stage's own rate, else as `whole_gpu_hours`; None if unknown."""
     gpus = stage.resources.gpus * stage.resources.nodes
     if not gpus:
         return 0.0
@@ -58,13 +59,13 @@ def estimate_gpu_hours(chain: Path, stage: Stage, measured: Mapping[Work, float]
 
 
 def whole_gpu_hours(stage: Stage, measured: Mapping[Work, float]) -> float | None:
-    """Return GPUs x hours of a stage from its start to its end: as its like took, else by its estimate."""
+    """Return the GPU-hours of a complete stage, as measured for the same work, else as configured; None if unknown."""
     gpus = stage.resources.gpus * stage.resources.nodes
     return measured.get(_work_of(stage.kind, stage.command), gpus * stage.resources.hours or None)
 
 
 def measure_gpu_hours(chain: Path) -> dict[Work, float]:
-    """Return the mean GPU-hours of the stages done on GPUs, by what they do: another seed costs the same."""
+    """Return the mean GPU-hours of finished GPU stages per unit of work; all seeds are taken to cost the same."""
     found: dict[Work, list[float]] = {}
     for path in (chain / "stages").glob("*/DONE.json"):
         attempts = read_attempts(path.parent)
@@ -79,12 +80,12 @@ def measure_gpu_hours(chain: Path) -> dict[Work, float]:
 
 
 def _work_of(kind: str, command: Sequence[str]) -> Work:
-    """Return the kind, the module and its config: what names, seeds and settings leave alone."""
+    """Return kind, module and config, which do not depend on names, seeds and overrides."""
     return (kind, *command[:4])
 
 
 def _reasons_again(chain: Chain, states: Mapping[str, str]) -> dict[str, str]:
-    """Return {stage: why a stage of this name that is done under another key does not count}."""
+    """Return {stage: why a finished stage of this name with another key cannot be reused}."""
     done: dict[str, list[Path]] = {}
     folder = chain.folder / "stages"
     for entry in os.scandir(folder) if folder.is_dir() else ():
@@ -109,4 +110,4 @@ def _why_again(stage: Stage, others: Sequence[Path]) -> str:
     ]
     fewest = min((len(parts) for parts in changes), default=0)
     parts = next((parts for parts in changes if len(parts) == fewest), [])
-    return f"again, for what changed: {', '.join(parts)}" if parts else ""
+    return f"runs again, changed:  {', '.join(parts)}" if parts else ""

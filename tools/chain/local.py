@@ -1,7 +1,7 @@
-"""Run a chain on this machine: each stage a subprocess, as many at a time as GPUs or CPUs allow, until all have ended.
+"""Run a chain on this machine: each stage is a subprocess, as many at a time as GPUs or CPUs allow.
 
-With GPUs, stages share them by the `gpus` they ask for; without any, they share the CPUs by their `cpus`.
-The driver holds no state: killed at any moment, a new one goes on from the files.
+With GPUs, stages are scheduled by the `gpus` they request; without, by their `cpus`.
+The driver keeps no state: if it is killed, a new one resumes from the files.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from tools.chain.logs import RUNNER_LOG
 from tools.chain.plan.make_plan import Stage
 from tools.chain.record.attempts import read_attempts
 from tools.chain.record.lock import ChainLock
-from tools.chain.record.state import read_done, read_failed, read_spec, stage_folder
+from tools.chain.record.state import is_cancelled, read_done, read_failed, read_spec, stage_folder
 from tools.chain.record.watch import StateWatch
 from tools.chain.run.launch import stage_environment, wait_for_any
 from tools.chain.run.spare import RunnerStarter
@@ -30,17 +30,17 @@ from tools.chain.status import read_progress, say_duration, say_progress
 from tools.chain.submit import Chain
 
 POLL_S = 0.5
-"""Between two looks at what runs elsewhere; the end of a stage of this driver's is seen at once."""
+"""Seconds between two checks of stages run by others; the end of the driver's own stages is noticed at once."""
 FUTILE_STARTS = 5
-"""Starts of one stage in a row that never got as far as an attempt, after which it is given up."""
+"""Consecutive starts of a stage that left no attempt, after which it is given up."""
 TERMINAL_EVERY_S = 1.0
 LOG_EVERY_S = 15.0
-"""Between two progress lines on a terminal (rewritten in place) and in a log file."""
+"""Seconds between two progress lines: on a terminal (rewritten in place) and in a log file."""
 
 
 @dataclass
 class Running:
-    """A stage that runs as a child of this driver."""
+    """A stage that runs as a child process of this driver."""
 
     stage: Stage
     process: subprocess.Popen[bytes]
@@ -52,7 +52,7 @@ class Running:
 
 
 class LocalDriver:
-    """Start what is ready, wait, say how far it is."""
+    """Start ready stages, wait for them, and print progress."""
 
     def __init__(self, chain: Chain) -> None:
         self.chain = chain
@@ -62,26 +62,26 @@ class LocalDriver:
         self.running: list[Running] = []
         self.starter = RunnerStarter()
         self.given_up: set[str] = set()
-        """Stages whose gate was closed, or that were cancelled: not tried again by this driver."""
+        """Stages whose gate was closed or that were cancelled; this driver does not start them again."""
         self.futile: dict[str, int] = {}
-        """Starts in a row that left no attempt."""
+        """Stage → consecutive starts that left no attempt."""
         self.delayed: dict[str, float] = {}
-        """When such stages are tried again, by time.monotonic()."""
+        """Stage → earliest time of its next start, by time.monotonic()."""
         self.stops = 0
         self._line_at = 0.0
         self._line = ""
 
     def run(self) -> int:
-        """Run until nothing is left to do; return 0, 1 (a stage failed), 75 (stopped) or 78 (a gate was closed)."""
+        """Run until no stage can start; return 0, 1 (failures), 75 (stopped) or 78 (closed gates, cancelled stages)."""
         lock = ChainLock(self.chain.folder / ".driver.lock", timeout=0)
         try:
             lock.acquire()
         except Timeout as error:
             raise ValueError(
-                f"{self.chain.folder}: a driver runs this chain already; watch it with `status`"
+                f"{self.chain.folder}: another driver is running this chain; follow it with `status`"
             ) from error
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup means: stay
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # under nohup it stays ignored
                 signal.signal(number, self._stop)
         try:
             return self._loop()
@@ -102,14 +102,14 @@ class LocalDriver:
             wait_for_any([entry.process for entry in self.running], POLL_S)
         self._clear_line()
         if self.stops:
-            print("stopped; the same command goes on from here")
+            print("stopped; the same command resumes from here")
             return EXIT_YIELD
         if self.given_up:
             return EXIT_GATE
         return 0 if self.watch.counts["done"] == len(self.chain.stages) else 1
 
     def _look_elsewhere(self) -> None:
-        """Take in what other processes changed: runs of theirs that end, stages that are tried again."""
+        """Update the stages that other processes changed, and make delayed stages available again."""
         for name in self._find_foreign():
             self.watch.update(name)
         for name in [name for name, until in self.delayed.items() if until <= time.monotonic()]:
@@ -127,6 +127,9 @@ class LocalDriver:
         while len(self.running) < self.slots and (stage := self.watch.take_ready()) is not None:
             if stage.name in mine or stage.name in self.given_up or stage.name in self.delayed:
                 continue
+            if is_cancelled(stage_folder(self.chain.folder, stage.folder)):
+                self.given_up.add(stage.name)
+                continue
             if stage.always and any(name in self.given_up or name in mine for name in stage.upstream):
                 later.append(stage.name)
                 continue
@@ -134,7 +137,7 @@ class LocalDriver:
             wanted = min(stage.resources.gpus * stage.resources.nodes, len(self.gpus))
             if wanted > len(gpus) or not self._has_cpus_for(stage):
                 later.append(stage.name)
-                break  # in order: a stage that needs more waits, and nothing overtakes it
+                break  # in plan order: nothing overtakes a stage that waits for resources
             self._start(stage, gpus[:wanted])
             mine.add(stage.name)
         for name in later:
@@ -145,7 +148,7 @@ class LocalDriver:
         return [gpu for gpu in self.gpus if gpu not in taken]
 
     def _has_cpus_for(self, stage: Stage) -> bool:
-        """Return whether the CPUs suffice; where there are GPUs, these alone decide: CPUs are shared."""
+        """Return whether enough CPUs are free; on a machine with GPUs, CPUs are not counted."""
         return bool(self.gpus) or self._cpus_of(stage) <= self.cpus - sum(entry.cpus for entry in self.running)
 
     def _cpus_of(self, stage: Stage) -> int:
@@ -175,7 +178,7 @@ class LocalDriver:
                 self._conclude(entry, code)
 
     def _conclude(self, entry: Running, code: int) -> None:
-        """Say what became of a start, and whether the stage is tried again."""
+        """Print the outcome of a start, and decide whether the stage is started again."""
         folder, name = stage_folder(self.chain.folder, entry.stage.folder), entry.stage.name
         took = say_duration(time.monotonic() - entry.began)
         newest = _newest_attempt(folder)
@@ -185,7 +188,7 @@ class LocalDriver:
         elif (failed := read_failed(folder)) is not None:
             tail = "\n".join(failed["tail"].splitlines()[-12:])
             self._say(f"{name}: failed after {took} ({failed['kind']}): {failed['message']}\n{tail}".rstrip())
-            self._say(f"  whole log: {folder / 'log.txt'}")
+            self._say(f"  full log:  {folder / 'log.txt'}")
         elif self.watch.states[name] == "running":
             self.futile[name] = 0
             self._say(f"{name}: runs elsewhere; waiting for it")
@@ -236,8 +239,8 @@ class LocalDriver:
             if entry.process.poll() is None:
                 entry.process.send_signal(signal.SIGTERM if self.stops == 1 else signal.SIGKILL)
         if self.stops == 1:
-            text = "stopping: the running stages save their work (again to end them at once)"
-            with contextlib.suppress(OSError):  # nobody may read it any more
+            text = "stopping: the running stages save their work (repeat to kill them at once)"
+            with contextlib.suppress(OSError):  # the reader may be gone
                 os.write(1, f"\n{text}\n".encode())
 
 

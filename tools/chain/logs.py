@@ -1,4 +1,4 @@
-"""Find the log that tells what became of a stage: its command's, or that of a job which never got so far."""
+"""Locate the log that explains a stage's outcome: the command's log or, if it never started, the Slurm job's."""
 
 from pathlib import Path
 
@@ -10,10 +10,10 @@ RUNNER_LOG = "log.runner.txt"
 
 
 def find_logs(chain: Path, folder_name: str, state: str) -> list[Path]:
-    """Return the files to read, the command's first.
+    """Return the log files to show, the command's first.
 
-    While a stage neither runs nor has a verdict, a newer log of the runner or of the Slurm job belongs to it: a closed
-    gate, a failing set-up line, a node that could not start the job.
+    If a stage neither runs nor has a verdict, a newer log of the runner or the Slurm job is added: it shows a closed
+    gate, a failing set-up line or a failed launch.
     """
     folder = stage_folder(chain, folder_name)
     own = [path for path in (folder / LOG,) if path.is_file()]
@@ -25,7 +25,7 @@ def find_logs(chain: Path, folder_name: str, state: str) -> list[Path]:
 
 
 def _list_job_logs(chain: Path, folder: Path) -> list[Path]:
-    """Return the logs of the stage's newest job; those of an array lie with its first stage."""
+    """Return the logs of the stage's newest job; those of an array are in the folder of its first stage."""
     ids = [line["job_id"] for line in read_ledger(folder) if "job_id" in line]
     return list((chain / "stages").glob(f"*/slurm/{ids[-1]}_*_log.out")) if ids else []
 

@@ -1,4 +1,4 @@
-"""What a submit was told on its command line is kept in the chain's folder and holds for the commands that follow."""
+"""Store the overrides of a submit in the chain's folder and apply them to later commands."""
 
 import contextlib
 import hashlib
@@ -11,19 +11,19 @@ from tools.chain.record.state import read_plan
 from tools.chain.submit import Chain, find_chain_folder, shorten
 
 MEMORY = "overrides.json"
-"""In the chain's folder: {chain file: key=value words}."""
+"""File in the chain's folder: {chain file: [key=value, …]}."""
 PATHS = ("runs", "data.root")
-"""Settings that are folders: kept absolute, so that they hold from any folder."""
+"""Keys whose values are folders: stored as absolute paths, so that they are valid from any folder."""
 PLACES = ("runs", "name")
-"""Settings that decide which folder is the chain's."""
+"""Keys that determine the chain's folder."""
 
 
 def recall(path: str | Path, given: Sequence[str]) -> tuple[Path, tuple[str, ...]]:
-    """Return the chain file and the words that hold for it: those of the last submit, then the `given` ones.
+    """Return the chain file and its overrides: those of the last submit, updated by `given`.
 
     Args:
         path: a chain file, or the folder of a chain that was submitted.
-        given: key=value words of this command.
+        given: key=value options of this command.
 
     Raises:
         ValueError: a folder without a submitted chain, or damaged files in it.
@@ -43,7 +43,7 @@ def recall(path: str | Path, given: Sequence[str]) -> tuple[Path, tuple[str, ...
 
 
 def remember(chain: Chain) -> None:
-    """Keep the chain's words, and beside the folder that the file alone names, where the chain is."""
+    """Store the chain's overrides and, if they moved the chain, a pointer to it beside its default folder."""
     words = [_absolute(word) for word in chain.overrides]
     kept = _read(chain.folder)
     file = str(chain.path.absolute())
@@ -53,12 +53,12 @@ def remember(chain: Chain) -> None:
     named = find_chain_folder(chain.path, read_chain(chain.path, plain))
     if named != chain.folder:
         pointer = _pointer(named)
-        with contextlib.suppress(OSError):  # a folder that may not be written: then the words have to be given
+        with contextlib.suppress(OSError):  # a read-only folder: later commands need the overrides again
             write_text(pointer, f"{chain.folder}\n")
 
 
 def merge_words(before: Iterable[str], given: Iterable[str]) -> tuple[str, ...]:
-    """Return the words, those of `given` in place of earlier ones for the same key or for what lies below it."""
+    """Return the options `before`, updated by `given`: these replace earlier ones for the same key or keys below it."""
     given = tuple(given)
     keys = [word.partition("=")[0] for word in given]
     kept = [word for word in before if not any(f"{word.partition('=')[0]}.".startswith(f"{key}.") for key in keys)]
@@ -67,12 +67,12 @@ def merge_words(before: Iterable[str], given: Iterable[str]) -> tuple[str, ...]:
 
 
 def say_command(chain: Chain, command: str) -> str:
-    """Return the command line by which a person goes on with this chain."""
+    """Return the command line that runs `command` on this chain."""
     return f"mochi chain {command} {shorten(chain.folder)}"
 
 
 def _follow(folder: Path) -> Path:
-    """Return where a chain of the file that names `folder` was last submitted to: `folder`, unless elsewhere."""
+    """Return the folder of the last submit: `folder`, or the one that its pointer names."""
     pointer = _pointer(folder)
     if (folder / "chain.json").is_file() or not pointer.is_file():
         return folder
@@ -90,7 +90,7 @@ def _read(folder: Path) -> dict[str, list[str]]:
     values = read_json(folder / MEMORY)
     if not isinstance(values, dict):
         raise ValueError(  # noqa: TRY004 (a damaged file, not a caller's mistake)
-            f"{folder / MEMORY}: expected the words of each chain file; delete the file to forget them"
+            f"{folder / MEMORY}: expected a list of key=value per chain file; delete the file to discard them"
         )
     return values
 

@@ -1,9 +1,10 @@
-"""Tell that a chain is done, failed or blocked: by a command of the user's, or by a POST to an address.
+"""Report that a chain is done, failed or blocked: run a command, or POST to a URL.
 
   python -m tools.chain.notify_chain runs/digits [command="mail -s done me"] [url=https://…]
 
 The last stage of a chain with `notify: {command: […], url: …}` calls it; it can be called at any time. The command
-gets the message as its last word, the address JSON: text (the message), chain, state, counts, failed (stage: reason).
+receives the message as its last argument; the URL receives JSON: text (the message), chain, state, counts, failed
+(stage: reason).
 
 Example: python -m tools.chain.notify_chain runs/digits url=https://hooks.example.org/1
 """
@@ -33,16 +34,16 @@ TIMEOUT_S = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class NotifySettings:
-    """Where the message goes; nothing given: as the chain file says."""
+    """Where to send the message; by default as the chain file specifies."""
 
     command: str = ""
-    """Words of a command, as a shell would split them; the message follows as one more word."""
+    """Command line, split as a shell does; the message is appended as one argument."""
     url: str = ""
-    """Address that takes a POST of JSON."""
+    """URL that accepts a POST of JSON."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Send the message of a chain; ValueError when it could not be delivered."""
+    """Send a chain's message; raise ValueError if it cannot be delivered."""
     (folder,), overrides = split_arguments(arguments, ["CHAIN_FOLDER"])
     given = read_settings(NotifySettings, None, overrides)
     values, _ = read_plan(Path(folder))
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def write_message(folder: Path) -> dict[str, Any]:
-    """Return what is told of a chain: its text, state (done, failed or unfinished), counts, and why stages failed."""
+    """Return a chain's message: text, state (done, failed or unfinished), counts, and the reason of each failure."""
     values, every = read_plan(folder)
     stages = [stage for stage in every if stage.kind != "notify"]
     states = find_states(folder, stages)

@@ -1,4 +1,4 @@
-"""One line about a whole chain: how far it is, what it has cost, when it can be done."""
+"""Summarise a chain in one line: progress, cost so far, earliest end."""
 
 import time
 from collections import Counter
@@ -26,7 +26,7 @@ def say_outlook(chain: Path, stages: Sequence[Stage], rows: Sequence[Mapping[str
         return "; ".join(parts)
     left_s, unknown = _find_time_left(chain, stages, states, {str(row["stage"]): row for row in rows})
     if unknown:
-        parts.append(f"end unknown: nothing like {unknown[0]} has finished yet")
+        parts.append(f"end unknown: no stage like {unknown[0]} has finished yet")
     else:
         clock = time.strftime("%a %H:%M", time.localtime(now + left_s))
         parts.append(f"done {clock} at the earliest (in {say_duration(left_s)})")
@@ -36,7 +36,7 @@ def say_outlook(chain: Path, stages: Sequence[Stage], rows: Sequence[Mapping[str
 def _find_time_left(
     chain: Path, stages: Sequence[Stage], states: Mapping[str, str], rows: Mapping[str, Mapping[str, Any]]
 ) -> tuple[float, list[str]]:
-    """Return the seconds along the longest path of what is left, and the stages of which nothing is known."""
+    """Return the remaining seconds along the longest path, and the stages without an estimate."""
     took: dict[Work, list[float]] = {}
     for stage in stages:
         if states[stage.name] == "done":
@@ -59,5 +59,5 @@ def _find_time_left(
 
 
 def _work_of(stage: Stage) -> Work:
-    """Return what a stage does, whoever it does it to: its kind, module and config."""
+    """Return the kind, module and config of a stage, which do not depend on backbone and seed."""
     return (stage.kind, *stage.command[:4])

@@ -1,4 +1,4 @@
-"""Say what the comparisons of a chain will be able to show, and the cheapest numbers of runs that show more."""
+"""Estimate the differences that a chain's comparisons can detect, and the cheapest numbers of runs that detect more."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -21,9 +21,9 @@ from transfer.results.seeds import method_of
 from transfer.results.summaries import Summary, published_noise, summarise
 
 SHOWN = 12
-"""Lines of a plan; more do not fit its screen."""
+"""Most lines in a plan, which has to fit a screen."""
 DELTA = 0.5
-"""Percent points to be shown where the chain names none and none are published."""
+"""Percent points to detect, if the chain sets no delta and no noise is published."""
 CLAIMS = {
     "methods": "about the methods",
     "checkpoints": "about these checkpoints, not the methods",
@@ -34,7 +34,7 @@ CLAIMS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """One protocol of the chain, as results will name it."""
+    """One protocol of the chain, under its name in the results."""
 
     name: str
     protocol: str
@@ -45,7 +45,7 @@ class Measure:
 
 
 def say_power(chain: Chain) -> list[str]:
-    """Return one line per comparison, protocol and headline metric; none where nothing is compared."""
+    """Return one line per comparison, protocol and headline metric; none if nothing is compared."""
     config = expand_seeds(expand_grid(chain.config))
     measures = list(_list_measures(chain, config))
     asked, points = chain.config, list_points(chain.config)
@@ -72,7 +72,7 @@ def say_power(chain: Chain) -> list[str]:
         said.setdefault((first, second, _say(seen, delta)), []).append(f"{measure.name} {metric}")
     lines = [f"  {one} against {two} ({', '.join(names)}): {text}" for (one, two, text), names in said.items()]
     more = [f"  … and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    return ["what the comparisons can show, with 80 % power:", *lines[:SHOWN], *more]
+    return ["differences that the comparisons can detect, with 80 % power:", *lines[:SHOWN], *more]
 
 
 def _say(seen: Forecast, delta: float) -> str:
@@ -105,7 +105,7 @@ def _list_measures(chain: Chain, config: ChainConfig) -> Iterator[Measure]:
 
 
 def _look_up(chain: Chain, protocol: Protocol) -> tuple[str, tuple[str, ...]]:
-    """Return the protocol's identifier and its headline metrics, as its config says."""
+    """Return the protocol's identifier and its headline metrics, from its config."""
     places = list_places(chain.path)
     path = find_file(protocol.config, places) or find_named_config(protocol.config, places[-1])
     values: dict[str, Any] = {}
@@ -126,7 +126,7 @@ def _look_up(chain: Chain, protocol: Protocol) -> tuple[str, tuple[str, ...]]:
 
 
 def _read_summaries(chain: Chain) -> list[Summary]:
-    """Return what the finished runs measured; a plan leaves damaged results to the report, which names them."""
+    """Return summaries of the finished runs; damaged results are skipped here and listed in the report."""
     results = []
     for stage in chain.stages:
         path = stage_folder(chain.folder, stage.folder) / RESULT

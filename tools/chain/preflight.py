@@ -1,7 +1,7 @@
-"""Look at everything that the stages of a chain will look at, before anything is submitted: all mistakes at once.
+"""Check everything that the stages of a chain will read, before anything is submitted, and list all mistakes at once.
 
-Every config and key is read by the very reader of the stage's tool, weights are opened, data folders looked at. What a
-stage of an earlier submit holds was looked at then.
+Every config and key is read by the reader of the stage's own tool, weights are opened, data folders are checked. Stages
+that an earlier submit checked are skipped.
 """
 
 import re
@@ -11,7 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pretrain.config import PretrainConfig
+from pretrain.runtime.command_line import say_count
 from pretrain.runtime.machine import PROJECT_ROOT
+from pretrain.runtime.setting_types import find_near
 from pretrain.runtime.settings import read_settings
 from tools.chain.plan.config import ChainConfig, read_chain
 from tools.chain.plan.make_plan import draft_stages
@@ -19,35 +21,36 @@ from tools.chain.plan.resources import look_up_resources
 from tools.chain.plan.stage_commands import Draft
 from tools.chain.record.state import stage_folder
 from tools.chain.submit import Chain, list_places, open_chain
+from transfer.weights.sources.remote_weights import is_remote
 
 LATER = "@"
-"""First sign of a path that is known only when the stage starts."""
+"""First character of a path that is known only when the stage starts."""
 LARGE_COCO_BYTES = 64 * 1024 * 1024
-"""A COCO annotation file above this is looked for and not read: reading COCO's own takes half a minute."""
+"""COCO annotation files above this size are not read, only checked to exist: reading COCO's takes half a minute."""
 
 
 @dataclass
 class Survey:
-    """What was found."""
+    """Problems and properties of a chain's stages."""
 
     problems: dict[str, list[str]] = field(default_factory=dict)
     """Sentence → the stages that it is about."""
     notes: dict[str, str] = field(default_factory=dict)
-    """Stage → what its weights or settings are."""
+    """Stage → description of its weights or config."""
     depths: dict[str, int] = field(default_factory=dict)
     """Backbone → depth of its ResNet."""
     pretrainings: dict[str, PretrainConfig] = field(default_factory=dict)
-    """Backbone → settings of its pretraining."""
+    """Backbone → config of its pretraining."""
     ranks: dict[str, int] = field(default_factory=dict)
-    """Stage → processes that it will have."""
+    """Stage → number of its processes."""
 
     def add(self, stage: str, error: Exception) -> None:
-        """Note what is wrong with a stage."""
+        """Record the problems of a stage."""
         for line in str(error).splitlines():
             self.problems.setdefault(line, []).append(stage)
 
     def copy(self, first: Draft, other: Draft) -> None:
-        """Take over what was found about a stage that is checked alike."""
+        """Copy the findings about a stage to one with an equivalent check."""
         for names in self.problems.values():
             if first.name in names:
                 names.append(other.name)
@@ -66,10 +69,10 @@ class Survey:
 
 
 def open_checked(path: Path, words: Sequence[str]) -> tuple[Chain, Survey]:
-    """Return a chain whose stages were all looked at.
+    """Return a chain whose stages have all been checked, and the findings.
 
     Raises:
-        ValueError: with everything that is wrong, in the chain file and behind it.
+        ValueError: lists every mistake in the chain file and in the files that it names.
 
     """
     config = read_chain(path, tuple(words))
@@ -80,20 +83,19 @@ def open_checked(path: Path, words: Sequence[str]) -> tuple[Chain, Survey]:
     survey = survey_stages(config, new)
     problems += survey.say_problems()
     if problems or chain is None:
-        count = f"{len(problems)} mistakes" if len(problems) > 1 else "one mistake"
-        raise ValueError("\n".join([f"{path}: {count}, nothing is started:", *problems]))
+        raise ValueError("\n".join([f"{path}: {say_count(len(problems), 'mistake')}, nothing is started:", *problems]))
     return chain, survey
 
 
 def survey_stages(config: ChainConfig, drafts: Sequence[Draft], code: Path = PROJECT_ROOT) -> Survey:
-    """Return what is wrong with the stages, and what they are."""
+    """Return the problems and properties of the stages."""
     survey = Survey()
     if config.backend == "slurm":
         for draft in drafts:
             asked = look_up_resources(config.resources, draft.labels, is_light=draft.is_light)
             survey.ranks[draft.name] = max(1, asked.gpus * asked.nodes)
     if config.data.root and not Path(config.data.root).is_dir():
-        survey.problems[f"data.root: {Path(config.data.root).absolute()} is no folder"] = ["data"]
+        survey.problems[f"data.root: {Path(config.data.root).absolute()} is not a folder"] = ["data"]
     checks: dict[str, Callable[[Draft, list[str], Survey], None]] = {
         "data": _check_digits,
         "pretrain": _check_pretrain,
@@ -113,7 +115,7 @@ def survey_stages(config: ChainConfig, drafts: Sequence[Draft], code: Path = PRO
             survey.copy(first, draft)
             continue
         try:
-            with warnings.catch_warnings(action="ignore"):  # of libraries at their import; the stages show them
+            with warnings.catch_warnings(action="ignore"):  # raised by libraries at import; the stages' logs show them
                 checks[draft.kind](draft, words, survey)
         except (ValueError, OSError) as error:
             survey.add(draft.name, error)
@@ -121,7 +123,7 @@ def survey_stages(config: ChainConfig, drafts: Sequence[Draft], code: Path = PRO
 
 
 def _what_counts(draft: Draft, words: list[str], survey: Survey) -> tuple[object, ...]:
-    """Return what the check of a stage depends on: another seed or another name gives the same answer."""
+    """Return everything that a stage's check depends on, which excludes seeds and names."""
     names = ("out=", "seed=", "backbone=", "run.seed=")
     weights = words[1:2] if draft.protocol else []
     kept = [word for word in words if not word.startswith(names) and word not in weights]
@@ -129,7 +131,7 @@ def _what_counts(draft: Draft, words: list[str], survey: Survey) -> tuple[object
 
 
 def _hide_placeholders(word: str) -> str:
-    """Return the word with each {placeholder} as text that no reader takes for YAML."""
+    """Return the word with each {placeholder} replaced by text that is not read as YAML."""
     return re.sub(r"\{((?:out|chain|python|stage:[^{}]+))\}", rf"{LATER}\1", word)
 
 
@@ -161,11 +163,26 @@ def _check_convert(draft: Draft, words: list[str], survey: Survey) -> None:
     from transfer.weights.backbone import read_backbone
 
     settings = read_settings(ConvertSettings, None, words[2:])
-    if "://" in words[0] or not Path(words[0]).is_file():
+    if is_remote(words[0]):
+        _check_remote_name(words[0])
+        survey.notes[draft.name] = f"{words[0]} is fetched when the stage runs"
+        return
+    if not Path(words[0]).is_file():
         return
     found = read_backbone(words[0], family=settings.family, branch=settings.branch, trust_pickle=settings.trust_pickle)
     survey.depths[draft.backbone] = found.depth
     survey.notes[draft.name] = f"ResNet-{found.depth}, {found.family}, {found.branch} branch"
+
+
+def _check_remote_name(name: str) -> None:
+    """Raise ValueError for an unknown zoo name; an address is first contacted when the stage runs."""
+    from transfer.weights.sources.zoo import ZOO
+
+    known = [f"zoo:{entry}" for entry in ZOO]
+    if name.startswith("zoo:") and name not in known:
+        near = find_near(name, known)
+        hint = f"did you mean {near}?" if near else f"known: {', '.join(known)}"
+        raise ValueError(f"{name}: unknown; {hint}")
 
 
 def _check_detector(draft: Draft, words: list[str], survey: Survey) -> None:
@@ -183,7 +200,7 @@ def _check_detector(draft: Draft, words: list[str], survey: Survey) -> None:
     cfg = match_depth(cfg, depth) if depth else cfg
     if depth and depth != cfg.MODEL.RESNETS.DEPTH:
         raise ValueError(
-            f"MODEL.RESNETS.DEPTH is {cfg.MODEL.RESNETS.DEPTH}, and {draft.backbone} is a ResNet-{depth}; take weights "
+            f"MODEL.RESNETS.DEPTH is {cfg.MODEL.RESNETS.DEPTH}, and {draft.backbone} is a ResNet-{depth}; use weights "
             f"of that depth, or set: [MODEL.RESNETS.DEPTH={depth}]"
         )
     if settings.batch_rule != "same":
@@ -238,7 +255,7 @@ def _list_images(folder: Path) -> Iterator[Path]:
 
 def _look_for_folder(path: str, key: str) -> None:
     if not path.startswith(LATER) and not Path(path).is_dir():
-        raise ValueError(f"{key}: {path} is no folder")
+        raise ValueError(f"{key}: {path} is not a folder")
 
 
 def _size(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""Find pretrainings that are the same work under several names, and those of a sweep that are plain MoCo-v2."""
+"""Find pretrainings that are identical under several names, and points of a sweep that reduce to plain MoCo-v2."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from tools.chain.preflight import Survey
 
 
 def find_same_work(survey: Survey) -> list[str]:
-    """Return a sentence for each group of backbones that would be trained alike, and one for those without mixing."""
+    """Return a sentence per group of backbones with identical training, and one for those without mixing."""
     groups: dict[str, list[str]] = {}
     for name, config in survey.pretrainings.items():
         groups.setdefault(json.dumps(effective_settings(config), sort_keys=True), []).append(name)
@@ -27,13 +27,13 @@ def find_same_work(survey: Survey) -> list[str]:
 
 
 def is_plain(config: PretrainConfig) -> bool:
-    """Return whether settings that speak of mixing (n) mix nothing: no synthetic negative of any kind."""
+    """Return whether a config sets mixing.n but produces no synthetic negatives of any kind."""
     mixing = config.mixing
     return bool(mixing.n) and not (mixing.s or mixing.s_prime or any(mixing.synco))
 
 
 def effective_settings(config: PretrainConfig) -> dict[str, Any]:
-    """Return the settings that decide what is learned: without place, and without those that have no effect."""
+    """Return the config values that affect training: without the output folder and values that have no effect."""
     mixing = config.mixing
     if not (mixing.s or mixing.s_prime or any(mixing.synco)):
         kept = ("oracle", "mask_same_image", "hcl_beta")

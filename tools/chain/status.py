@@ -1,4 +1,4 @@
-"""The table of a chain's stages: state, attempt, step, rate, ETA, host, GPU, last error line."""
+"""Format the table of a chain's stages: state, attempt, step, rate, ETA, host, GPU, last error line."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from pretrain.runtime.storage import read_json_lines, read_json_object
 from tools.chain.plan.make_plan import Stage
 from tools.chain.record.attempt_reasons import queue_wait_s, say_attempts, say_outcome
 from tools.chain.record.attempts import read_attempts
-from tools.chain.record.state import find_reason, find_states, read_failed, stage_folder
+from tools.chain.record.state import find_reason, find_states, is_cancelled, read_failed, stage_folder
 
 NUMBER = (int, float)
 PROGRESS_KINDS: dict[str, tuple[type, ...]] = {
@@ -26,12 +26,12 @@ COLUMNS = ("stage", "state", "attempt", "step", "rate", "eta", "host", "gpu", "w
 def describe_stages(
     chain: Path, stages: Sequence[Stage], jobs: Mapping[str, Mapping[str, str]] | None = None
 ) -> list[dict[str, Any]]:
-    """Return one dictionary per stage, fit for JSON.
+    """Return one JSON-serialisable dictionary per stage.
 
     Args:
         chain: the chain's folder.
         stages: its plan.
-        jobs: {stage folder: {"job_id", "state", "reason"}} from the queue; None: there is none, or it did not answer.
+        jobs: {stage folder: {"job_id", "state", "reason"}} from the queue; None if there is none or it did not answer.
 
     """
     states = find_states(chain, stages)
@@ -48,7 +48,7 @@ def read_progress(folder: Path) -> dict[str, Any]:
 
 
 def say_progress(progress: Mapping[str, Any]) -> str:
-    """Return e.g. "step 120/2000 (6 %), 3.1/s, 10:06 to go"; "" before the first beat."""
+    """Return e.g. "step 120/2000 (6 %), 3.1/s, 10:06 to go"; "" before the first heartbeat."""
     if not progress:
         return ""
     step, total, unit = progress.get("step", 0), progress.get("total") or 0, progress.get("unit") or "steps"
@@ -75,7 +75,7 @@ def say_duration(seconds: float) -> str:
 
 
 def write_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the rows as text, columns that are empty everywhere left out."""
+    """Return the rows as text, without columns that are empty in every row."""
     columns = [name for name in COLUMNS if any(row.get(name) for row in rows)]
     cells = [columns, *([show(str(row.get(name) or "")) for name in columns] for row in rows)]
     widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
@@ -131,8 +131,8 @@ def _note(folder: Path, stage: Stage, state: str, last: Mapping[str, Any], job: 
     if state == "failed":
         failed = read_failed(folder) or {}
         return f"{failed.get('kind')}: {find_reason(failed)}"[:160]
-    if state in ("pending", "lost") and (folder / "STOP").exists():
-        return "stopped by cancel"
+    if state in ("pending", "lost") and is_cancelled(folder):
+        return "cancelled; resume runs it again"
     if state in ("pending", "lost") and job:
         return f"job {job['job_id']} {job['state'].lower()} ({job['reason']})"
     if state == "pending" and last.get("outcome"):

@@ -1,4 +1,4 @@
-"""What every submit does first, whichever the backend: plan, freeze the code, write chain.json and the specs."""
+"""Prepare a submit, for either backend: plan, export the code, write chain.json and the specs."""
 
 import hashlib
 import json
@@ -34,21 +34,21 @@ class Chain:
     """Absolute: RUNS/NAME."""
     stages: list[Stage]
     overrides: tuple[str, ...] = ()
-    """The key=value words that were laid over the file."""
+    """The key=value options applied to the file."""
 
 
 def open_chain(path: str | Path, overrides: Sequence[str] = (), *, submitted: bool = False) -> Chain:
     """Read and plan a chain file; nothing is written.
 
-    Relative names in it are looked up from the current folder, from the chain file's, and in the project.
+    Relative names in it are resolved against the current folder, the chain file's folder, then the project.
 
     Args:
         path: the chain file.
-        overrides: key=value words.
-        submitted: take the stages of the last submit instead of planning anew, whatever became of their files.
+        overrides: key=value options.
+        submitted: use the stages of the last submit instead of planning again; their files may have changed.
 
     Raises:
-        ValueError: mistakes in the file, files that are not there; or nothing was submitted yet.
+        ValueError: mistakes in the file, missing files, or nothing was submitted yet.
 
     """
     path = Path(path)
@@ -85,8 +85,8 @@ def submit_lock(chain: Chain) -> ChainLock:
         (chain.folder / ".writable").touch()
     except OSError as error:
         raise ValueError(
-            f"{chain.folder}: this chain belongs to someone else or lies on a read-only disk ({error.strerror}); "
-            "`plan` and `status` work without writing; give runs=FOLDER to start a chain of your own"
+            f"{chain.folder}: cannot be written ({error.strerror}): another user's chain, or a read-only disk; "
+            "`plan` and `status` still work; give runs=FOLDER to start a chain of your own"
         ) from error
     return ChainLock(chain.folder / ".submit.lock", timeout=LOCK_WAIT_S)
 
@@ -114,13 +114,13 @@ def freeze(chain: Chain) -> dict[str, Any]:
 
 
 def shorten(path: Path) -> Path:
-    """Return a path as a person at this folder would write it."""
+    """Return a path relative to the current folder if it lies below it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 @contextmanager
 def hold(lock: ChainLock) -> Iterator[None]:
-    """Hold the lock for a block; ValueError when another submit holds it for too long."""
+    """Hold the lock for a block; raise ValueError if another submit holds it for longer than LOCK_WAIT_S."""
     try:
         lock.acquire()
     except Timeout as error:
@@ -132,7 +132,7 @@ def hold(lock: ChainLock) -> Iterator[None]:
 
 
 def _write_spec(chain: Chain, stage: Stage, values: dict[str, Any]) -> None:
-    """Write spec.json; a stage that has begun keeps its code and commit, and takes new resources and budgets."""
+    """Write spec.json; a stage that has started keeps its code and commit, and takes new resources and budgets."""
     folder = stage_folder(chain.folder, stage.folder)
     path = folder / "spec.json"
     old = read_spec(folder)
@@ -151,7 +151,7 @@ def _write_spec(chain: Chain, stage: Stage, values: dict[str, Any]) -> None:
 
 
 def _read_if_sound(path: Path) -> Any:
-    """Return the JSON in a file; None where there is none or it is damaged: then it is written again."""
+    """Return the JSON in a file; None if it is missing or damaged, in which case it is rewritten."""
     try:
         return read_json(path) if path.is_file() else None
     except ValueError:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretrain.runtime.command_line import UsageError, run_command, split_arguments
+from pretrain.runtime.command_line import UsageError, run_command, say_count, split_arguments
 from pretrain.runtime.settings import read_settings
 from pretrain.runtime.storage import read_json, write_json, write_text
 from tools.data.archives import Archive, download, unpack
@@ -119,7 +119,7 @@ def fetch(archives: Sequence[Archive], root: Path, settings: FetchSettings) -> N
         path = download(archive, url, folder)
         count = unpack(archive, path, root)
         write_json(root / DONE / f"{archive.name}.json", {"digest": archive.digest, "files": count, "from": url})
-        print(f"{archive.name}: {count} files", flush=True)
+        print(f"{archive.name}: {say_count(count, 'file')}", flush=True)
         if not settings.keep:
             path.unlink()
     if folder.is_dir() and not any(folder.iterdir()):

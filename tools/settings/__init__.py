@@ -1,1 +1,1 @@
-"""Settings by name: lists for people, completion for shells."""
+"""Lists of config keys, and completion for shells."""

@@ -1,4 +1,4 @@
-"""What a shell may offer for the word that is being typed: configs, chains, stages, settings; read from files alone."""
+"""Candidates for shell completion: configs, chains, stages, keys; read from files alone."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ STAGE_COMMANDS = ("logs", "cancel")
 
 
 def complete(words: Sequence[str]) -> list[str]:
-    """Return the words that may stand in place of the last of `words` (those after `mochi`)."""
+    """Return the completions of the last of `words` (the arguments of `mochi`)."""
     if not words:
         return []
     *before, begun = words

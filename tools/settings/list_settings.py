@@ -1,11 +1,11 @@
-"""List every setting of a chain file or of a tool's config: type, unit, default and meaning.
+"""List every key of a chain file or of a tool's config: type, unit, default and meaning.
 
   python -m tools.settings.list_settings pretrain|chain|linear|knn|analyse|convert [WORD] [schema=true]
 
-With WORD only the settings that hold it in their name or meaning; schema=true prints the JSON schema by which an editor
+With WORD, only the keys whose name or meaning contains it; schema=true prints the JSON schema with which an editor
 completes and checks a file (first line of the file: # yaml-language-server: $schema=FILE).
 
-Example: python -m tools.settings.list_settings chain time   # what configs/chains/*.yaml may say about time
+Example: python -m tools.settings.list_settings chain time   # keys of configs/chains/*.yaml about time
 """
 
 import importlib
@@ -25,19 +25,19 @@ SCHEMAS = {
     "analyse": ("transfer.analysis.config", "AnalysisConfig"),
     "convert": ("tools.convert_checkpoint", "ConvertSettings"),
 }
-"""Command → module and dataclass of its settings."""
+"""Command → module and dataclass of its config."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeyOptions:
-    """How the settings are printed."""
+    """Output options."""
 
     schema: bool = False
-    """As the JSON schema for editors."""
+    """Print the JSON schema for editors."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the settings of a command."""
+    """Print the config keys of a command."""
     words, overrides = split_arguments(arguments, ["COMMAND"], ["WORD"])
     if words[0] not in SCHEMAS:
         raise UsageError(f"expected one of {', '.join(SCHEMAS)}; got {words[0]!r}")

@@ -1,4 +1,4 @@
-"""Run a command on a real Slurm that lives on this machine's loopback device, then wait until the queue is empty.
+"""Run a command with a real Slurm on this machine's loopback device, then wait until the queue is empty.
 
   python -m tools.trials python -m tools.chain submit configs/chains/digits.yaml backend=slurm resources.default.gpus=0
 

@@ -1,4 +1,4 @@
-"""The chains that a fault campaign hits: what they hold, how they stand, and what they must end with."""
+"""The chains of a fault campaign: their stages, state and expected results."""
 
 import contextlib
 import os
@@ -22,12 +22,12 @@ STAGES: dict[str, tuple[int, tuple[str, ...]]] = {
 }
 """Name → steps, and the stages whose results it takes in."""
 FURTHER_WORDS = {"convert": ("folder_s=1.5",), "linear": ("worker=true",)}
-"""What else these stages do."""
+"""Further options of these stages."""
 
 
 @dataclass
 class TrialChain:
-    """One chain under fire."""
+    """One chain of a campaign."""
 
     path: Path
     ended: bool = False
@@ -75,7 +75,7 @@ def describe_chain(folder: Path) -> dict[str, Any]:
 
 
 def read_weights(chain: TrialChain) -> list[tuple[str, str]]:
-    """Return (result, the undisturbed run's) of every stage."""
+    """Return (result, expected result of an uninterrupted run) of every stage."""
     wanted: dict[str, str] = {}
     found = []
     for stage in chain.stages():
@@ -86,7 +86,7 @@ def read_weights(chain: TrialChain) -> list[tuple[str, str]]:
 
 
 def kill(pid: int) -> bool:
-    """Kill a process; return whether it was there."""
+    """Kill a process; return whether it existed."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
         return True
@@ -112,7 +112,7 @@ def list_children(pid: int) -> list[int]:
 
 
 def kill_while_writing(running: Sequence[tuple[TrialChain, Path, dict[str, Any]]]) -> bool:
-    """Kill the command of a stage whose temporary folder is there now; return whether there was one."""
+    """Kill the command of a stage whose temporary folder exists now; return whether there was one."""
     for _, folder, attempt in running:
         if any(path.is_dir() for path in folder.glob(f"{TEMPORARY_PREFIX}*")):
             return kill_children(attempt["pid"])
@@ -120,12 +120,12 @@ def kill_while_writing(running: Sequence[tuple[TrialChain, Path, dict[str, Any]]
 
 
 def cut_state(folder: Path, attempt: dict[str, Any], cut: float) -> bool:
-    """Kill a stage's runner and leave its state as a disk does that lost what was being written.
+    """Kill a stage's runner and truncate its state, as a disk does that loses what was being written.
 
     Args:
         folder: of the stage.
         attempt: its live one.
-        cut: share of the attempt's file that is left, 0 to 1.
+        cut: share of the attempt's file that is kept, 0 to 1.
 
     """
     if not kill(attempt["pid"]):

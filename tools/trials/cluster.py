@@ -80,14 +80,14 @@ StorageLoc=slurm_acct
 
 
 def find_missing(accounting: bool = False) -> list[str]:
-    """Return the programs that are not installed, and "root" when this is no root."""
+    """Return the programs that are not installed, and "root" if not run as root."""
     names = NEEDED + (NEEDED_FOR_ACCOUNTING if accounting else ())
     missing = [name for name in names if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None]
     return missing + (["root"] if os.geteuid() else [])
 
 
 class Cluster:
-    """Start and stop the daemons, each ended by its pid file; two nodes of four CPUs.
+    """Start and stop the daemons of two nodes with four CPUs each; a daemon is ended by its pid file.
 
     Partitions: low (preempted with a warning and 20 s), blunt (preempted without notice), high (preempts both).
     """
@@ -126,7 +126,7 @@ class Cluster:
         self.wait_for_nodes()
 
     def start_controller(self) -> None:
-        """Start slurmctld; it takes up its saved state."""
+        """Start slurmctld; it restores its saved state."""
         self._run("slurmctld", "-f", str(self.conf))
 
     def start_node(self, name: str) -> None:
@@ -164,7 +164,7 @@ class Cluster:
         (self.folder / f"{name}.pid").unlink(missing_ok=True)
 
     def ask(self, *words: str, check: bool = True) -> str:
-        """Return what a command of Slurm prints; RuntimeError when it fails and `check` is set."""
+        """Return the output of a Slurm command; raise RuntimeError if it fails and `check` is set."""
         answer = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
         if check and answer.returncode:
             raise RuntimeError(f"{' '.join(words)}: {answer.stderr}")
@@ -189,13 +189,13 @@ class Cluster:
         os.environ.pop("SLURM_CONF", None)
 
     def _add_account(self) -> None:
-        """Give root an account: with limits enforced, nobody else may submit."""
+        """Give root an account: with enforced limits, users without one may not submit."""
         until = time.monotonic() + 20
         words = ["sacctmgr", "-i", "add", "account", "trials"]
         while "trials" not in self.ask("sacctmgr", "-n", "show", "account", check=False):
             self.ask(*words, check=False)
             if time.monotonic() > until:
-                raise RuntimeError("slurmdbd takes no account")
+                raise RuntimeError("slurmdbd did not add the account in 20 s")
             time.sleep(0.3)
         self.ask("sacctmgr", "-i", "add", "user", "root", "account=trials")
 
@@ -208,7 +208,7 @@ class Cluster:
         self._run("munged", "--force", f"--key-file={key}", f"--socket={self.folder}/munge.socket", *options)
 
     def _start_database(self) -> None:
-        data = Path(tempfile.mkdtemp(prefix="slurm-sql-"))  # of its own: user mysql must be able to get there
+        data = Path(tempfile.mkdtemp(prefix="slurm-sql-"))  # separate, since the mysql user must have access
         self._data = data
         shutil.chown(data, "mysql", "mysql")
         self._run("mariadb-install-db", "--no-defaults", "--user=mysql", f"--datadir={data}", "--skip-test-db")

@@ -1,12 +1,12 @@
-"""A tiny stage with real checkpoints: it folds numbers into a digest, step by step, and resumes where it was.
+"""A minimal stage with real checkpoints: it folds numbers into a digest, step by step, and resumes from a checkpoint.
 
   python -m tools.trials.counting OUT steps=40 every=5 sleep=0.05 name=a [input=FILE …] [die=SIGKILL@12] [needs=FILE]
 
-die=SIGNAL@STEP kills itself there once, dies=SIGNAL@STEP every time; needs=FILE fails while FILE is not there.
-worker=true lets a process of its own count, as data loaders have them; folder_s=SECONDS writes the result in a folder
-beside, for so long, as the conversion of a checkpoint does.
+die=SIGNAL@STEP kills the process there once, dies=SIGNAL@STEP every time; needs=FILE fails while FILE does not exist.
+worker=true counts in a worker process, as data loaders do; folder_s=SECONDS takes this long to write the result in a
+temporary folder, as the conversion of a checkpoint does.
 
-The final OUT/result.txt depends on every step and input, so a step lost, doubled or half done shows in it.
+The final OUT/result.txt depends on every step and input, so a lost, repeated or partial step changes it.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ from tools.chain.run.launch import die_with_parent
 
 
 def read_newest(folder: Path) -> tuple[int, str]:
-    """Return step and digest of the newest checkpoint whose file is whole, (0, "") when there is none."""
+    """Return step and digest of the newest checkpoint whose file is intact, (0, "") when there is none."""
     for path in sorted(folder.glob("checkpoint_*.json"), reverse=True):
         if has_digest(path):
             return read_json(path)["step"], read_json(path)["digest"]
@@ -54,7 +54,7 @@ def fold(base: str, digest: str, step: int) -> str:
 
 
 def expect(steps: int, *inputs: str) -> str:
-    """Return the result.txt of an undisturbed run over these inputs' texts."""
+    """Return the result.txt of an uninterrupted run over these inputs' texts."""
     base, digest = hashlib.sha256("".join(inputs).encode()).hexdigest(), ""
     for step in range(steps):
         digest = fold(base, digest, step)
@@ -74,7 +74,7 @@ def count_lost_steps(trace: Path) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class CountingSettings:
-    """What key=value may say."""
+    """Options of the counting stage."""
 
     steps: int = 40
     every: int = 5
@@ -85,15 +85,15 @@ class CountingSettings:
     input: tuple[str, ...] = ()
     """Files whose texts go into the digest."""
     die: str = ""
-    """SIGNAL@STEP: kill itself there, the first time."""
+    """SIGNAL@STEP: kill the process there, the first time."""
     dies: str = ""
-    """SIGNAL@STEP: kill itself there, every time."""
+    """SIGNAL@STEP: kill the process there, every time."""
     needs: str = ""
-    """Fail while this file is not there."""
+    """Fail while this file does not exist."""
     worker: bool = False
     """Count in a worker process."""
     folder_s: float = 0.0
-    """Write the result in a temporary folder for so long; 0: as a file."""
+    """Seconds to write the result in a temporary folder; 0: write it directly."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -111,7 +111,7 @@ def count(out: Path, settings: CountingSettings) -> int:
     step, digest = read_newest(out / "checkpoints")
     _trace(out, "start", step)
     if settings.needs and not Path(settings.needs).exists():
-        raise ValueError(f"{settings.needs} is not there")
+        raise ValueError(f"{settings.needs} does not exist")
     heartbeat = Heartbeat(out, settings.steps, first_step=step)
     base = hashlib.sha256("".join(Path(path).read_text() for path in settings.input).encode()).hexdigest()
     with _open_worker(settings.worker) as take_step:
@@ -132,7 +132,7 @@ def count(out: Path, settings: CountingSettings) -> int:
 
 @contextmanager
 def _open_worker(wanted: bool) -> Iterator[Callable[[str, str, int], str]]:
-    """Yield `fold`, or the same in a process of its own; when that is killed, the step raises BrokenProcessPool."""
+    """Yield `fold`, or the same in a worker process; if that is killed, the step raises BrokenProcessPool."""
     if not wanted:
         yield fold
         return
@@ -146,7 +146,7 @@ def _begin_worker() -> None:
 
 
 def _write_result(out: Path, digest: str, folder_s: float) -> None:
-    """Write result.txt; with `folder_s` in a folder beside, part by part, as transfer/weights/convert.py does."""
+    """Write result.txt; with `folder_s`, part by part in a temporary folder, as transfer/weights/convert.py does."""
     if not folder_s:
         write_text(out / "result.txt", digest + "\n")
         return

@@ -1,13 +1,13 @@
-"""Hit running chains on a real Slurm with random faults, and count what was lost.
+"""Inject random faults into running chains on a real Slurm, and count what was lost.
 
   python -m tools.fault_campaign n=40 json=/tmp/faults.json
 
 Starts Slurm on this machine's loopback device (root, packages slurm-wlm and munge), submits chains of counting stages
 with real checkpoints and digests, and injects n faults while they run: stop signals, kills of the runner, of its
-command (also while it writes a folder) and of the command's workers, state that was cut while it was written,
-preemption, lost nodes, restarts of slurmctld, a full disk, doubled and killed submits, all kinds in every 29.
-Then all chains must end, each stage's result equal to the undisturbed one's. Prints and writes: faults, chains,
-finished, steps_lost_beyond_checkpoint, wrong_verdicts, identical_weights. Exit code 1 when one is not as it should be.
+command (also while it writes a folder) and of the command's workers, truncated state files, preemption, lost nodes,
+restarts of slurmctld, a full disk, duplicate and killed submits; all kinds in every 29 faults. Afterwards all chains
+must finish, each stage's result equal to the uninterrupted run's. Prints and writes: faults, chains, finished,
+steps_lost_beyond_checkpoint, wrong_verdicts, identical_weights. Exit code 1 if one of them is wrong.
 """
 
 import contextlib
@@ -38,20 +38,20 @@ from tools.trials.counting import count_lost_steps
 
 DISK_MB = 256
 NODE_DOWN_S = 22.0
-"""Slurm takes a node for lost after SlurmdTimeout = 10 s and a round of pings."""
+"""Slurm considers a node lost after SlurmdTimeout = 10 s and a round of pings."""
 
 ROUND = {
     "stop signal": 6, "runner killed": 5, "command killed": 5, "preemption": 3, "node lost": 1,
     "slurmctld restarted": 1, "disk full": 1, "two submits at once": 1, "submit killed": 1, "convert killed": 2,
     "worker killed": 2, "state cut": 1,
 }  # fmt: skip
-"""How often each kind comes in a round of faults."""
+"""Faults of each kind in a round."""
 ONE_AT_A_TIME = ("node lost", "slurmctld restarted", "disk full")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CampaignSettings:
-    """What key=value may say."""
+    """Options of the campaign."""
 
     n: int = 40
     """Faults."""
@@ -61,38 +61,38 @@ class CampaignSettings:
     json: str = ""
     """Where to write the figures."""
     limit_min: float = 60.0
-    """Give up after so long."""
+    """Give up after this time."""
 
 
 @dataclass
 class Campaign:
-    """Everything that goes on."""
+    """The state of a running campaign."""
 
     cluster: Cluster
     root: Path
-    """A small disk of its own, where it could be mounted."""
+    """Folder of the chains; a small tmpfs if one could be mounted."""
     settings: CampaignSettings
     chance: random.Random
     chains: list[TrialChain] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
     deck: list[str] = field(default_factory=list)
-    """The kinds of this round that are still to come."""
+    """The kinds of this round that have not been injected yet."""
     later: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
-    """What mends a fault, and when."""
+    """When a fault is undone, and how."""
     submits: list["subprocess.Popen[bytes]"] = field(default_factory=list)
-    """Those that still run."""
+    """Submits that are still running."""
     wrong: list[str] = field(default_factory=list)
     controller_is_down: bool = False
 
     def run(self) -> dict[str, Any]:
-        """Inject all faults, wait for all chains, judge them."""
+        """Inject all faults, wait for all chains, and return the figures."""
         began = time.monotonic()
         until = began + 60 * self.settings.limit_min
         wait_until = 0.0
         while time.monotonic() < until:
-            self._mend()
+            self._undo_faults()
             self.submits = [process for process in self.submits if process.poll() is None]
-            if self.controller_is_down:  # whatever asks it now would only wait
+            if self.controller_is_down:  # queries would only time out
                 time.sleep(0.1)
                 continue
             self._resume_nodes()
@@ -117,7 +117,7 @@ class Campaign:
         return process
 
     def _look_after_chains(self) -> None:
-        """Start chains while there are faults to come; resume those that a full disk or a killed submit stopped."""
+        """Start chains while faults remain; resume those that a full disk or a killed submit stopped."""
         active = [chain for chain in self.chains if not chain.ended]
         if len(active) < self.settings.parallel and sum(self.faults.values()) < self.settings.n:
             folder = self.root / f"chain{len(self.chains)}"
@@ -146,18 +146,18 @@ class Campaign:
                 if failed["kind"] != "quota" and "[Errno 28]" not in text and text not in self.wrong:
                     self.wrong.append(text)
 
-    def _mend(self) -> None:
+    def _undo_faults(self) -> None:
         for entry in [entry for entry in self.later if entry[0] <= time.monotonic()]:
             self.later.remove(entry)
             entry[1]()
 
     def _resume_nodes(self) -> None:
-        """Do what an administrator does with nodes that Slurm drained."""
+        """Resume nodes that Slurm drained, as an administrator would."""
         if "drain" in self.cluster.ask("sinfo", "-h", "-o", "%T", check=False):
             self.cluster.ask("scontrol", "update", "nodename=node[1-2]", "state=resume", check=False)
 
     def _inject(self) -> bool:
-        """Inject one fault into a stage that runs; return whether there was one."""
+        """Inject one fault into a running stage; return whether there was one."""
         running = [(chain, *entry) for chain in self.chains if not chain.ended for entry in chain.running()]
         if not running:
             return False
@@ -188,10 +188,10 @@ class Campaign:
         return True
 
     def _draw(self, passed: Set[str] = frozenset()) -> str:
-        """Return the next kind of the deck that may come now, "" when none may; its round holds every kind.
+        """Return the next kind that can be injected now, "" if none can; every round contains every kind.
 
         Args:
-            passed: kinds that find nothing to hit now.
+            passed: kinds without a target now.
 
         """
         if not self.deck:
@@ -204,7 +204,7 @@ class Campaign:
 
     def _signal(self, attempt: dict[str, Any], name: str) -> bool:
         words = ["scancel", f"--signal={name}", attempt["job_id"]]
-        with contextlib.suppress(subprocess.TimeoutExpired):  # it tries for ever on a job that is being requeued
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it retries endlessly on a job that is being requeued
             subprocess.run(words, capture_output=True, timeout=5, check=False)
         return True
 
@@ -261,7 +261,7 @@ class Campaign:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the campaign on a cluster of its own."""
+    """Run the campaign on its own cluster."""
     settings = read_settings(CampaignSettings, None, arguments)
     if missing := find_missing():
         raise ValueError(f"needs {', '.join(missing)}; run tools/setup/system_packages.sh as root on Debian or Ubuntu")
@@ -271,7 +271,7 @@ def main(arguments: Sequence[str]) -> int:
             folder.mkdir()
         mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", str(root)]
         if subprocess.run(mount, capture_output=True, check=False).returncode:
-            print("no disk could be mounted, so none will be full")
+            print("no tmpfs could be mounted, so no disk will be full")
         cluster = Cluster(cluster_folder)
         try:
             cluster.start()

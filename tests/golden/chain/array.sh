@@ -4,7 +4,7 @@
 #SBATCH --array=0-2%3
 #SBATCH --cpus-per-task=4
 #SBATCH --dependency=afterok:12:13
-#SBATCH --job-name=mochi-4c3f5c-train-seed0-0b31fb120994-and-2
+#SBATCH --job-name=train-seed0-0b31fb120994-and-2-mochi-4c3f5c
 #SBATCH --kill-on-invalid-dep=yes
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1

@@ -4,7 +4,7 @@
 #SBATCH --cpus-per-task=4
 #SBATCH --dependency=afterok:12:13
 #SBATCH --gres=gpu:4
-#SBATCH --job-name=mochi-4c3f5c-train-0b31fb120994
+#SBATCH --job-name=train-0b31fb120994-mochi-4c3f5c
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=4
 #SBATCH --open-mode=append

@@ -3,7 +3,7 @@
 # Parameters
 #SBATCH --cpus-per-task=4
 #SBATCH --dependency=afterok:12:13
-#SBATCH --job-name=mochi-4c3f5c-train-0b31fb120994
+#SBATCH --job-name=train-0b31fb120994-mochi-4c3f5c
 #SBATCH --kill-on-invalid-dep=yes
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1

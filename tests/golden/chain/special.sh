@@ -7,7 +7,7 @@
 #SBATCH --dependency=afterok:12:13
 #SBATCH --exclude=bad1,bad2
 #SBATCH --gpus-per-node=8
-#SBATCH --job-name=mochi-4c3f5c-train-0b31fb120994
+#SBATCH --job-name=train-0b31fb120994-mochi-4c3f5c
 #SBATCH --kill-on-invalid-dep=yes
 #SBATCH --mail-type=FAIL
 #SBATCH --mail-user=a@b.org

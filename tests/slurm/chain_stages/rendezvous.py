@@ -1,4 +1,4 @@
-"""A stage of several ranks: they meet by torch.distributed and rank 0 writes the sum of all ranks' numbers."""
+"""A stage of several ranks: they connect by torch.distributed, and rank 0 writes the sum of all ranks' numbers."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""A chain ends with its verdict and control in sentences, in the terminal as in the report."""
+"""A chain ends with the same sentences about verdict and controls in the terminal and in the report."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A plan says what runs, why again, and what it costs by what was measured."""
+"""A plan states what runs, why a stage runs again, and the cost estimated from measurements."""
 
 import json
 import time
@@ -78,7 +78,7 @@ def test_changed_setting_is_named_as_the_reason_to_run_again(chain: Chain) -> No
     chain.path.write_text(CHAIN.replace("small.yaml", "tiny.yaml"))
     again = open_chain(chain.path, [f"runs={chain.folder.parent}"])
     line = next(line for line in explain_plan(again).splitlines() if " other" in line)
-    assert line.endswith("  again, for what changed: words")
+    assert line.endswith("  runs again, changed:  words")
 
 
 def test_unknown_hours_are_never_counted_as_none(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_full_disk_is_seen_before_a_stage_starts(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_stages_share_the_cpus_and_each_keeps_to_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three stages of one CPU on two: two run side by side, the third waits; a stage of all CPUs runs alone."""
+    """Three stages of one CPU on two: two run in parallel, the third waits; a stage that needs all CPUs runs alone."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     cores = sorted(os.sched_getaffinity(0))[:2]
     code = "import os, time; time.sleep(4); open('{out}/result.txt', 'w').write(os.environ['OMP_NUM_THREADS'])"
@@ -141,7 +141,7 @@ def test_stages_share_the_cpus_and_each_keeps_to_its_own(tmp_path: Path, monkeyp
 
 @pytest.mark.slow
 def test_stages_share_the_gpus_and_each_sees_only_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The driver hands out what CUDA_VISIBLE_DEVICES names; these stages only say what they were given."""
+    """The driver assigns the GPUs in CUDA_VISIBLE_DEVICES; these stages only print what they were assigned."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     code = (
         "import os, pathlib, time; time.sleep(3); say = os.environ.get; "
@@ -228,7 +228,7 @@ def test_changed_input_closes_the_gate(tmp_path: Path) -> None:
     chain.values["stages"]["after"] = counting("steps=3", after=("train",))
     chain.write()
     assert chain.run() == EXIT_GATE
-    assert "not as stage train left it" in (chain.stage("after") / "log.runner.txt").read_text()
+    assert "differs from what stage train wrote" in (chain.stage("after") / "log.runner.txt").read_text()
     assert not (chain.stage("after") / "attempts").exists()
 
 
@@ -254,6 +254,9 @@ def test_second_driver_is_refused_and_cancel_stops_the_first(tmp_path: Path) -> 
     driver.wait(timeout=120)
     assert chain.states() == {"train": "pending"}
     assert list((chain.stage("train") / "checkpoints").iterdir())
+    attempts = chain.attempts("train")
+    assert chain.run() == EXIT_GATE, "a later submit leaves the cancelled stage alone"
+    assert chain.attempts("train") == attempts
 
 
 @pytest.mark.slow
@@ -268,14 +271,14 @@ def test_chain_whose_output_nobody_takes_runs_to_its_end(tmp_path: Path, redirec
 
 @pytest.mark.slow
 def test_ending_names_the_reason_of_every_failed_stage(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Also beside a metrics.json of the user's own that is no result of ours."""
+    """Also with a user's metrics.json that is not a result of this project."""
     code = "import sys; open(sys.argv[1] + '/metrics.json', 'w').write('[NaN]')"
     own = {"command": ["{python}", "-c", code, "{out}"]}
     chain = LocalChain(tmp_path, {"bad": counting("steps=3", f"needs={tmp_path / 'not-there'}"), "own": own})
     words = [sys.executable, "-m", "tools.chain", "submit", str(chain.path)]
     assert subprocess.run(words, cwd=PROJECT_ROOT, check=False).returncode == 1
     out = capfd.readouterr().out
-    assert f"bad: failed (error: {tmp_path / 'not-there'} is not there)" in out
+    assert f"bad: failed (error: {tmp_path / 'not-there'} does not exist)" in out
     assert "error: error:" not in out
     assert chain.states() == {"bad": "failed", "own": "done"}
 
@@ -284,7 +287,7 @@ def test_ending_names_the_reason_of_every_failed_stage(tmp_path: Path, capfd: py
 def test_stage_whose_runner_never_reaches_an_attempt_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its runners are killed while they start, as by a kernel short of memory; no budget of attempts counts these."""
+    """Its runners are killed while they start, as by the out-of-memory killer; such starts are no attempts."""
     monkeypatch.setattr("tools.chain.local.FUTILE_STARTS", 1)
     chain = LocalChain(tmp_path, {"train": counting("steps=3")})
     opened = open_chain(chain.path)

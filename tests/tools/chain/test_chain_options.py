@@ -1,4 +1,4 @@
-"""The command line of chains from the outside: switches are read as written, and nothing that was said is forgotten."""
+"""The command line of chains: boolean options in any spelling, and overrides that later commands reuse."""
 
 import json
 import subprocess
@@ -10,7 +10,8 @@ import pytest
 from pretrain.runtime.command_line import UsageError
 from pretrain.runtime.machine import PROJECT_ROOT
 from tools.chain.memory import merge_words
-from tools.chain.plan.options import split_options
+from tools.chain.plan.options import split_options, watch_words
+from tools.chain.submit import freeze, open_chain
 
 CHAIN = """
 runs: {runs}
@@ -71,6 +72,23 @@ def test_options_are_told_from_settings() -> None:
         split_options("report", ["follow=true"])
 
 
+def test_watch_passes_its_options_on_and_only_those_that_were_given() -> None:
+    options, settings = split_options("watch", ["port=0", "static=out dir", "names=[a.example]", "runs=/x"])
+    assert watch_words(options) == ["port=0", 'static="out dir"', 'names=["a.example"]']
+    assert settings == ["runs=/x"]
+    assert watch_words(split_options("watch", [])[0]) == []
+
+
+def test_watch_writes_the_page_of_a_submitted_chain(path: Path) -> None:
+    answer = run("watch", path, f"static={path.parent / 'page'}")
+    assert answer.returncode == 2
+    assert "nothing was submitted here" in answer.stderr
+    freeze(open_chain(path))
+    answer = run("watch", path, f"static={path.parent / 'page'}")
+    assert answer.returncode == 0, answer.stderr
+    assert "say" in (path.parent / "page" / "index.html").read_text()
+
+
 def test_later_words_replace_earlier_ones_and_what_lies_below_them() -> None:
     before = ["data.root=/a", "resources.default.gpus=1", "resources.voc.gpus=2"]
     assert merge_words(before, ["data.root=/b", "resources.default={cpus: 2}"]) == (
@@ -80,7 +98,7 @@ def test_later_words_replace_earlier_ones_and_what_lies_below_them() -> None:
 
 @pytest.mark.slow
 def test_later_commands_use_what_the_submit_was_told(path: Path) -> None:
-    """Submit with other data and another place; every later command goes on with these, by file or by folder."""
+    """Submit with other data to another folder; every later command uses these, given the file or the folder."""
     elsewhere = path.parent / "elsewhere"
     assert run("submit", path, f"runs={elsewhere}", f"data.root={path.parent}/other").returncode == 0
     folder = elsewhere / "chain"

@@ -1,4 +1,4 @@
-"""The status says why each attempt ended, how long jobs wait, and when all can be done; the end is told to the user."""
+"""The status shows why each attempt ended, how long jobs were queued, and the earliest end; the end is notified."""
 
 import http.server
 import json
@@ -99,7 +99,7 @@ def test_table_shows_earlier_attempts_and_the_line_of_sums(chain: Chain) -> None
     assert "killed (SIGKILL)" in table[2]
     assert rows[0]["gpu_hours"] == 2.0, "an hour on two GPUs"
     line = say_outlook(chain.folder, chain.stages, rows, NOW)
-    assert line == "1 of 3 done, 2 pending; 2.0 GPU-hours used; end unknown: nothing like last has finished yet"
+    assert line == "1 of 3 done, 2 pending; 2.0 GPU-hours used; end unknown: no stage like last has finished yet"
     add_attempt(folder_of(chain, "last"), 1, outcome="done", seconds=60)
     write_json(folder_of(chain, "last") / "DONE.json", {"outputs": {}})
     rows = describe_stages(chain.folder, chain.stages)

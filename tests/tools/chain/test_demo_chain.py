@@ -1,4 +1,4 @@
-"""The demo's chain at a tenth of its size: every kind of stage runs and the report has a row for each measurement."""
+"""The demo's chain at a tenth of its size: every kind of stage runs, and the report has a row per measurement."""
 
 import os
 import subprocess

@@ -14,7 +14,7 @@ def split_axis(axis: str) -> tuple[str, tuple[str, ...]]:
 
 
 def find_axis_mistakes(axis: str, values: list[Any], known: Iterable[str]) -> list[str]:
-    """Return what is wrong with an axis: it names nothing in the chain, or its values do not fit its keys."""
+    """Return the mistakes of an axis: an unknown owner, or values that do not match its keys."""
     (owner, keys), names = split_axis(axis), list(known)
     mistakes = []
     if owner not in names or not all(keys):

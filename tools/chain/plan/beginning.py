@@ -1,5 +1,6 @@
-"""Write a first chain file from what a person has: checkpoints, data, a cluster; every line with its meaning."""
+"""Write a commented first chain file for given checkpoints, data and cluster."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +12,20 @@ from pretrain.runtime.storage import write_text
 from tools.chain.plan.config import ChainConfig
 from tools.settings.list_settings import main as list_settings
 from transfer.results.seeds import method_of
+from transfer.weights.sources.remote_weights import is_remote
 
 SCHEMA_NAME = "chain.schema.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Beginning:
-    """What the command line says about a new chain."""
+    """Options of `chain init`."""
 
     out: str = "chain.yaml"
     """The file to write."""
     weights: tuple[str, ...] = ()
-    """Checkpoints to compare; NAME:FILE names one, else the file's name does."""
+    """Checkpoints to compare, files or remote names (zoo:, hf://, https://); NAME:FILE names one, else the file's name
+    does."""
     pretrain: tuple[str, ...] = ()
     """Configs of encoders to pretrain, instead of or beside `weights`."""
     data: str = ""
@@ -34,14 +37,14 @@ class Beginning:
 
 
 PREFERRED = ("teacher", "query", "student", "key")
-"""Branches to take where a checkpoint holds several: the one that its authors evaluate comes first (DINO's teacher)."""
+"""Branches in order of preference, if a checkpoint has several: first the one its authors evaluate (DINO's teacher)."""
 PROTOCOLS = {
     "voc": ("VOC2007", "kind: detector, config: configs/transfer/voc_c4_24k_moco.yaml", "Faster R-CNN on VOC"),
     "coco": ("coco", "kind: detector, config: configs/transfer/coco_c4_1x_moco.yaml", "Mask R-CNN on COCO"),
     "linear": ("imagenet", "kind: linear, config: configs/transfer/linear_in1k.yaml", "linear classifier, ImageNet"),
     "knn": ("imagenet", "kind: knn, config: configs/transfer/knn_in1k.yaml", "nearest neighbours, ImageNet"),
 }
-"""Protocol → the folder of the root that it needs, its entry, what it is."""
+"""Protocol → the folder it needs below the data root, its entry, its description."""
 DIGITS = {
     "voc": ("", "kind: detector, config: configs/transfer/voc_c4_digits.yaml", "Faster R-CNN on the digits"),
     "knn": ("", "kind: knn, config: configs/transfer/knn_digits.yaml", "nearest neighbours on the digits"),
@@ -49,13 +52,13 @@ DIGITS = {
 
 
 def begin(arguments: Sequence[str]) -> int:
-    """Write the chain file and its schema; print what to do next."""
+    """Write the chain file and its schema; print the next command."""
     _, overrides = split_arguments(arguments, [])
     listed = [_as_list(word) for word in overrides]
     settings = read_settings(Beginning, None, listed)
     out = Path(settings.out)
     if out.exists():
-        raise ValueError(f"{out}: is there already; give out=ANOTHER.yaml, or remove it")
+        raise ValueError(f"{out}: already exists; give out=ANOTHER.yaml, or remove it")
     text = "\n".join(write_chain(settings)) + "\n"
     write_text(out.with_name(SCHEMA_NAME), write_json_schema(ChainConfig, "A chain of stages"))
     write_text(out, text)
@@ -64,15 +67,15 @@ def begin(arguments: Sequence[str]) -> int:
 
 
 def show_keys(arguments: Sequence[str]) -> int:
-    """Print the settings of a chain file, those that hold a word, or their JSON schema."""
+    """Print the keys of a chain file, those that contain a word, or their JSON schema."""
     return list_settings(["chain", *arguments])
 
 
 def write_chain(settings: Beginning) -> Iterator[str]:
     """Yield the lines of a chain file with a comment for each part."""
     yield f"# yaml-language-server: $schema={SCHEMA_NAME}"
-    yield "# What is compared, how it is measured, where it runs. Every setting: mochi chain keys"
-    yield from ("", "# Root of VOC2007, VOC2012, coco and imagenet; without it, the embedded digits are made.")
+    yield "# What is compared, how it is measured, where it runs. All keys: mochi chain keys"
+    yield from ("", "# Root of VOC2007, VOC2012, coco and imagenet; without it, the embedded digits are generated.")
     yield f"data: {{root: {_quote(str(Path(settings.data).resolve()))}}}" if settings.data else "data: {}"
     yield from (
         "",
@@ -93,8 +96,11 @@ def _write_backbones(settings: Beginning) -> Iterator[str]:
     if twice:
         raise UsageError(f"two checkpoints would be called {', '.join(sorted(twice))}; write NAME:FILE for each")
     for name, path in named:
+        if is_remote(path):
+            yield f"  {_quote(name)}: {{weights: {_quote(path)}}}  # fetched when the stage runs"
+            continue
         if not Path(path).is_file():
-            raise UsageError(f"weights: {path} is not there")
+            raise UsageError(f"weights: {path} does not exist")
         words, comment = _look_into(path)
         extra = f", set: [{', '.join(words)}]" if words else ""
         yield f"  {_quote(name)}: {{weights: {_quote(str(Path(path).resolve()))}{extra}}}  # {comment}"
@@ -109,7 +115,7 @@ def _write_backbones(settings: Beginning) -> Iterator[str]:
 
 
 def _look_into(path: str) -> tuple[list[str], str]:
-    """Return the words by which a checkpoint converts, and what it is."""
+    """Return the options with which a checkpoint converts, and its description."""
     from transfer.weights.backbone import read_backbone  # heavy: torch
 
     refusals = []
@@ -136,15 +142,15 @@ def _write_protocols(settings: Beginning) -> Iterator[str]:
 def _write_machine(settings: Beginning) -> Iterator[str]:
     yield ""
     if not settings.slurm:
-        yield "# backend: slurm        # on a cluster; then `resources` says what a job asks for"
+        yield "# backend: slurm        # on a cluster; `resources` then sets what a job requests"
         yield "resources:"
         yield "  default: {cpus: 4}"
         return
     partition, account, gpus = _split_slurm(settings.slurm)
     yield "backend: slurm"
-    yield "# What a job asks for: by kind (pretrain, detector, linear, knn, convert), protocol or stage, over default."
-    yield "# time_min is the limit of one job: a stage that needs longer goes on in the next. hours: your estimate, for"
-    yield "# the plan's GPU-hours until a rate was measured."
+    yield "# Resources of a job: by kind (pretrain, detector, linear, knn, convert), protocol or stage, over default."
+    yield "# time_min is the limit of one job: a stage that needs longer resumes in the next. hours: your estimate, for"
+    yield "# the plan's GPU-hours until a rate has been measured."
     yield "resources:"
     where = f"partition: {_quote(partition)}, account: {_quote(account)}"
     yield f"  default: {{{where}, cpus: 8, mem_gb: 64, time_min: 240}}"
@@ -161,14 +167,14 @@ def _split_slurm(text: str) -> tuple[str, str, int]:
 
 def _name_weights(entry: str) -> tuple[str, str]:
     name, sign, path = entry.partition(":")
-    if sign and "/" not in name:
+    if sign and "/" not in name and not is_remote(entry):
         return name, path
-    stem = Path(entry).name.partition(".")[0]
+    stem = re.split("[/:]", entry.partition("#")[0] if is_remote(entry) else entry)[-1].partition(".")[0]
     return method_of(stem), entry
 
 
 def _as_list(word: str) -> str:
-    """Return weights=a.pth as weights=[a.pth]: one checkpoint is the usual case."""
+    """Return weights=a.pth as weights=[a.pth]: a single checkpoint needs no brackets."""
     key, _, value = word.partition("=")
     one = key in ("weights", "pretrain") and not value.startswith("[")
     return f'{key}=["{value}"]' if one else word
@@ -177,5 +183,5 @@ def _as_list(word: str) -> str:
 def _quote(text: str) -> str:
     plain = text.replace("/", "").replace("_", "").replace("-", "").replace(".", "")
     if text.strip() != text or not text:
-        raise SettingsError(f"{text!r}: a name or path without spaces around it is needed")
+        raise SettingsError(f"{text!r}: expected a name or path without surrounding spaces")
     return text if plain.isalnum() and not text[0].isdigit() and text[0] not in "-." else f"'{text}'"

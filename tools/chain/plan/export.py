@@ -18,7 +18,7 @@ LEFT_OUT = {"__pycache__", "detectron2_build", "setup"}
 
 
 def export_code(chain: Path, root: Path = PROJECT_ROOT) -> str:
-    """Copy the source tree to CHAIN/code/<digest>, whole or not at all; return the digest. Does nothing twice."""
+    """Copy the source tree atomically to CHAIN/code/<digest>, unless it exists, and return the digest."""
     digest = digest_tree(root)
     target = chain / "code" / digest
     if target.is_dir():
@@ -53,7 +53,7 @@ def digest_tree(root: Path) -> str:
 def digest_environment() -> str:
     """Return a short digest over the Python version and all installed packages.
 
-    Installers name a package's folder NAME-VERSION.dist-info, so listing the folders suffices: every stage does it.
+    Installers name a package's folder NAME-VERSION.dist-info, so listing the folders suffices; every stage does it.
     """
     names = {name.lower() for folder in sys.path if folder for name in _list_names(Path(folder))}
     packages = sorted(name for name in names if name.endswith((".dist-info", ".egg-info")))

@@ -1,7 +1,7 @@
-"""From a chain file to its stages with their keys: pure, nothing is started or written.
+"""Plan a chain: derive the stages and their keys from the chain file, without starting or writing anything.
 
-A stage's key digests its words, the code and configs behind them, and the keys of the stages it builds on. The same
-key is the same work: stages of two plans that share a key share a folder and run once.
+A stage's key is a digest of its command, of the code and configs that it uses, and of the keys of the stages before it.
+Equal keys mean equal work: stages of two plans with the same key share a folder and run once.
 """
 
 import hashlib
@@ -23,6 +23,7 @@ from tools.chain.plan.seeds import expand_seeds
 from tools.chain.plan.source import digest_config, digest_module, is_untrained
 from tools.chain.plan.stage_commands import Draft
 from tools.chain.plan.sweep import expand_grid, list_points
+from transfer.weights.sources.remote_weights import is_remote
 
 KEY_LENGTH = 12
 
@@ -43,7 +44,7 @@ class Stage:
     configs: dict[str, str]
     """Path → digest of the files that are not part of the exported code; checked again when the stage starts."""
     why: dict[str, str]
-    """What went into the key, by part: for the sentence why a stage runs again."""
+    """Digests of the key's parts, to explain why a stage runs again."""
     resources: Resources
 
     @property
@@ -53,7 +54,7 @@ class Stage:
 
 
 def make_plan(config: ChainConfig, places: list[Path], code: Path = PROJECT_ROOT) -> list[Stage]:
-    """Return the stages in an order in which each comes after those it builds on.
+    """Return the stages in topological order.
 
     Args:
         config: the chain.
@@ -61,7 +62,7 @@ def make_plan(config: ChainConfig, places: list[Path], code: Path = PROJECT_ROOT
         code: the source tree whose modules and configs the stages run.
 
     Raises:
-        ValueError: a file that is not there, an unknown stage, a circle; all files that miss are named.
+        ValueError: missing files (all are listed), an unknown stage, or a dependency cycle.
 
     """
     drafts, problems = draft_stages(config, places, code)
@@ -75,10 +76,10 @@ def make_plan(config: ChainConfig, places: list[Path], code: Path = PROJECT_ROOT
 
 
 def draft_stages(config: ChainConfig, places: list[Path], code: Path = PROJECT_ROOT) -> tuple[list[Draft], list[str]]:
-    """Return the chain's stages without order and keys, and a sentence for each name in it that leads nowhere.
+    """Return the chain's stages without order and keys, and a sentence for unresolved names.
 
     Raises:
-        SettingsError: the grid cannot be unfolded.
+        SettingsError: the grid cannot be expanded.
 
     """
     owners = {point.name: point.owner for point in list_points(config)}
@@ -92,46 +93,49 @@ def draft_stages(config: ChainConfig, places: list[Path], code: Path = PROJECT_R
 
 
 def folder_name(name: str, key: str) -> str:
-    """Return NAME-KEY with every character that a path or a shell could trip over replaced by an underscore."""
+    """Return NAME-KEY with every character that is unsafe in a path or a shell replaced by an underscore."""
     return f"{re.sub(r'[^A-Za-z0-9_.+-]', '_', name).lstrip('.-')[:80]}-{key}"
 
 
 class _Finder:
-    """Find the files a chain names and remember those that are not there."""
+    """Resolve the file names of a chain and collect the missing ones."""
 
     def __init__(self, places: list[Path], code: Path) -> None:
         self.places, self.code = [*places, code], code
         self.missing: list[str] = []
 
     def __call__(self, name: str) -> str:
-        """Return the word for a file: {code}/… when it is part of the exported code, else its absolute path."""
+        """Return a file's name in a command: {code}/… if it is part of the exported code, else its absolute path."""
         path = stage_commands.find_file(name, self.places) or stage_commands.find_named_config(name, self.code)
         if path is None:
-            if "://" not in name:
-                self.missing.append(name)
+            self.missing.append(name)
             return name
         path = path.resolve()
         if path.is_relative_to(self.code / "configs"):
             return f"{{code}}/{path.relative_to(self.code).as_posix()}"
         return str(path)
 
+    def weights(self, name: str) -> str:
+        """Return a checkpoint's name in a command: remote names (zoo:, hf://, https://) unchanged, else as files."""
+        return name if is_remote(name) else self(name)
+
     def say_missing(self) -> list[str]:
-        """Return one sentence that names every file that is not there; none when all are."""
+        """Return one sentence that lists every missing file; none if all exist."""
         if not self.missing:
             return []
         where = ", ".join(map(str, dict.fromkeys(self.places)))
         names = ", ".join(dict.fromkeys(self.missing))
-        return [f"the chain names files that are not there: {names} (looked in {where})"]
+        return [f"the chain names files that do not exist: {names} (searched in {where})"]
 
     def files_in(self, draft: Draft) -> tuple[str, ...]:
-        """Return the words of a user's own command with the files among them by absolute path."""
+        """Return a user-defined command with the files in it as absolute paths."""
         if draft.kind != "command":
             return draft.command
         paths = {word: stage_commands.find_file(word, self.places) for word in draft.command if "{" not in word}
         return tuple(str(path.resolve()) if (path := paths.get(word)) else word for word in draft.command)
 
     def real(self, word: str) -> Path:
-        """Return the path on this disk that a word of a command means."""
+        """Return the file that an argument of a command names."""
         return Path(word.replace("{code}", str(self.code)))
 
 
@@ -144,7 +148,7 @@ def _draft(config: ChainConfig, find: _Finder) -> Iterator[Draft]:
             word = find(backbone.pretrain)
             yield stage_commands.pretrain(name, backbone, data, word, is_untrained(find.real(word), backbone.set))
     for name, backbone in config.backbones.items():
-        yield stage_commands.convert(name, backbone, find(backbone.weights) if backbone.weights else "")
+        yield stage_commands.convert(name, backbone, find.weights(backbone.weights) if backbone.weights else "")
     for name, protocol in config.protocols.items():
         ready = replace(protocol, config=find(protocol.config)) if protocol.config else protocol
         yield from _measure_all(config, name, ready, data)
@@ -164,7 +168,7 @@ def _draft(config: ChainConfig, find: _Finder) -> Iterator[Draft]:
 def _measure_all(config: ChainConfig, name: str, protocol: Protocol, data: str) -> Iterator[Draft]:
     seeds: tuple[int | None, ...] = config.seeds if protocol.seeds is None else protocol.seeds
     if protocol.kind == "knn":
-        seeds = (None,)  # kNN has nothing random
+        seeds = (None,)  # kNN is deterministic
     for seed in seeds:
         for backbone in protocol.backbones or config.backbones:
             yield stage_commands.measure(name, protocol, backbone, seed, data)
@@ -175,7 +179,7 @@ def _freeze(draft: Draft, done: dict[str, Stage], config: ChainConfig, find: _Fi
     external = {
         word: digest_config(find.real(word)) if word.endswith((".yaml", ".yml")) else _digest_bytes(find.real(word))
         for word in (*draft.configs, *_files_among(draft.command, find))
-        if "://" not in word
+        if not is_remote(word)  # fetched when the stage runs; its name is among the words
     }
     module = draft.command[draft.command.index("-m") + 1] if "-m" in draft.command else ""
     why: dict[str, Any] = {
@@ -201,7 +205,7 @@ def _freeze(draft: Draft, done: dict[str, Stage], config: ChainConfig, find: _Fi
 
 
 def _files_among(command: tuple[str, ...], find: _Finder) -> list[str]:
-    """Return the words of a user's command that are files by absolute path (a script): their content counts."""
+    """Return the arguments that are absolute paths of files (a script): their content is part of the key."""
     return [word for word in command if word.startswith("/") and find.real(word).is_file()]
 
 

@@ -1,4 +1,4 @@
-"""Bring the stages of a chain into an order in which each comes after those it builds on."""
+"""Sort the stages of a chain topologically."""
 
 import heapq
 from collections import Counter
@@ -9,37 +9,37 @@ from tools.chain.plan import stage_commands
 from tools.chain.plan.stage_commands import Draft
 
 LAST = ("report", "notify")
-"""Kinds that come after everything that stands before them: the last stages of a chain."""
+"""Kinds that run after all stages listed before them: the last stages of a chain."""
 
 
 def sort_drafts(drafts: Sequence[Draft]) -> list[Draft]:
-    """Return the drafts, each after those it names, else in the given order; the report is given all others.
+    """Return the drafts in topological order, otherwise as given; the report depends on all others.
 
     Raises:
-        ValueError: two stages of one name, a name that is no stage, a circle.
+        ValueError: duplicate names, a name that is no stage, or a dependency cycle.
 
     """
     ranks = {draft.name: rank for rank, draft in enumerate(drafts)}
     if twice := [name for name, count in Counter(draft.name for draft in drafts).items() if count > 1]:
         raise ValueError(f"two stages have the name {', '.join(sorted(twice))}; rename a backbone, protocol or stage")
-    whole = [replace(draft, after=_before(draft, ranks)) for draft in drafts]
-    missing = [len(draft.after) for draft in whole]
+    complete = [replace(draft, after=_before(draft, ranks)) for draft in drafts]
+    missing = [len(draft.after) for draft in complete]
     followers: dict[str, list[int]] = {name: [] for name in ranks}
-    for rank, draft in enumerate(whole):
+    for rank, draft in enumerate(complete):
         for name in draft.after:
             followers[name].append(rank)
     ready = [rank for rank, count in enumerate(missing) if not count]
     ordered: list[Draft] = []
     while ready:
-        draft = whole[heapq.heappop(ready)]
+        draft = complete[heapq.heappop(ready)]
         ordered.append(draft)
         for rank in followers[draft.name]:
             missing[rank] -= 1
             if not missing[rank]:
                 heapq.heappush(ready, rank)
-    if len(ordered) < len(whole):
-        circle = ", ".join(draft.name for rank, draft in enumerate(whole) if missing[rank])
-        raise ValueError(f"these stages wait for each other: {circle}; mend `after` or the {{stage:NAME}} words")
+    if len(ordered) < len(complete):
+        cycle = ", ".join(draft.name for rank, draft in enumerate(complete) if missing[rank])
+        raise ValueError(f"dependency cycle among stages: {cycle}; fix `after` or the {{stage:NAME}} arguments")
     return ordered
 
 
@@ -50,6 +50,6 @@ def _before(draft: Draft, ranks: dict[str, int]) -> tuple[str, ...]:
     if unknown := [name for name in before if name not in ranks]:
         names = ", ".join(ranks)
         raise ValueError(
-            f"stage {draft.name} builds on {', '.join(unknown)}, no stage of this chain; there are: {names}"
+            f"stage {draft.name} depends on {', '.join(unknown)}, no stage of this chain; there are: {names}"
         )
     return before

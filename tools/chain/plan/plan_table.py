@@ -1,14 +1,15 @@
-"""Write a plan as one screen: what runs after what, on how many GPUs, how long, at what cost."""
+"""Format a plan as a table: order, GPUs, time limit and cost of the stages."""
 
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from pretrain.runtime.command_line import say_count
 from tools.chain.plan.make_plan import Stage
 
 MOST_ROWS = 40
-"""A plan of more stages shows one row for the stages of one kind, protocol and state."""
+"""In a longer plan, stages of the same protocol or kind, state and number of GPUs share a row."""
 MOST_NAMES = 3
 WIDTH = 140
 """Columns of the table where there is no terminal."""
@@ -17,23 +18,23 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A stage, or several alike, in a plan."""
+    """A stage of a plan, or several similar ones."""
 
     name: str
     group: str
-    """Of a measurement the protocol, else the kind."""
+    """The protocol of a measurement, else the kind."""
     state: str
     after: str
     gpus: int
     limit_min: int
     gpu_hours: float | None
-    """Left to do; None: unknown."""
+    """Remaining; None if unknown."""
     note: str
     count: int = 1
 
     @classmethod
     def of(cls, stage: Stage, protocol: str, state: str, gpu_hours: float | None, note: str) -> "Row":
-        """Return the row of one stage; `protocol` is empty where it measures nothing."""
+        """Return the row of one stage; `protocol` is empty if it is no measurement."""
         names = list(stage.upstream)
         more = f", {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
         after = "all" if stage.kind in ("report", "notify") else ", ".join(names[:MOST_NAMES]) + more or "nothing"
@@ -50,8 +51,8 @@ class Row:
 
 
 def write_plan_table(rows: Sequence[Row], most: int = MOST_ROWS) -> str:
-    """Return the rows as a table; those alike in one, when there are more than a screen holds."""
-    from rich.console import Console  # late: only a plan draws
+    """Return the rows as a table; similar rows are joined if there are more than `most`."""
+    from rich.console import Console  # imported late: only a plan needs it
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -70,7 +71,7 @@ def write_plan_table(rows: Sequence[Row], most: int = MOST_ROWS) -> str:
 
 
 def join_alike(rows: Sequence[Row]) -> list[Row]:
-    """Return one row for all stages of one group, state and number of GPUs: their number and the sum of their cost."""
+    """Return one row per group, state and number of GPUs, with the number of stages and their total cost."""
     joined: dict[tuple[str, str, int], Row] = {}
     for row in rows:
         key = (row.group, row.state, row.gpus)
@@ -86,28 +87,29 @@ def join_alike(rows: Sequence[Row]) -> list[Row]:
 
 
 def say_total(rows: Sequence[Row]) -> str:
-    """Return how much is done and how many GPU-hours are left; what is unknown is never counted as 0."""
+    """Return the number of finished stages and the remaining GPU-hours; unknown hours are never counted as 0."""
     left = [row for row in rows if row.state != "done"]
     known = sum(row.gpu_hours or 0 for row in left)
     unknown = sum(row.gpu_hours is None for row in left)
     cost = f"about {known:.1f} GPU-hours" if known else "GPU-hours unknown" if unknown else "no GPU-hours"
     if unknown:
-        hint = "resources.LABEL.hours says them"
-        cost = f"{cost} and {unknown} stages unknown ({hint})" if known else f"{cost} of {unknown} stages ({hint})"
+        hint = "set resources.LABEL.hours"
+        stages = say_count(unknown, "stage")
+        cost = f"{cost} and {stages} unknown ({hint})" if known else f"{cost} of {stages} ({hint})"
     rules = sum(row.note.startswith("batch rule") for row in rows)
-    batch = f"; {rules} stages under another batch rule" if rules else ""
+    batch = f"; {say_count(rules, 'stage')} under another batch rule" if rules else ""
     return f"{len(rows) - len(left)} done, {len(left)} to run; {cost}{batch}"
 
 
 class _Path(NamedTuple):
-    """The longest way to the end of a stage."""
+    """The longest path to the end of a stage."""
 
     hours: float
     before: str
 
 
 def say_longest_path(rows: Sequence[Row], stages: Sequence[Stage]) -> str:
-    """Return the stages that take longest one after the other; "" when nothing is left."""
+    """Return the critical path of the unfinished stages; "" if there are none."""
     hours = {row.name: _hours_of(row) for row in rows}
     known = {row.name: bool(row.gpus) and row.gpu_hours is not None for row in rows}
     paths: dict[str, _Path] = {}
@@ -136,7 +138,7 @@ def say_limit(minutes: int) -> str:
 
 
 def _hours_of(row: Row) -> float:
-    """Return the hours that a stage takes: its GPU-hours over its GPUs, else its time limit."""
+    """Return a stage's duration in hours: its GPU-hours over its GPUs, else its time limit."""
     if row.state == "done":
         return 0.0
     if row.gpus and row.gpu_hours is not None:

@@ -1,4 +1,4 @@
-"""Turn what a chain file asks into words of tools.write_report."""
+"""Translate the comparisons of a chain file into options of tools.write_report."""
 
 import json
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from tools.chain.plan.config import ChainConfig
 
 
 def question_words(config: ChainConfig) -> tuple[str, ...]:
-    """Return key=value words for everything that the chain file says of its comparisons; none for the defaults."""
+    """Return key=value options for the comparisons in the chain file; defaults are left out."""
     return tuple(_list_words(config))
 
 

@@ -1,4 +1,4 @@
-"""What one stage's job asks of the cluster."""
+"""Resources that a stage's job requests from the cluster."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,9 +15,9 @@ BUILT_IN: dict[str, dict[str, Any]] = {
     "knn": {"gpus": 1, "time_min": 120},
     "analyse": {"gpus": 1, "time_min": 120},
 }
-"""Kinds that use a GPU where there is one; a chain's own `resources` go over these."""
+"""Defaults of the kinds that use a GPU where there is one; a chain's `resources` override them."""
 LIGHT: dict[str, Any] = {"gpus": 0, "time_min": 30}
-"""Of random initialisation, conversion, kNN on the digits and the report: minutes on a CPU."""
+"""Resources of random initialisation, conversion, kNN on the digits and the report: minutes on a CPU."""
 SIZES = ("gpus", "nodes", "time_min", "hours")
 KINDS = (
     "data",
@@ -32,7 +32,7 @@ KINDS = (
     "report",
     "notify",
 )
-"""Labels that hold for every chain, beside "default"."""
+"""Labels valid in every chain, in addition to "default"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Resources:
     gpus: int = field(default=0, metadata={"least": 0})
     """GPUs per node; one task runs on each."""
     gpu_option: str = field(default="gpus", metadata={"choices": ("gpus", "gres")})
-    """gpus (--gpus-per-node) or gres (--gres=gpu:N), whichever the site knows."""
+    """gpus (--gpus-per-node) or gres (--gres=gpu:N), whichever the site supports."""
     cpus: int = field(default=4, metadata={"least": 1})
     """CPUs per task, and OMP_NUM_THREADS of each."""
     mem_gb: float = field(default=0.0, metadata={"least": 0})
@@ -58,9 +58,9 @@ class Resources:
     time_min: int = field(default=60, metadata={"least": 1})
     """Time limit of the job; a stage that needs longer is resumed by the next job."""
     constraint: str = ""
-    """Node features, as sbatch takes them."""
+    """Node features, as sbatch accepts them."""
     exclude: str = field(default="", metadata={"join": ","})
-    """Hosts to leave out: a text as sbatch takes it, or a list."""
+    """Hosts to exclude: a string as sbatch accepts it, or a list."""
     mail_user: str = ""
     """Address for Slurm's mail."""
     mail_type: str = ""
@@ -70,9 +70,9 @@ class Resources:
     setup: tuple[str, ...] = field(default=(), metadata={"shell": True})
     """Lines of bash before the stage starts, run under set -e: module load …"""
     srun: tuple[str, ...] = ()
-    """Further words for srun."""
+    """Further arguments of srun."""
     hours: float = field(default=0.0, metadata={"least": 0})
-    """Your estimate for the whole stage, for the plan's GPU-hours until a rate has been measured."""
+    """Your estimate of the complete stage's duration, for the plan's GPU-hours until a rate has been measured."""
 
 
 def look_up_resources(
@@ -80,7 +80,7 @@ def look_up_resources(
 ) -> Resources:
     """Return the resources of a stage: those of its kind, "default", then each of `labels` in order.
 
-    A light stage (minutes on a CPU) takes no size from "default", so that it never waits for the GPUs of the others.
+    A light stage (minutes on a CPU) takes no size from "default", so that it never queues for GPUs.
     """
     merged = dict(BUILT_IN.get(labels[0], {}))
     merged |= table.get("default") or {}
@@ -88,7 +88,7 @@ def look_up_resources(
         merged = {key: value for key, value in merged.items() if key not in SIZES} | LIGHT
     for label in labels:
         merged |= table.get(label) or {}
-    if isinstance(merged.get("exclude"), (list, tuple)):  # in a chain.json of before
+    if isinstance(merged.get("exclude"), (list, tuple)):  # in a chain.json of an earlier version
         merged["exclude"] = ",".join(merged["exclude"])
     resources = from_dict(Resources, merged)
     if conflicts := find_conflicts(resources.extra, resources.gpus, resources.mem_gb):
@@ -97,16 +97,16 @@ def look_up_resources(
 
 
 def find_line_breaks(label: str, values: Mapping[str, Any]) -> list[str]:
-    """Return a sentence for every setting with a line break, which would be a second option for sbatch."""
+    """Return a sentence for every value with a line break, which sbatch would read as another option."""
     return [
-        f"resources.{label}.{key}: {value!r} has a line break, which no sbatch option may hold"
+        f"resources.{label}.{key}: {value!r} has a line break, which is not allowed in an sbatch option"
         for key, value in values.items()
         if key != "setup" and any(set(text) & set("\n\r") for text in _texts_in(value))
     ]
 
 
 def find_unknown_labels(table: Mapping[str, Any], labels: Iterable[str]) -> list[str]:
-    """Return a sentence for every entry of `table` that is no label of a stage."""
+    """Return a sentence for every key of `table` that is not the label of a stage."""
     known = list(dict.fromkeys(("default", *KINDS, *labels)))
     found = []
     for label in table:
@@ -118,7 +118,7 @@ def find_unknown_labels(table: Mapping[str, Any], labels: Iterable[str]) -> list
 
 
 def find_odd_labels(table: Mapping[str, Any], names: Iterable[str]) -> list[str]:
-    """Return the entries that cannot be a label whatever the chain's stages are: none of `names` begins them.
+    """Return the keys that cannot be labels, whatever stages the chain has: they begin with none of `names`.
 
     Args:
         table: resources by label.
@@ -139,7 +139,7 @@ def resources_as_dict(resources: Resources) -> dict[str, Any]:
 
 
 def _texts_in(value: Any) -> list[str]:
-    """Return the texts of a setting that may be a text, a list or a dictionary."""
+    """Return the strings in a value that may be a scalar, a list or a dictionary."""
     if isinstance(value, Mapping):
         parts = [*value, *value.values()]
     else:

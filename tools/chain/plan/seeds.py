@@ -1,7 +1,7 @@
 """Pretraining seeds: a backbone with `seeds: [0, 1]` stands for NAME@0 and NAME@1, one pretraining each.
 
-A seed of a pretraining is a replication of its method: NAME@SEED is the name under which everything downstream (stages,
-results, analyses) knows it, and a backbone written out under such a name means the same.
+A seed of a pretraining is a replication of its method: NAME@SEED is its name in stages, results and analyses. A
+backbone that is listed under such a name in the chain file is treated the same.
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from tools.chain.plan.config import Backbone, ChainConfig
 from transfer.results.seeds import method_of
 
 SEED_KEY = "run.seed"
-"""The setting of tools.pretrain_encoder that a seed sets."""
+"""The config key of tools.pretrain_encoder that holds the seed."""
 
 
 def expand_seeds(config: ChainConfig) -> ChainConfig:
@@ -39,7 +39,7 @@ def seed_name(name: str, seed: int) -> str:
 
 
 def select_backbones(chosen: Iterable[str], backbones: Iterable[str]) -> tuple[str, ...]:
-    """Return the backbones that `chosen` means: each itself where it is one, else all seeds of that method."""
+    """Return the backbones named in `chosen`: a backbone itself, or all seeds of a method."""
     known = tuple(backbones)
     found = [name for choice in chosen for name in ([choice] if choice in known else seeds_of(choice, known))]
     return tuple(dict.fromkeys(found))

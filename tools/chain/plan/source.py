@@ -1,7 +1,7 @@
-"""Digest what a stage runs: the source its module imports and the settings its config files hold.
+"""Digest what a stage runs: the source that its module imports and the values in its config files.
 
-Comments, docstrings and layout do not count, and neither does code that the stage never imports: mending the report
-does not retrain an encoder.
+Comments, docstrings, formatting and code that the stage does not import are ignored: fixing the report does not retrain
+an encoder.
 """
 
 import ast
@@ -19,16 +19,16 @@ PACKAGES = ("pretrain", "transfer", "tools")
 
 @cache
 def digest_module(module: str, root: Path = PROJECT_ROOT) -> str:
-    """Return a digest of `module` ("tools.pretrain_encoder") and all of our modules it imports, however deep.
+    """Return a digest of `module` ("tools.pretrain_encoder") and all project modules that it imports, transitively.
 
-    A module that is none of ours, or does not exist, counts by its name alone.
+    An external or missing module contributes only its name.
     """
     lines = [f"{name} {_digest_source(path)}" for name, path in sorted(import_closure(module, root).items())]
     return hashlib.sha256("\n".join([module, *lines]).encode()).hexdigest()
 
 
 def import_closure(module: str, root: Path = PROJECT_ROOT) -> dict[str, Path]:
-    """Return {module name: file} of `module` and every module of ours that it imports, packages included."""
+    """Return {module name: file} of `module` and every project module that it imports, packages included."""
     found: dict[str, Path] = {}
     waiting = [module, f"{module}.__main__"]
     while waiting:
@@ -43,12 +43,12 @@ def import_closure(module: str, root: Path = PROJECT_ROOT) -> dict[str, Path]:
 
 @cache
 def digest_config(path: Path) -> str:
-    """Return a digest of the settings in a YAML file and in the files it is based on; comments do not count."""
+    """Return a digest of the values in a YAML file and its base files; comments are ignored."""
     return hashlib.sha256(json.dumps(_read_config(path), sort_keys=True).encode()).hexdigest()
 
 
 def is_untrained(config: Path, words: tuple[str, ...]) -> bool:
-    """Return whether a pretraining config asks for no epoch: its stage writes the random initialisation."""
+    """Return whether a pretraining config has run.epochs=0: its stage writes the random initialisation."""
     key = "run.epochs="
     said = [word.removeprefix(key) for word in words if word.startswith(key)]
     return (said[-1] if said else _epochs_in(config)) == "0"
@@ -63,17 +63,17 @@ def _epochs_in(config: Path) -> str:
 
 
 def forget_digests() -> None:
-    """Read every file anew from now on (a process that plans again later)."""
+    """Clear the caches, so that a process that plans again reads every file again."""
     for function in (digest_module, digest_config, _digest_source, _imports_of, _epochs_in):
         function.cache_clear()
 
 
 def _read_config(path: Path, seen: tuple[Path, ...] = ()) -> list[Any]:
-    """Return the settings of a file and of those that it is based on, each file once."""
+    """Return the values of a file and of its base files, each file once."""
     try:
         values = plain_value(read_document(path))
     except DocumentError:
-        return [hashlib.sha256(path.read_bytes()).hexdigest()]  # a tag of the tool's own: its bytes count
+        return [hashlib.sha256(path.read_bytes()).hexdigest()]  # a tag of the tool's own: digest the bytes
     if not isinstance(values, dict):
         return [repr(values)]
     based = [values.pop(key) for key in ("_base_", "_BASE_") if key in values]

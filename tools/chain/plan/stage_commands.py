@@ -1,4 +1,4 @@
-"""The stages of a chain as lists of words: one function a kind, nothing but text.
+"""Build the commands of a chain's stages: one pure function per kind.
 
 Placeholders in braces are filled in when the stage starts: {out} its folder, {stage:NAME} another stage's, {chain} the
 chain's, {code} the exported source, {python} the interpreter.
@@ -30,44 +30,44 @@ class Draft:
     outputs: tuple[str, ...] = ()
     """Files below {out} that must exist at the end."""
     after: tuple[str, ...] = ()
-    """Names of the stages that must have ended before; the {stage:NAME} of the command are added by the plan."""
+    """Names of the stages before it; the plan adds those named by {stage:NAME} in the command."""
     configs: tuple[str, ...] = ()
-    """Files whose content counts."""
+    """Files whose content is part of the key."""
     always: bool = False
-    """Run when the stages before it have ended, well or not."""
+    """Run once the stages before it have ended, even if they failed."""
     array: str = ""
-    """Stages of one name here differ by the seed alone and may become one job array."""
+    """Stages with the same value differ only by seed and may become one job array."""
     protocol: str = ""
-    """Of a measurement: the protocol's name."""
+    """Name of a measurement's protocol."""
     backbone: str = ""
-    """The backbone that it makes or measures."""
+    """The backbone that it produces or measures."""
     is_light: bool = False
-    """Minutes on a CPU: no GPU and a short limit, whatever the chain's "default" says."""
+    """Minutes on a CPU: no GPU and a short limit, whatever the chain's "default" sets."""
     labels: tuple[str, ...] = ()
-    """Where its resources are looked up, in this order, the later ones winning; `list_labels` adds to them."""
+    """Labels of its resources; later ones take precedence; `list_labels` adds to them."""
 
 
 def run_tool(module: str, *words: str) -> tuple[str, ...]:
-    """Return the command of one of our own modules."""
+    """Return the command that runs a project module."""
     return ("{python}", "-m", module, *words)
 
 
 def setting(key: str, value: str) -> str:
-    """Return key=value such that the YAML of the settings reader gives back the text `value` and nothing else."""
+    """Return key=value, quoted so that the config reader reads `value` as a string."""
     plain = re.fullmatch(r"[A-Za-z_][\w.+-]*", value) and value.lower() not in ("true", "false", "null", "yes", "no")
     return f"{key}={value if plain else json.dumps(value, ensure_ascii=False)}"
 
 
 def make_data(words: tuple[str, ...]) -> Draft:
-    """Return the stage that makes the embedded digits in {out}/digits."""
+    """Return the stage that generates the embedded digits in {out}/digits."""
     command = run_tool("tools.make_digits", "{out}/digits", *words)
     return Draft(name="data", kind="data", command=command, outputs=("digits/digits.json",), labels=("data",))
 
 
 def pretrain(name: str, backbone: Backbone, data: str, config: str, is_untrained: bool = False) -> Draft:
-    """Return the stage that pretrains an encoder; the data's place can be overridden by the backbone's own words.
+    """Return the stage that pretrains an encoder; `backbone.set` may override the data root.
 
-    A random initialisation (`is_untrained`) takes none of the resources that the chain gives to pretraining.
+    A random initialisation (`is_untrained`) does not use the chain's resources for pretraining.
     """
     words = [f"data.root={data}/imagenet", *backbone.set, "run.out={out}"]
     return Draft(
@@ -83,7 +83,7 @@ def pretrain(name: str, backbone: Backbone, data: str, config: str, is_untrained
 
 
 def convert(name: str, backbone: Backbone, weights: str) -> Draft:
-    """Return the stage that brings an encoder into Detectron2's names, with a manifest."""
+    """Return the stage that converts an encoder to Detectron2 weights, with a manifest."""
     source = weights or f"{{stage:pretrain-{name}}}/{ENCODER}"
     words = backbone.set if weights else ()
     return Draft(
@@ -99,7 +99,7 @@ def convert(name: str, backbone: Backbone, weights: str) -> Draft:
 
 
 def measure(name: str, protocol: Protocol, backbone: str, seed: int | None, data: str) -> Draft:
-    """Return one measurement of one backbone; `protocol.config` is already a path that exists."""
+    """Return one measurement of one backbone; `protocol.config` is already resolved."""
     stage_name = f"{name}-{backbone}" + ("" if seed is None else f"-seed{seed}")
     weights = f"{{stage:convert-{backbone}}}/{CONVERTED}"
     fill = _filler({"data": data, "backbone": backbone, "seed": str(seed or 0), "weights": weights})
@@ -127,7 +127,7 @@ def measure(name: str, protocol: Protocol, backbone: str, seed: int | None, data
 
 
 def analyse(analysis: Analysis, backbones: Mapping[str, Backbone], data: str) -> Draft:
-    """Return the stage that compares all encoders: those of this chain with their heads, the others as converted."""
+    """Return the stage that compares all encoders: this chain's with their projection heads, others as converted."""
     fill = _filler({"data": data})
     encoders = [
         f"{name}={{stage:pretrain-{name}}}/{ENCODER}"
@@ -147,7 +147,7 @@ def analyse(analysis: Analysis, backbones: Mapping[str, Backbone], data: str) ->
 
 
 def own(name: str, stage: OwnStage, seed: int | None, data: str) -> Draft:
-    """Return a stage of the user's."""
+    """Return a user-defined stage."""
     fill = _filler({"data": data} | ({} if seed is None else {"seed": str(seed)}))
     return Draft(
         name=name if seed is None else f"{name}-seed{seed}",
@@ -162,11 +162,11 @@ def own(name: str, stage: OwnStage, seed: int | None, data: str) -> Draft:
 
 
 def report(after: tuple[str, ...], question: tuple[str, ...] = ()) -> Draft:
-    """Return the last stage: it runs when all others have ended, well or not.
+    """Return the report stage, which runs once all others have ended, even if they failed.
 
     Args:
         after: the stages before it.
-        question: what it is asked, as words of tools.write_report; another question is another report.
+        question: options of tools.write_report; other options make another stage.
 
     """
     return Draft(
@@ -182,7 +182,7 @@ def report(after: tuple[str, ...], question: tuple[str, ...] = ()) -> Draft:
 
 
 def notify(words: tuple[str, ...]) -> Draft:
-    """Return the stage behind all others that tells of their end; its words count, so that another receiver is told."""
+    """Return the last stage, which sends the notification; a new receiver makes a new stage."""
     return Draft(
         name="notify",
         kind="notify",
@@ -194,7 +194,7 @@ def notify(words: tuple[str, ...]) -> Draft:
 
 
 def list_labels(draft: Draft, owners: Mapping[str, str]) -> tuple[str, ...]:
-    """Return where a stage's resources are looked up: its kind, protocol, backbone and name, the general ones first.
+    """Return the labels of a stage's resources, from general to specific: kind, protocol, backbone, name.
 
     Args:
         draft: the stage.
@@ -208,14 +208,14 @@ def list_labels(draft: Draft, owners: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _lineage(name: str, owners: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the names by which a file may speak of a backbone or protocol: owner in the grid, method, itself."""
+    """Return the names that a chain file may use for a backbone or protocol: owner in the grid, method, itself."""
     method = method_of(name)
     found = (owners.get(method) or owners.get(name), method, name)
     return tuple(dict.fromkeys(entry for entry in found if entry))
 
 
 def fill_in(words: tuple[str, ...], values: dict[str, str]) -> list[str]:
-    """Return the words with {out}, {python}, {code}, {chain} and {stage:NAME} replaced; other braces stay."""
+    """Return the words with {out}, {python}, {code}, {chain} and {stage:NAME} replaced; other braces are kept."""
     return [_filler(values)(word) for word in words]
 
 

@@ -1,9 +1,9 @@
-"""Sweeps: a grid over settings makes variants of backbones and protocols; what they share runs once.
+"""Sweeps: a grid of config values expands to variants of backbones and protocols; stages that they share run once.
 
 grid:
-  "mochi:mixing.n": [256, 1024]                                     # BACKBONE:key, a setting of its pretraining
-  "mochi:mixing.n,s,s_prime": [[1024, 1024, 128], [512, 1024, 0]]   # several settings that change together
-  "voc:SOLVER.BASE_LR": [0.01, 0.02]                                # PROTOCOL:key, a setting of its tool
+  "mochi:mixing.n": [256, 1024]                                     # BACKBONE:key, a key of its pretraining config
+  "mochi:mixing.n,s,s_prime": [[1024, 1024, 128], [512, 1024, 0]]   # several keys that change together
+  "voc:SOLVER.BASE_LR": [0.01, 0.02]                                # PROTOCOL:key, a key of its config
 An axis of a backbone with seeds applies to all its seeds.
 """
 
@@ -50,10 +50,10 @@ def expand_grid(config: ChainConfig) -> ChainConfig:
 
 
 def list_points(config: ChainConfig) -> list[Point]:
-    """Return every variant that the grid asks for.
+    """Return every variant of the grid.
 
     Raises:
-        SettingsError: axes that name nothing in the chain, or whose values do not fit their keys; all at once.
+        SettingsError: axes with an unknown owner or with values that do not match their keys; all are listed.
 
     """
     if mistakes := find_grid_mistakes(config.grid, [*config.backbones, *config.protocols]):
@@ -70,7 +70,7 @@ def list_points(config: ChainConfig) -> list[Point]:
 
 
 def list_axes(config: ChainConfig) -> list[str]:
-    """Return "OWNER:key" for every single setting that the grid changes, in order."""
+    """Return "OWNER:key" for every key that the grid varies, in order."""
     return [f"{owner}:{key}" for owner, keys in map(split_axis, config.grid) for key in keys]
 
 
@@ -112,7 +112,7 @@ def _settings_of(axis: str, config: ChainConfig) -> list[list[tuple[str, Any]]]:
 
 
 def _say_value(value: Any) -> str:
-    """Return a value as the settings readers take it on a command line."""
+    """Return a value as the config reader expects it on a command line."""
     if isinstance(value, bool):
         return str(value)
     return json.dumps(value) if isinstance(value, (list, tuple, dict)) or value is None else str(value)

@@ -1,4 +1,4 @@
-"""Say in words why each attempt of a stage ended, and how long its job waited in the queue."""
+"""Describe why each attempt of a stage ended, and how long its job was queued."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -6,14 +6,14 @@ from typing import Any
 
 WORDS = {
     "done": "done",
-    "stopped": "stopped by a person",
+    "stopped": "stopped by the user",
     "superseded": "node lost",
     "gate": "inputs changed",
     "quota": "disk full",
     "oom": "out of memory",
     "budget": "budget used up",
 }
-"""Outcome → why, where the reason adds nothing."""
+"""Outcome → description, where the recorded reason adds nothing."""
 SIGNALS = {"SIGTERM": "preempted or asked to end (SIGTERM)", "SIGUSR2": "near the job's time limit (SIGUSR2)"}
 
 
@@ -32,7 +32,7 @@ def say_outcome(attempt: Mapping[str, Any], is_running: bool) -> str:
 
 
 def say_attempts(reasons: Sequence[str]) -> str:
-    """Return the reasons in their order, each kind once: "time limit ×2, node lost"; the last "done" is left out."""
+    """Return the distinct reasons in order, with counts: "time limit ×2, node lost"; "done" is left out."""
     counts = Counter(reason for reason in reasons if reason not in ("done", "running"))
     return ", ".join(f"{reason} ×{count}" if count > 1 else reason for reason, count in counts.items())
 
@@ -40,9 +40,9 @@ def say_attempts(reasons: Sequence[str]) -> str:
 def queue_wait_s(
     ledger: Sequence[Mapping[str, Any]], attempts: Sequence[Mapping[str, Any]], now: float
 ) -> float | None:
-    """Return the seconds that the newest job waited, or has waited so far; None without a job.
+    """Return the seconds that the newest job was queued, so far if it has not started; None without a job.
 
-    A restart of the same job waits again, and Slurm alone knows how long: what counts is from the submit to the start.
+    Measured from the submit to the first start; the waits of a requeued job are not recorded.
     """
     submitted = [entry for entry in ledger if entry.get("event") == "submitted" and entry.get("job_id")]
     if not submitted:

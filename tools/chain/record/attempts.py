@@ -1,7 +1,7 @@
-"""The starts of one stage: attempts/0001.json, … A live one is also the lease that keeps a second run away.
+"""The attempts of one stage: attempts/0001.json, … A live attempt is also the lease that excludes a second run.
 
-A number is taken by an exclusive link, so of two that start at once one wins. While it runs its file is touched: that
-is the heartbeat by which another machine sees that it lives.
+A number is claimed by an exclusive link, so that of two simultaneous starts only one succeeds. A running attempt
+touches its file: this heartbeat shows other machines that it is alive.
 """
 
 import contextlib
@@ -24,22 +24,22 @@ QUIET_BEATS = 3
 DEAD_AFTER_S = 60.0
 """A heartbeat older than this, seen from another machine, means that the attempt is dead."""
 NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EMLINK, errno.EXDEV)
-"""What file systems answer that have no hard links (SMB, some FUSE and object stores)."""
+"""Errors of file systems without hard links (SMB, some FUSE and object stores)."""
 KINDS: dict[str, type | tuple[type, ...]] = {
     "outcome": (str, NoneType), "host": str, "node": str, "pid": int, "born": int, "job_id": str, "restart": int,
     "from_step": int, "to_step": int, "seconds": (int, float), "began": (int, float), "gpu": (list, str),
 }  # fmt: skip
-"""Types of what an attempt's file holds, where it holds it."""
+"""Types of the values in an attempt's file; all are optional."""
 
 
 def read_attempts(folder: Path) -> list[dict[str, Any]]:
     """Return all attempts of the stage in `folder`, oldest first, each with its "number" and "path".
 
-    A damaged file is an attempt too, with "damaged": its number is taken, and it lives while it is touched.
+    A damaged file counts as an attempt with "damaged": its number is used, and it is alive while it is touched.
     """
     place = folder / "attempts"
     try:
-        names = os.listdir(place)  # noqa: PTH208 (a chain of 10,000 stages asks as often)
+        names = os.listdir(place)  # noqa: PTH208 (called for each of 10,000 stages)
     except (FileNotFoundError, NotADirectoryError):
         return []
     numbers = sorted((int(match[1]), name) for name in names if (match := re.fullmatch(r"(\d+)\.json", name)))
@@ -47,7 +47,7 @@ def read_attempts(folder: Path) -> list[dict[str, Any]]:
 
 
 def claim_attempt(folder: Path, values: Mapping[str, Any]) -> Path | None:
-    """Write the next attempt's file and return its path; None when another attempt lives."""
+    """Write the next attempt's file and return its path; None if another attempt is alive."""
     (folder / "attempts").mkdir(parents=True, exist_ok=True)
     attempts = read_attempts(folder)
     if any(is_alive(attempt, values) for attempt in attempts):
@@ -73,10 +73,10 @@ def claim_attempt(folder: Path, values: Mapping[str, Any]) -> Path | None:
 
 
 def wait_and_claim(folder: Path, values: Mapping[str, Any], give_up: Callable[[], object]) -> Path | None:
-    """Claim the next attempt as `claim_attempt` does, but outwait attempts whose file is damaged.
+    """Claim the next attempt like `claim_attempt`, but wait until attempts with a damaged file have expired.
 
-    Such a file does not say whose it was: only that nobody touches it any more proves that its run is over. That may
-    be this very job's run before a crash, so an answer of None would end the job for nothing.
+    A damaged file does not identify its process: only a stale heartbeat proves that the run is over. It may be this
+    job's own run before a crash, so that returning None at once would end the job needlessly.
     """
     until = time.monotonic() + DEAD_AFTER_S + QUIET_BEATS * HEARTBEAT_S
     while (path := claim_attempt(folder, values)) is None:
@@ -88,11 +88,11 @@ def wait_and_claim(folder: Path, values: Mapping[str, Any], give_up: Callable[[]
 
 
 def wait_for_predecessor(path: Path, own: Mapping[str, Any]) -> None:
-    """Wait until the attempt before `path` has surely ended.
+    """Wait until the attempt before `path` has certainly ended.
 
-    A scheduler restarts a job whose node it lost, though its processes may still run there: they see the new attempt
-    within a heartbeat and end. That one is over when it says so, its process is gone, its heartbeat stands still, or
-    its file is gone.
+    A scheduler restarts a job whose node it lost, although its processes may still run there; they notice the new
+    attempt within a heartbeat and exit. The earlier attempt has ended when its outcome is recorded, its process is
+    gone, its heartbeat has stopped, or its file is gone.
     """
     before = [entry for entry in read_attempts(path.parent.parent) if entry["number"] < int(path.stem)]
     if not before or before[-1].get("outcome") or before[-1].get("restart") == own["restart"]:
@@ -109,18 +109,18 @@ def wait_for_predecessor(path: Path, own: Mapping[str, Any]) -> None:
 
 
 def end_attempt(path: Path, **values: Any) -> None:
-    """Add the outcome and more to an attempt's file; a damaged one is written anew."""
+    """Add the outcome and further values to an attempt's file; a damaged file is rewritten."""
     entry = _read_attempt(path)
     known = {key: value for key, value in entry.items() if key not in ("path", "damaged")}
     write_json(path, {**known, **values, "ended": time.time()})
 
 
 def is_alive(attempt: Mapping[str, Any], own: Mapping[str, Any] | None = None) -> bool:
-    """Return whether an attempt still runs, as seen from the process that asks.
+    """Return whether an attempt is still running, as seen from this process.
 
     Args:
         attempt: from `read_attempts`.
-        own: "job_id" and "restart" of the asker: an earlier run of the same job is over.
+        own: "job_id" and "restart" of the caller: an earlier run of the same job has ended.
 
     """
     if attempt.get("outcome"):
@@ -133,19 +133,19 @@ def is_alive(attempt: Mapping[str, Any], own: Mapping[str, Any] | None = None) -
 
 
 def is_known_dead(attempt: Mapping[str, Any]) -> bool:
-    """Return whether an attempt ended without saying how."""
+    """Return whether an attempt ended without recording an outcome."""
     return not attempt.get("outcome") and not is_alive(attempt)
 
 
 def count_against_budget(folder: Path) -> list[dict[str, Any]]:
-    """Return the attempts since the last retry that count: not those that a person stopped."""
+    """Return the attempts since the last retry that count against the budget: not those that the user stopped."""
     counts = [entry.get("attempts") for entry in read_ledger(folder)]
     base = max((count for count in counts if isinstance(count, int)), default=0)
     return [entry for entry in read_attempts(folder) if entry["number"] > base and entry.get("outcome") != "stopped"]
 
 
 def read_ledger(folder: Path) -> list[dict[str, Any]]:
-    """Return the entries of a stage's ledger.jsonl; whatever is no entry is left out."""
+    """Return the entries of a stage's ledger.jsonl; anything else in it is ignored."""
     return [entry for entry in read_json_lines(folder / "ledger.jsonl") if isinstance(entry, dict)]
 
 
@@ -160,7 +160,7 @@ def find_checkpoint_step(folder: Path) -> int:
 
 
 class Heartbeat(threading.Thread):
-    """Touch the attempt's file until told to stop, and look whether the stage was cancelled or taken over."""
+    """Touch the attempt's file until `stop` is called, and check whether the stage was cancelled or superseded."""
 
     def __init__(self, path: Path, supersede: Callable[[], None], cancel: Callable[[], None]) -> None:
         super().__init__(daemon=True)
@@ -169,10 +169,10 @@ class Heartbeat(threading.Thread):
         self._stop_file = path.parent.parent / "STOP"
 
     def run(self) -> None:
-        """Touch, wait, again; a full disk or a hanging or stale file server is no reason to end.
+        """Touch the file periodically; errors of a full disk or a hanging or stale file server are ignored.
 
-        A newer attempt means that the scheduler took this one for dead (a lost node): it calls `supersede` and ends.
-        STOP, written by `cancel` on whatever machine, is handed on by `cancel`.
+        If a newer attempt exists, the scheduler considered this one dead (a lost node): call `supersede` and return.
+        If STOP exists, written by `chain cancel` on any machine, call `cancel`.
         """
         while not self._ended.wait(HEARTBEAT_S):
             if os.path.exists(self._newer):  # noqa: PTH110 (Path.exists raises on a stale handle)
@@ -202,7 +202,7 @@ def _read_attempt(path: Path) -> dict[str, Any]:
 
 
 def _take_name(beside: Path, path: Path) -> bool:
-    """Give the file `beside` the name `path` unless that is taken; return whether it was free."""
+    """Link the file `beside` to `path` unless that exists; return whether it did not."""
     try:
         os.link(beside, path)
     except FileExistsError:
@@ -214,12 +214,12 @@ def _take_name(beside: Path, path: Path) -> bool:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         except FileExistsError:
             return False
-        beside.replace(path)  # until here the file is empty, and others take it for a live attempt
+        beside.replace(path)  # until here the file is empty, and others treat it as a live attempt
     return True
 
 
 def find_birth(pid: int) -> int:
-    """Return when a process began, in clock ticks since boot: with the pid it names one process for good."""
+    """Return a process's start in clock ticks since boot, 0 if it has ended; with the pid it identifies the process."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -238,7 +238,7 @@ def _touched(path: Path) -> float:
 def _age_s(path: Path) -> float:
     """Return the age of the last touch by the clock of the file server, which both machines share.
 
-    Who may only read, or a full disk, has this machine's clock alone.
+    Without write access, or on a full disk, this machine's clock is used.
     """
     try:
         handle, probe = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)

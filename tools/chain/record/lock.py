@@ -1,4 +1,4 @@
-"""One process at a time: by flock, or by an exclusive file where the file system has no flock (some Lustre and NFS)."""
+"""Exclude other processes by flock or, on file systems without it (some Lustre and NFS), by an exclusive file."""
 
 import errno
 import fcntl
@@ -15,7 +15,7 @@ from pretrain.runtime.storage import read_json_object, write_json
 from tools.chain.record.attempts import find_birth
 
 NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
-"""What flock answers where there is none."""
+"""Errors of flock on file systems without it."""
 POLL_S = 0.2
 
 
@@ -32,7 +32,7 @@ class ChainLock:
 
         Raises:
             Timeout: another process holds it for longer than `timeout` seconds.
-            ValueError: so says a file that another machine left, and nobody can tell whether its process lives.
+            ValueError: a process on another machine holds it, and whether that is alive cannot be determined.
 
         """
         if has_flock(self.path):
@@ -46,7 +46,7 @@ class ChainLock:
             time.sleep(POLL_S)
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         if self._flock is not None:
             self._flock.release()
             self._flock = None
@@ -82,8 +82,8 @@ class ChainLock:
             raise Timeout(str(self.path))
         raise ValueError(
             f"{self._holder}: held by process {holder.get('pid', 'unknown')} on "
-            f"{holder.get('host', 'another machine')}, and this file system has no flock that would tell whether it "
-            "lives; if it does not, delete this file"
+            f"{holder.get('host', 'another machine')}, and this file system has no flock to check whether it is "
+            "alive; if it is not, delete this file"
         )
 
     def _read_holder(self) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class ChainLock:
 
 
 def has_flock(path: Path) -> bool:
-    """Return whether the file system of `path` has flock; the file is made."""
+    """Return whether the file system of `path` has flock; the file is created."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,8 +1,9 @@
-"""Read a stage's metrics.json where it is a result of this project: a user's own program may call any file so."""
+"""Read a stage's metrics.json if it is a result of this project; a user's program may write another file so named."""
 
 import logging
 from pathlib import Path
 
+from tools.chain.plan.resources import KINDS
 from transfer.results.run_result import RESULT_NAME, RunResult, read_result
 
 logger = logging.getLogger(__name__)
@@ -11,10 +12,10 @@ logger = logging.getLogger(__name__)
 def read_sound_result(folder: Path, kind: str, *, strict: bool = False) -> RunResult | None:
     """Return the result in a stage's folder; None when there is none.
 
-    A file that is no result is left out; in a stage of ours (not of kind "command") that is damage, named in the log.
+    Any other file is ignored; in a stage of the project's own kinds (not "command") it is damage, and logged.
 
     Raises:
-        ValueError: with `strict`, where a stage of ours has a damaged result.
+        ValueError: with `strict`, if a stage of the project's own kinds has a damaged result.
 
     """
     if not (folder / RESULT_NAME).is_file():
@@ -29,8 +30,9 @@ def read_sound_result(folder: Path, kind: str, *, strict: bool = False) -> RunRe
         if sound and all(value is None or isinstance(value, int | float) for value in result.metrics.values()):
             return result
         reason = f"{folder / RESULT_NAME}: backbone, protocol, seed, machine or metrics of another type"
-    if kind != "command" and strict:
+    is_own = kind in KINDS and kind != "command"  # a damaged spec.json leaves the kind unknown
+    if is_own and strict:
         raise ValueError(f"{reason}; delete the stage's DONE.json and submit again")
-    if kind != "command":
+    if is_own:
         logger.warning("%s; the stage counts as one without a result: delete its DONE.json and submit again", reason)
     return None

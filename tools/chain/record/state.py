@@ -36,12 +36,12 @@ def read_plan(chain: Path) -> tuple[dict[str, Any], list[Stage]]:
         return values, [stage_from_dict(entry) for entry in values["stages"]]
     except ValueError as error:
         raise ValueError(
-            f"{path}: damaged ({error}); `python -m tools.chain submit` writes it again and loses nothing"
+            f"{path}: damaged ({error}); `python -m tools.chain submit` rewrites it and loses nothing"
         ) from error
 
 
 def read_spec(folder: Path) -> dict[str, Any]:
-    """Return spec.json of a stage; {} when there is none or it is damaged: the next submit writes it again."""
+    """Return spec.json of a stage; {} when there is none or it is damaged: the next submit rewrites it."""
     try:
         return read_json_object(folder / "spec.json", {"code": str, "commit": str}) if folder.is_dir() else {}
     except (OSError, ValueError):
@@ -49,7 +49,7 @@ def read_spec(folder: Path) -> dict[str, Any]:
 
 
 def read_done(folder: Path) -> dict[str, Any] | None:
-    """Return DONE.json of a stage; None when there is none, or when it is damaged and so proves nothing."""
+    """Return DONE.json of a stage; None if it is missing or damaged."""
     path = folder / "DONE.json"
     try:
         about = path.stat()
@@ -59,7 +59,7 @@ def read_done(folder: Path) -> dict[str, Any] | None:
 
 
 def read_failed(folder: Path) -> dict[str, Any] | None:
-    """Return FAILED.json of a stage ("kind", "message", "tail"); None when there is none. A damaged one counts too."""
+    """Return FAILED.json of a stage ("kind", "message", "tail"), also if it is damaged; None if there is none."""
     path = folder / "FAILED.json"
     if not is_file(path):
         return None
@@ -72,7 +72,7 @@ def read_failed(folder: Path) -> dict[str, Any] | None:
 
 
 def find_reason(failed: Mapping[str, Any]) -> str:
-    """Return the sentence that says why a stage failed: the last line of its log, else the runner's."""
+    """Return why a stage failed: the last line of its log, else the runner's message."""
     lines = [line.strip() for line in str(failed.get("tail", "")).split("\n") if line.strip()]
     message = str(failed.get("message", ""))
     return lines[-1].removeprefix("error: ") if lines and failed.get("kind") == "error" else message
@@ -84,7 +84,7 @@ def stage_as_dict(stage: Stage) -> dict[str, Any]:
 
 
 def stage_from_dict(values: Mapping[str, Any]) -> Stage:
-    """Return the stage that `stage_as_dict` took apart; further keys are left out, missing ones have their default.
+    """Return the stage stored by `stage_as_dict`; unknown keys are ignored, missing ones take their defaults.
 
     Raises:
         ValueError: a key without a default is missing, or one has another type.
@@ -99,7 +99,7 @@ def stage_from_dict(values: Mapping[str, Any]) -> Stage:
         known |= {key: dict(known[key]) for key in ("upstream", "configs", "why")}
         return Stage(**{**known, "resources": Resources(**resources)})
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"a stage's description is not whole: {error}; submit the chain again") from error
+        raise ValueError(f"a stage's description is incomplete: {error}; submit the chain again") from error
 
 
 def find_states(chain: Path, stages: Sequence[Stage]) -> dict[str, str]:
@@ -111,7 +111,7 @@ def find_states(chain: Path, stages: Sequence[Stage]) -> dict[str, str]:
 
 
 def is_ready(stage: Stage, states: Mapping[str, str]) -> bool:
-    """Return whether a stage that has to run may start now."""
+    """Return whether an unfinished stage may start now."""
     before = [states[name] for name in stage.upstream]
     if states[stage.name] not in ("pending", "lost"):
         return False
@@ -119,25 +119,39 @@ def is_ready(stage: Stage, states: Mapping[str, str]) -> bool:
 
 
 def upstream_states(chain: Path, stage: Stage) -> dict[str, str]:
-    """Return the states of the stages before a stage that runs always; of their folders alone, so "blocked" too."""
+    """Return the states of the stages before one that runs always, including "blocked"."""
     _, stages = read_plan(chain)
     states = find_states(chain, stages)
     return {name: states.get(name, "pending") for name in stage.upstream}
 
 
 def clear_for_run(chain: Path, stage: Stage, retry: bool) -> None:
-    """Take away STOP; with `retry` also FAILED.json (kept under its number), and count the budgets from here."""
+    """With `retry`, remove STOP, move FAILED.json to failed-NNNN.json, and count the budgets from here."""
+    if not retry:
+        return
     folder = stage_folder(chain, stage.folder)
     (folder / "STOP").unlink(missing_ok=True)
     failed = folder / "FAILED.json"
-    if retry and is_file(failed):
+    if is_file(failed):
         newest = max((attempt["number"] for attempt in read_attempts(folder)), default=0)
         append_json_line(folder / "ledger.jsonl", {"event": "retry", "attempts": newest})
         failed.rename(folder / f"failed-{newest:04d}.json")
 
 
+def is_cancelled(folder: Path) -> bool:
+    """Return whether `cancel` stopped a stage; only `resume` and retry= remove the mark."""
+    return is_file(folder / "STOP")
+
+
+def list_cancelled(chain: Path, stages: Sequence[Stage]) -> list[str]:
+    """Return the names of the cancelled stages that have not ended."""
+    states = find_states(chain, stages)
+    folders = {stage.name: stage_folder(chain, stage.folder) for stage in stages if states[stage.name] not in ENDED}
+    return [name for name, folder in folders.items() if is_cancelled(folder)]
+
+
 def find_state_alone(folder: Path) -> str:
-    """Return the state that the files of one stage tell by themselves: done, failed, running, lost or pending."""
+    """Return a stage's state from its own files alone: done, failed, running, lost or pending."""
     return "done" if read_done(folder) is not None else _find_unfinished(folder)
 
 
@@ -171,7 +185,7 @@ def _read_done(path: Path, _about: tuple[int, int, int]) -> dict[str, Any] | Non
 
 
 def _still_holds(folder: Path, stage: Stage, before: Mapping[str, str]) -> bool:
-    """Return whether a stage that runs always saw the present states, and its outputs are still there."""
+    """Return whether a finished stage that runs always saw the current states, and its outputs still exist."""
     if any(not (folder / name).exists() for name in stage.outputs):
         return False
     recorded: object = (read_done(folder) or {}).get("upstream_states", {})

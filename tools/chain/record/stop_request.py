@@ -1,4 +1,4 @@
-"""Why a stage's command has to stop: a signal, a deadline, a person, or a newer attempt."""
+"""Why a stage's command has to stop: a signal, a deadline, the user, or a newer attempt."""
 
 import signal
 import time
@@ -7,7 +7,7 @@ from types import FrameType
 
 TIME_LIMIT = "time limit"
 SUPERSEDED = "superseded"
-"""The stop reason upon which nothing may be saved any more."""
+"""The stop reason after which nothing may be written."""
 
 
 @dataclass
@@ -18,12 +18,12 @@ class StopRequest:
     """By time.monotonic()."""
     reason: str = ""
     superseded: bool = False
-    """A newer attempt has begun elsewhere, so this one must not touch the stage any more."""
+    """A newer attempt has started elsewhere, so this one must not write to the stage any more."""
     by_person: bool = False
-    """Signals come from the driver, so a person stopped it: that does not count against the budgets."""
+    """The user stopped it, through the driver or by `cancel`: such an attempt does not count against the budgets."""
 
     def install(self) -> "StopRequest":
-        """Catch SIGTERM and SIGUSR2; Ctrl-C is the driver's business."""
+        """Handle SIGTERM and SIGUSR2; ignore SIGINT, which the driver handles."""
         for number in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(number, self._remember)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -36,11 +36,11 @@ class StopRequest:
         return self.reason
 
     def supersede(self) -> None:
-        """End without saving: the stage belongs to a newer attempt."""
+        """Request a stop without saving: a newer attempt owns the stage."""
         self.superseded, self.reason = True, SUPERSEDED
 
     def cancel(self) -> None:
-        """Save and end, for a person asked for it."""
+        """Request a stop on behalf of the user."""
         self.reason, self.by_person = self.reason or "cancelled", True
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""Follow the states of a chain's stages at a cost per change that does not grow with the chain."""
+"""Track the states of a chain's stages, at a cost per change that does not grow with the chain."""
 
 import heapq
 import time
@@ -9,15 +9,15 @@ from tools.chain.plan.make_plan import Stage
 from tools.chain.record.state import BLOCKING, ENDED, STATES, find_state, find_states
 
 LOOK_AGAIN_S = 10.0
-"""Between two looks at all stages, for what other processes changed; more for a chain whose look takes long."""
+"""Seconds between two reads of all stages, for changes by other processes; more for a chain that takes long to read."""
 SHARE_OF_LOOKS = 0.02
-"""Most of the driver's time that goes into such looks."""
+"""Largest share of the driver's time spent on such reads."""
 
 
 class StateWatch:
     """The states of all stages, kept up to date by `update` for one stage and `look_again` for all.
 
-    A stage waits for `missing` stages before it; one that runs always waits for their end, any other for their success.
+    `missing` counts the stages that a stage still waits for: for their end if it runs always, else for their success.
     """
 
     def __init__(self, chain: Path, stages: Sequence[Stage]) -> None:
@@ -43,10 +43,10 @@ class StateWatch:
         self.next_look = now + max(LOOK_AGAIN_S, (now - began) / SHARE_OF_LOOKS)
 
     def update(self, name: str) -> None:
-        """Read the state of one stage, and of those after it as far as it changes them."""
+        """Read the state of one stage, and propagate the change to the stages after it."""
         waiting = [self.index[name]]
         while waiting:
-            number = heapq.heappop(waiting)  # in the plan's order: each after those it builds on
+            number = heapq.heappop(waiting)  # in the plan's order: topological
             stage = self.stages[number]
             before = {upstream: self.states[upstream] for upstream in stage.upstream}
             old, new = self.states[stage.name], find_state(self.chain, stage, before)
@@ -58,7 +58,7 @@ class StateWatch:
                 heapq.heappush(self._ready, number)
 
     def take_ready(self) -> Stage | None:
-        """Return the first stage of the plan that may start, and take it off until `update` or `put_back`."""
+        """Return and remove the first stage that may start; `update` or `put_back` makes it available again."""
         while self._ready:
             number = heapq.heappop(self._ready)
             if self._is_ready(number):
@@ -66,12 +66,12 @@ class StateWatch:
         return None
 
     def put_back(self, name: str) -> None:
-        """Let a stage be taken again."""
+        """Make a stage available again."""
         heapq.heappush(self._ready, self.index[name])
 
     @property
     def ended(self) -> int:
-        """How many stages have ended, well or not."""
+        """Number of stages that are done, failed or blocked."""
         return sum(self.counts[state] for state in ENDED)
 
     def _change(self, name: str, old: str, new: str) -> None:
@@ -88,7 +88,7 @@ class StateWatch:
     def _may_change(self, number: int, state: str) -> bool:
         """Return whether a stage must be read again because one before it is in `state` now."""
         stage = self.stages[number]
-        if stage.always:  # its verdict holds for the states that it saw; read once all before it have ended
+        if stage.always:  # it is done only for the states that it saw; read once all before it have ended
             return self.missing[number] == 0 or self.states[stage.name] == "done"
         return state in BLOCKING or self.states[stage.name] in BLOCKING
 

@@ -1,4 +1,4 @@
-"""Recognise from a log's end that memory ran out: on the GPU, on the machine, or in a data loader's worker."""
+"""Detect at the end of a log that memory ran out: on the GPU, on the host, or in a data loader's worker."""
 
 import re
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ PATTERNS = {
         r"Unable to allocate .* for an array", r"oom[-_]kill",
     ),
 }  # fmt: skip
-"""Kind → what the last error of a log says: torch's, NumPy's, C++'s and Slurm's words."""
+"""Kind → patterns of the last error in a log, from torch, NumPy, C++ and Slurm."""
 LAST_ERROR = re.compile(r"^(?:\S*(?:Error|Exception|Killed|terminate called)\b|error: |slurmstepd: )", re.MULTILINE)
 FEWER_AT_A_TIME: dict[str, tuple[str, ...]] = {
     "pretrain": ("engine.max_batch_per_rank=64",),
@@ -23,12 +23,12 @@ FEWER_AT_A_TIME: dict[str, tuple[str, ...]] = {
     "linear": ("feature_batch=64",),
     "knn": ("feature_batch=64",),
 }
-"""Kind of a stage → the words with which its command takes fewer images at a time on a GPU."""
+"""Kind of a stage → the options with which it processes fewer images at a time on a GPU."""
 KERNEL_COUNTS = Path("/proc/vmstat")
 
 
 def find_exhausted(tail: str) -> str:
-    """Return "gpu", "host" or "worker" when the last error of a log says that memory ran out there; else "".
+    """Return "gpu", "host" or "worker" if the last error of a log reports that its memory ran out; else "".
 
     An error that was caught and followed by another does not count.
     """
@@ -39,7 +39,7 @@ def find_exhausted(tail: str) -> str:
 
 
 def advise(kind: str, exhausted: str, name: str) -> str:
-    """Return what to do, as a clause to append to an error.
+    """Return the remedy, as a clause to append to an error.
 
     Args:
         kind: of the stage.
@@ -48,22 +48,22 @@ def advise(kind: str, exhausted: str, name: str) -> str:
 
     """
     if exhausted == "host":
-        return f"the machine's memory ran out; ask for more (resources.{name}.mem_gb) or use fewer workers"
+        return f"the machine's memory ran out; request more (resources.{name}.mem_gb) or use fewer workers"
     words = " ".join(FEWER_AT_A_TIME.get(kind, ()))
-    with_words = f"add {words} to the stage's words" if words else "make its batches smaller"
-    retry = ", or set budgets.retry_oom=true, which tries that once by itself" if words else ""
+    with_words = f"add {words} to `set` of its backbone or protocol" if words else "use smaller batches"
+    retry = ", or set budgets.retry_oom=true, which retries once with it" if words else ""
     return f"the GPU's memory ran out; {with_words}{retry}"
 
 
 def find_retry_words(spec: Mapping[str, object]) -> tuple[str, ...]:
-    """Return the words for the one automatic try after a GPU ran out of memory; none when it is not asked for."""
+    """Return the options for the one automatic retry after a GPU ran out of memory; none without budgets.retry_oom."""
     budgets = spec.get("budgets")
     asked = isinstance(budgets, Mapping) and budgets.get("retry_oom") is True
     return FEWER_AT_A_TIME.get(str(spec.get("kind")), ()) if asked else ()
 
 
 def count_kernel_kills() -> int:
-    """Return how many processes this machine's kernel has ended for lack of memory; 0 where it does not say."""
+    """Return how many processes this machine's kernel has killed for lack of memory; 0 if it does not count them."""
     try:
         return int(re.findall(r"^oom_kill (\d+)", KERNEL_COUNTS.read_text(), re.MULTILINE)[0])
     except (OSError, IndexError):

@@ -1,4 +1,4 @@
-"""Before a stage starts: are its inputs there and intact, is the code as submitted, is there room on the disk."""
+"""Check before a stage starts that its inputs are intact, its code is as submitted, and the disk has space."""
 
 import hashlib
 import shutil
@@ -23,7 +23,7 @@ def find_closed(chain: Path, stage: Stage, code: str) -> list[str]:
     for word, digest in stage.configs.items():
         path = Path(word)
         if not path.is_file():
-            problems.append(f"{path}: this input is gone")
+            problems.append(f"{path}: this input no longer exists")
         elif (digest_config(path) if path.suffix in (".yaml", ".yml") else digest_file(path)) != digest:
             problems.append(f"{path}: changed since the submit; submit again")
     if not stage.always:
@@ -33,7 +33,7 @@ def find_closed(chain: Path, stage: Stage, code: str) -> list[str]:
 
 
 def list_outputs(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return {path: size and SHA-256} of what a stage made: all its files but the runner's, logs and checkpoints."""
+    """Return {path: size and SHA-256} of a stage's outputs: all files except the runner's, logs and checkpoints."""
     found = {}
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
@@ -56,7 +56,7 @@ def digest_inputs(chain: Path, stage: Stage) -> dict[str, str]:
 
 
 def lack_of_space(folder: Path, min_free_gb: float) -> str:
-    """Return a sentence when the disk has less room than `min_free_gb` or twice the newest checkpoint; else ""."""
+    """Return a sentence if the disk has less space than `min_free_gb` or twice the largest checkpoint; else ""."""
     sizes = [path.stat().st_size for path in (folder / "checkpoints").glob("*") if path.is_file()]
     needed = max(min_free_gb * 1e9, 2 * max(sizes, default=0))
     free = shutil.disk_usage(folder).free
@@ -72,7 +72,7 @@ def _check_upstream(name: str, folder: Path) -> list[str]:
     if done is None:
         return [f"stage {name} is not done ({path} is {'damaged' if path.exists() else 'missing'})"]
     return [
-        f"{folder / relative}: not as stage {name} left it; delete {path} and submit again, which makes it once more"
+        f"{folder / relative}: differs from what stage {name} wrote; delete {path} and submit again to make it again"
         for relative, expected in done["outputs"].items()
         if not _is_as_left(folder / relative, expected)
     ]

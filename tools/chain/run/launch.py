@@ -1,4 +1,4 @@
-"""Run a stage's command: one process per rank, output to log files, stop signals handed on, all ended together."""
+"""Run a stage's command: one process per rank, output to log files, stop signals forwarded, all ended together."""
 
 import contextlib
 import ctypes
@@ -36,20 +36,20 @@ except OSError as error:
     print(f"{{sys.argv[2]}}: cannot be started ({{error.strerror}})", file=sys.stderr)
     sys.exit({EXIT_NOT_FOUND})
 """
-"""Asks the kernel for the parent's death signal, then becomes the command: argv is the parent's pid and the words.
+"""Requests the parent-death signal, then execs the command: argv is the parent's pid and the command.
 
-A process of its own, because code of ours between fork and exec (preexec_fn) can hang when other threads run.
+A separate process, because Python code between fork and exec (preexec_fn) can deadlock if other threads run.
 """
 
 
 def die_with_parent(number: int) -> None:
-    """Ask the kernel to send this process `number` when its parent dies (Linux; elsewhere nothing happens)."""
+    """Request from the kernel the signal `number` when the parent dies (Linux; a no-op elsewhere)."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
 def stage_environment(code: Path, commit: str) -> dict[str, str]:
-    """Return the variables by which a stage runs the exported code and nothing of the current folder."""
+    """Return the variables with which a stage imports the exported code and nothing from the current folder."""
     return {
         "PYTHONPATH": str(code),
         "PYTHONSAFEPATH": "1",
@@ -64,7 +64,7 @@ def start_ranks(
 ) -> list[subprocess.Popen[bytes]]:
     """Start the command once per environment; rank 0 writes to `log`, the others beside it as log.rankN.txt.
 
-    A stage runner that is killed takes the command along: two runs of one stage never overlap.
+    The ranks die with the stage runner, so that two runs of one stage never overlap.
     """
     launcher = [sys.executable, "-I", "-S", "-c", DIE_WITH_PARENT, str(os.getpid())]
     ranks = []
@@ -87,13 +87,13 @@ def start_ranks(
 def wait_for_ranks(ranks: Sequence[subprocess.Popen[bytes]], stop_reason: Callable[[], str]) -> int:
     """Wait until all ranks have ended; return 0, EXIT_YIELD or the exit code of the rank that failed first.
 
-    Negative codes are signals. When one rank is killed the others fail soon after, for its sake: so among those that
-    failed first a signal counts before an exit code, and nothing counts that came after our own signals.
+    Negative codes are signals. When one rank is killed the others fail soon after because of it: so among the first
+    failures a signal takes precedence over an exit code, and failures after our own signals are ignored.
 
     Args:
         ranks: the running processes.
-        stop_reason: asked all along; once it returns a text, the ranks are sent SIGTERM, and SIGKILL after GRACE_S;
-            for SUPERSEDED they are killed at once.
+        stop_reason: polled; once it returns a reason, the ranks are sent SIGTERM, and SIGKILL after GRACE_S; for
+            SUPERSEDED they are killed at once.
 
     """
     asked: float | None = None
@@ -115,7 +115,7 @@ def wait_for_ranks(ranks: Sequence[subprocess.Popen[bytes]], stop_reason: Callab
 
 
 def wait_for_any(processes: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
-    """Wait until one of these processes ends, a signal arrives, or so many seconds are over."""
+    """Wait until one of these processes ends, a signal arrives, or `seconds` have passed."""
     handles: list[int] = []
     try:
         handles.extend(os.pidfd_open(process.pid) for process in processes if process.returncode is None)

@@ -1,9 +1,9 @@
-"""Run one stage of a chain to its verdict; what the local backend and every Slurm job call.
+"""Run one stage of a chain to its verdict; called by the local backend and every Slurm job.
 
   python -m tools.chain.run.run_stage runs/digits/stages/knn-mochi-0123456789ab
 
-In order: gate (inputs there and intact?), attempt (the lease), budgets, the command, then DONE.json, FAILED.json or a
-yield. Exit codes: 0 done, or another run of this stage lives; 75 run me again; 78 the gate is closed; 1 failed.
+Steps: gate (are the inputs intact?), attempt (the lease), budgets, command, then DONE.json, FAILED.json or a yield.
+Exit codes: 0 done, or another run is alive; 75 to be run again; 78 the gate is closed; 1 failed or cancelled.
 """
 
 import os
@@ -35,15 +35,15 @@ def run_stage(folder: Path, job: Mapping[str, Any], stop: StopRequest, ranks: Se
 
     Args:
         folder: CHAIN/stages/NAME-KEY, an absolute path.
-        job: what the attempt records of the machine: "backend", "job_id", "restart", "gpu".
-        stop: signals are already caught.
+        job: what the attempt records about the machine: "backend", "job_id", "restart", "gpu".
+        stop: its signal handlers are already installed.
         ranks: the environment of each process to start here.
 
     """
     spec = read_json_object(folder / "spec.json", SPEC_KINDS)
     run = Run(folder.parent.parent, folder, state.stage_from_dict(spec), spec, job, stop)
-    if (folder / "STOP").exists():
-        print(f"{folder.name}: stopped by the user (remove STOP or resume the chain)")
+    if state.is_cancelled(folder):
+        print(f"{folder.name}: cancelled; resume the chain to run it")
         return EXIT_FAILED
     if _find_state(run) in ("done", "failed"):
         return EXIT_FAILED if (folder / "FAILED.json").exists() else EXIT_DONE
@@ -52,11 +52,11 @@ def run_stage(folder: Path, job: Mapping[str, Any], stop: StopRequest, ranks: Se
         return EXIT_GATE
     environment = digest_environment()
     if environment != spec["environment"]:
-        print(f"{folder.name}: the installed packages are not those of the submit; the attempt records it")
+        print(f"{folder.name}: the installed packages differ from those at the submit; the attempt records it")
     values = {**job, "environment": environment, "from_step": attempts.find_checkpoint_step(folder)}
     attempt = attempts.wait_and_claim(folder, values, stop.ask)
     if attempt is None:
-        print(f"{folder.name}: another run of this stage lives")
+        print(f"{folder.name}: another run of this stage is alive")
         return EXIT_DONE
     heartbeat = attempts.Heartbeat(attempt, stop.supersede, stop.cancel)
     heartbeat.start()
@@ -70,7 +70,7 @@ def run_stage(folder: Path, job: Mapping[str, Any], stop: StopRequest, ranks: Se
 
 
 def _find_state(run: Run) -> str:
-    """Return the state of the stage to run; what runs always needs the states of the whole chain."""
+    """Return the state of the stage to run; a stage that runs always needs the states of all stages."""
     if run.stage.always:
         return state.find_states(run.chain, state.read_plan(run.chain)[1])[run.stage.name]
     folders = {name: state.stage_folder(run.chain, folder) for name, folder in run.stage.upstream.items()}
@@ -79,7 +79,7 @@ def _find_state(run: Run) -> str:
 
 
 def _check_budgets(run: Run, attempt: Path) -> int:
-    """Return 0, or write FAILED.json and return the exit code when the stage does not get on or the disk is full."""
+    """Return 0, or write FAILED.json and return the exit code if a budget is exceeded or the disk is full."""
     budgets = run.spec["budgets"]
     counted = attempts.count_against_budget(run.folder)
     sound = [entry["from_step"] for entry in counted if not entry.get("damaged")]
@@ -89,7 +89,7 @@ def _check_budgets(run: Run, attempt: Path) -> int:
     if len(counted) > budgets["attempts"]:
         return fail(run, attempt, "budget", f"{len(counted) - 1} attempts, the budget is {budgets['attempts']}")
     if len(last) > budgets["same_step"] and len(set(last)) == 1:
-        text = f"{budgets['same_step']} attempts began at step {last[0]} and none got further; see {LOG}"
+        text = f"{budgets['same_step']} attempts started at step {last[0]} and none made progress; see {LOG}"
         return fail(run, attempt, "budget", text)
     return 0
 
@@ -107,7 +107,7 @@ def _run_command(run: Run, attempt: Path, ranks: Sequence[Mapping[str, str]]) ->
 def fill_command(folder: Path) -> list[str]:
     """Return the words of the stage's command with every placeholder filled in.
 
-    After an attempt that ran out of the GPU's memory, and where the chain asks for it, with the words for less.
+    After an attempt that ran out of GPU memory, the options of `find_retry_words` are appended.
     """
     spec, chain = read_json_object(folder / "spec.json", SPEC_KINDS), folder.parent.parent
     values = {"out": folder, "chain": chain, "code": chain / "code" / spec["code"]}
@@ -127,7 +127,7 @@ def main(arguments: Sequence[str]) -> int:
     words, options = split_arguments(arguments, ["STAGE_FOLDER"])
     values = dict(option.split("=", 1) for option in options)
     if values.get("driver") and int(values["driver"]) != os.getppid():
-        return EXIT_YIELD  # the driver died before the first line
+        return EXIT_YIELD  # the driver died before this process started
     if slice_min := float(values.get("slice_min", 0)):
         stop.deadline = time.monotonic() + 60 * slice_min
     gpus = [word for word in values.get("gpus", "").split(",") if word]

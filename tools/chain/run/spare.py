@@ -1,4 +1,4 @@
-"""Keep one stage runner ready beside those that run: it has imported everything and starts the next stage at once."""
+"""Keep one spare stage runner that has imported everything, so that the next stage starts at once."""
 
 import contextlib
 import json
@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 WAITING = "-"
-"""In place of a stage's folder: the words come on standard input, when there is a stage to run."""
+"""In place of a stage's folder: the arguments follow on standard input, once there is a stage to run."""
 
 
 class RunnerStarter:
-    """Start stage runners, each in a session of its own; the next one begins to import while another works."""
+    """Start stage runners, each in its own session; the next one imports while another runs."""
 
     def __init__(self) -> None:
         self._spare: subprocess.Popen[bytes] | None = None
@@ -26,8 +26,8 @@ class RunnerStarter:
 
         Args:
             words: its arguments.
-            environment: by which Python finds the code; a spare that was started with another one is not used.
-            own: further variables, of this stage alone.
+            environment: locates the code; a spare that was started with another one is not used.
+            own: further variables, for this stage only.
             log: for its output.
 
         """
@@ -42,7 +42,7 @@ class RunnerStarter:
             return _spawn(words, {**environment, **own}, subprocess.DEVNULL, stream.fileno())
 
     def prepare(self, environment: Mapping[str, str]) -> None:
-        """Start the spare unless there is one."""
+        """Start the spare runner unless there is one."""
         if self._spare is None or self._spare.poll() is not None:
             _end(self._spare)
             words = [WAITING, f"driver={os.getpid()}"]
@@ -50,15 +50,15 @@ class RunnerStarter:
             self._spare = _spawn(words, environment, subprocess.PIPE, subprocess.DEVNULL)
 
     def close(self) -> None:
-        """End the spare."""
+        """Kill the spare runner."""
         _end(self._spare)
         self._spare = None
 
 
 def take_words(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments; those of a spare once they come on standard input, [] when the driver ended before.
+    """Return the arguments; a spare reads them from standard input, [] if the driver ended first.
 
-    The message's variables are set, and the output goes to its log from then on.
+    A spare's message also sets environment variables and redirects the output to a log.
     """
     if list(arguments[:1]) != [WAITING]:
         return list(arguments)

@@ -1,4 +1,4 @@
-"""Bring a stage's command to its verdict: DONE.json, FAILED.json, or an attempt that is to run again."""
+"""Decide the outcome of a stage's command: DONE.json, FAILED.json, or another attempt."""
 
 import errno
 import signal
@@ -21,7 +21,7 @@ from tools.chain.run.exhaustion import advise, count_kernel_kills, find_exhauste
 
 EXIT_FAILED = 1
 EXIT_CHILD_KILLED = 128 + signal.SIGKILL
-"""What a shell returns whose command was killed."""
+"""What a shell returns if its command was killed."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 LOG = "log.txt"
 TAIL_LINES = 40
@@ -37,15 +37,15 @@ class Run:
     spec: Mapping[str, Any]
     """spec.json: the stage, and the code, commit and budgets of the submit that froze it."""
     job: Mapping[str, Any]
-    """Of this start: backend, job id, restart count, GPUs."""
+    """About this start: backend, job id, restart count, GPUs."""
     stop: StopRequest
     began: float = field(default_factory=time.time)
     kernel_kills: int = field(default_factory=count_kernel_kills)
-    """Processes that the kernel had ended for lack of memory when this start began."""
+    """Processes that the kernel had killed for lack of memory when this start began."""
 
 
 def judge(run: Run, attempt: Path, code: int, began_at: int) -> int:
-    """Return the exit code of the runner after a command that ended with `code` (negative: a signal).
+    """Record the outcome of a command that ended with `code` (negative: a signal); return the runner's exit code.
 
     Args:
         run: the stage.
@@ -79,20 +79,20 @@ def fail(run: Run, attempt: Path, kind: str, text: str, tail: str = "", **about:
 
 
 def fail_for_full_disk(run: Run, attempt: Path, error: OSError) -> int:
-    """Bring a runner that could not write its verdict to the verdict "quota"; any other error is raised again."""
+    """Fail with the verdict "quota" if the disk is full; any other error is raised again."""
     if error.errno not in FULL:
         raise error
     return fail(run, attempt, "quota", f"{error.strerror}: {error.filename}; make room, then resume the chain")
 
 
 def end(run: Run, attempt: Path, outcome: str, code: int, reason: str = "", **about: Any) -> int:
-    """Note in the attempt's file how it ended and return `code`; what is written already counts without that note."""
+    """Record the outcome in the attempt's file and return `code`; a verdict is valid even if this write fails."""
     to_step = attempts.find_checkpoint_step(run.folder)
     seconds = round(time.time() - run.began, 1)
     try:
         attempts.end_attempt(attempt, outcome=outcome, to_step=to_step, reason=reason, seconds=seconds, **about)
     except OSError as error:
-        print(f"{attempt}: the outcome {outcome} could not be noted ({error})", file=sys.stderr)
+        print(f"{attempt}: the outcome {outcome} could not be recorded ({error})", file=sys.stderr)
     return code
 
 
@@ -107,7 +107,7 @@ def read_tail(log: Path, began_at: int) -> str:
 
 
 def read_metrics(folder: Path) -> dict[str, float] | None:
-    """Return the numbers under "metrics" in the stage's metrics.json; None for a user's own file of that name."""
+    """Return the numbers under "metrics" in the stage's metrics.json; None if it is another file of that name."""
     try:
         values = read_json_object(folder / RESULT, {"metrics": dict})["metrics"]
     except (OSError, ValueError):
@@ -119,7 +119,7 @@ def read_metrics(folder: Path) -> dict[str, float] | None:
 def _end_killed(run: Run, attempt: Path, number: int) -> int:
     reason = f"signal {signal.Signals(number).name}"
     if number == signal.SIGKILL and count_kernel_kills() > run.kernel_kills:
-        reason += "; the kernel ended a process for lack of memory meanwhile"
+        reason += "; the kernel killed a process for lack of memory meanwhile"
         return end(run, attempt, "killed", EXIT_YIELD, reason=reason, oom="host")
     return end(run, attempt, "killed", EXIT_YIELD, reason=reason)
 
@@ -135,7 +135,7 @@ def _judge_error(run: Run, attempt: Path, code: int, tail: str) -> int:
         words = find_retry_words(run.spec) if exhausted == "gpu" else ()
         tried = any(entry.get("outcome") == "oom" for entry in attempts.count_against_budget(run.folder))
         if words and not tried:
-            reason = f"the GPU's memory ran out; once more with {' '.join(words)}"
+            reason = f"the GPU's memory ran out; retried with {' '.join(words)}"
             return end(run, attempt, "oom", EXIT_YIELD, reason=reason, oom=exhausted)
         text = f"exit code {code}: {advise(run.stage.kind, exhausted, run.stage.name)}"
         return fail(run, attempt, "oom", text, tail, oom=exhausted)
@@ -144,7 +144,7 @@ def _judge_error(run: Run, attempt: Path, code: int, tail: str) -> int:
 
 
 def _find_exhausted_elsewhere(run: Run) -> str:
-    """Return what ran out by the logs of the other ranks: rank 0 then only says that it lost them."""
+    """Return what ran out according to the other ranks' logs; rank 0 itself only reports a lost connection."""
     logs = [path for path in run.folder.glob("log.rank*.txt") if path.stat().st_mtime >= run.began - 1]
     return next(filter(None, (find_exhausted(read_tail(path, 0)) for path in sorted(logs))), "")
 

@@ -1,4 +1,4 @@
-"""Hosts on which attempts keep dying without a step: they are left out at a submit, and at a requeue in place."""
+"""Exclude hosts where attempts repeatedly die before making progress, on submit and on requeue."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,24 +11,24 @@ from tools.chain.record.attempts import is_alive, read_attempts
 from tools.chain.slurm import squeue
 
 BAD_HOSTS = "slurm/bad_hosts"
-"""File in a stage's folder: what its job asks Slurm to leave out from its next restart on."""
+"""File in a stage's folder: the hosts that its job excludes from its next restart on."""
 BAD_STARTS = 2
-"""Starts on one host that died without a step, from which on it counts as bad."""
+"""Starts on one host that died without a step, after which it counts as bad."""
 
 
 def find_bad_hosts(
     folders: Iterable[Path], most: int, partition: str, own: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """Return the bad hosts, the worst first; never more than half of a partition, or its jobs would wait for ever.
+    """Return the bad hosts, the worst first; at most half of a partition, so that its jobs can still start.
 
     Args:
         folders: of the stages whose attempts count.
-        most: how many to leave out at most.
+        most: the largest number of hosts to exclude.
         partition: as the jobs name it; "" for all nodes.
-        own: "job_id" and "restart" of a job that asks about itself.
+        own: "job_id" and "restart" of the calling job.
 
     Raises:
-        QueueUnknownError: Slurm does not say which nodes there are.
+        QueueUnknownError: Slurm did not list the nodes.
 
     """
     counts = Counter(node for folder in folders for node in _list_bad_starts(folder, own))
@@ -37,7 +37,7 @@ def find_bad_hosts(
 
 
 def must_leave_host(folder: Path, spec: Mapping[str, Any], own: Mapping[str, Any], node: str) -> bool:
-    """Return whether a stage's job is on a host that is bad for it; note all such hosts for the batch script."""
+    """Return whether a stage's job is on a bad host; write all bad hosts for the batch script."""
     asked = spec["resources"]
     try:
         bad = find_bad_hosts([folder], spec["slurm"]["max_bad_hosts"], asked["partition"], own)
@@ -55,7 +55,7 @@ def list_nodes(partition: str) -> set[str]:
 
 
 def _list_bad_starts(folder: Path, own: Mapping[str, Any] | None) -> Iterator[str]:
-    """Yield the node of every attempt that died, or was lost with its node, and got no step further."""
+    """Yield the node of every attempt that died, or was lost with its node, without completing a step."""
     entries, last = [entry for entry in read_attempts(folder) if not entry.get("damaged")], dict[str, Any]()
     for entry, following in zip_longest(entries, entries[1:], fillvalue=last):
         died = entry.get("outcome") in ("killed", "superseded") or not (entry.get("outcome") or is_alive(entry, own))

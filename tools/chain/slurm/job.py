@@ -1,9 +1,9 @@
-"""What runs in a Slurm job, once per task; written by the chain into its sbatch files, never called by hand.
+"""Run one task of a Slurm job; called from the chain's sbatch scripts, not by hand.
 
   srun python -m tools.chain.slurm.job STAGE_FOLDER [STAGE_FOLDER …]
 
-Of several folders (a job array) the task takes that of its index. Rank 0 runs the stage; the others run its command
-beside it. A yield ends with 75, upon which the batch script requeues the job in place.
+Given several folders (a job array), the task uses the one at its index. Rank 0 runs the stage; the other ranks run only
+its command. A yield exits with 75, and the batch script then requeues the job in place.
 """
 
 import os
@@ -42,14 +42,14 @@ def main(arguments: Sequence[str]) -> int:
     environment = rendezvous(os.environ, restart)
     if int(os.environ.get("SLURM_PROCID", "0")) == 0:
         if must_leave_host(folder, spec, job, node := os.environ.get("SLURMD_NODENAME", "")):
-            print(f"{folder.name}: earlier attempts died on {node} without a step; the job goes elsewhere")
+            print(f"{folder.name}: earlier attempts died on {node} without a step; the job is requeued on another host")
             return EXIT_YIELD
         return run_stage(folder, job, stop, [environment])
     return _follow(folder, job, stop, environment)
 
 
 def find_seconds_left(job_id: str) -> float | None:
-    """Return how long the job may still run, by the queue; None when it does not say or there is no limit."""
+    """Return the job's remaining time in seconds, from squeue; None if unknown or unlimited."""
     words = ["squeue", "--noheader", f"--job={job_id}", "--format=%L"]
     for _ in range(3):
         try:
@@ -78,7 +78,7 @@ def rendezvous(environment: Mapping[str, str], restart: int) -> dict[str, str]:
     """Return RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT of this task; {} for a single task.
 
     The port lies below Linux's ephemeral range and changes with each restart; the address falls back to the launch
-    node's number where the node's name does not resolve.
+    node's IP address if the node's name does not resolve.
     """
     if int(environment.get("SLURM_NTASKS", 1)) <= 1:
         return {}
@@ -110,7 +110,7 @@ def _follow(folder: Path, job: Mapping[str, Any], stop: StopRequest, environment
             return EXIT_DONE  # rank 0 found the gate closed or the stage done: its exit code counts
         time.sleep(0.2)
     code = wait_for_ranks(start_ranks(fill_command(folder), [environment], folder / LOG), stop.ask)
-    return EXIT_DONE if code == EXIT_YIELD else abs(code)  # rank 0 says 75; here it would make srun kill rank 0
+    return EXIT_DONE if code == EXIT_YIELD else abs(code)  # rank 0 returns 75; here it would make srun kill rank 0
 
 
 def _is_ours(attempt: Mapping[str, Any], job: Mapping[str, Any]) -> bool:

@@ -18,7 +18,7 @@ from tools.chain.slurm.slurm_environment import find_settings
 SHORT_MIN = 12
 """Below this limit Slurm's warning comes too soon: up to 60 s early."""
 FREE_RESTARTS = 5
-"""Restarts allowed beyond twice the attempts: a job that never gets as far as an attempt is given up."""
+"""Restarts allowed beyond twice the attempts: a job that never reaches an attempt is given up."""
 
 
 def describe_job(
@@ -30,7 +30,7 @@ def describe_job(
         folders: one stage folder, or those of an array, whose stages differ by the seed alone.
         stage: any of these stages.
         code: the exported source.
-        commit: for the results.
+        commit: recorded in the results.
         site: kill_on_invalid_dep and signal_delay_s.
 
     """
@@ -75,14 +75,14 @@ def write_text(folder: Path, command: str, parameters: dict[str, Any], count: in
 
 
 def teardown(requeue: bool = True) -> list[str]:
-    """Return the lines after srun: requeue in place when the stage left no verdict, and hand on the exit code.
+    """Return the lines after srun: requeue in place if the stage has no verdict, and return the exit code.
 
-    Where jobs may not be requeued, the next submit goes on with the stage.
+    Where jobs may not be requeued, the next submit resumes the stage.
 
-    Covers a yield as well as what no process survives to report: OOM kills, segfaults, failed launches. The requeue
-    runs in a child that ignores the signals of a preemption, with retries; a job that pends already was requeued by
-    Slurm, and a script that stayed on would be a second copy, for which Slurm holds the job and drains the node.
-    The hosts that the job noted as bad are left out from then on.
+    Covers a yield as well as failures that no process survives to report: OOM kills, segfaults, failed launches. The
+    requeue runs, with retries, in a child that ignores preemption signals. A job that is pending again was requeued by
+    Slurm; a script that kept running would be a second copy, for which Slurm holds the job and drains the node. Hosts
+    that the job recorded as bad are excluded from then on.
     """
     if not requeue:
         return ["rc=$?", 'exit "$rc"', ""]
@@ -112,7 +112,7 @@ def _setup(folders: Sequence[Path], stage: Stage, code: Path, commit: str) -> li
     exports = [f"export {key}={shlex.quote(value)}" for key, value in stage_environment(code, commit).items()]
     return [
         "set -e",
-        f"export OMP_NUM_THREADS={stage.resources.cpus}",  # ahead of the user's lines, which may say otherwise
+        f"export OMP_NUM_THREADS={stage.resources.cpus}",  # before the user's lines, which may override it
         *stage.resources.setup,
         *exports,
         f"folders=({' '.join(shlex.quote(str(folder)) for folder in folders)})",
@@ -128,5 +128,5 @@ def _options(stage: Stage, site: SlurmBackend) -> dict[str, Any]:
     if site.kill_on_invalid_dep:
         options["kill-on-invalid-dep"] = "yes"
     if stage.resources.time_min < SHORT_MIN:
-        options["signal"] = "CONT@1"  # a harmless one in place of submitit's: the stage keeps its own deadline
+        options["signal"] = "CONT@1"  # a harmless signal instead of submitit's: the stage has its own deadline
     return options | list_options(stage.resources.extra)

@@ -1,4 +1,4 @@
-"""What the user's environment says to Slurm: used where the chain file is silent, else named as not used."""
+"""Slurm settings in the user's environment: used where the chain file sets nothing, else reported as unused."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -14,16 +14,16 @@ SETTINGS = {
     "SBATCH_RESERVATION": "reservation",
     "SBATCH_WCKEY": "wckey",
 }
-"""Variables of sbatch(1) that fill in what the chain's resources leave open → the option's name."""
+"""Variables of sbatch(1) used for options that the chain's resources leave empty → the option's name."""
 KEPT = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
-"""Where Slurm is, and who asks: sbatch must see it as squeue and scancel do."""
+"""Variables that locate Slurm and authenticate: sbatch must see the same ones as squeue and scancel."""
 
 
 def find_cluster(environment: Mapping[str, str] | None = None) -> str:
-    """Return the cluster that Slurm's commands are to ask; "" for the default one.
+    """Return the cluster that Slurm's commands address; "" for the default one.
 
     Raises:
-        ValueError: several, of which sbatch would choose one by itself.
+        ValueError: several are named, of which sbatch would choose one.
 
     """
     values = os.environ if environment is None else environment
@@ -43,7 +43,7 @@ def find_settings(asked: Mapping[str, object], environment: Mapping[str, str] | 
 
 
 def list_ignored(used: Mapping[str, object], environment: Mapping[str, str] | None = None) -> list[str]:
-    """Return a sentence for each SBATCH_ variable that no job of the chain gets.
+    """Return a sentence for each SBATCH_ variable that the chain's jobs do not use.
 
     Args:
         used: {option: value} as the jobs have them.
@@ -56,14 +56,14 @@ def list_ignored(used: Mapping[str, object], environment: Mapping[str, str] | No
         name = SETTINGS.get(word, "")
         if name and str(used.get(name, "")) == values[word]:
             continue
-        remedy = f"the chain's resources say {name}={used[name]}" if used.get(name) else "set it under resources"
+        remedy = f"the chain's resources set {name}={used[name]}" if used.get(name) else "set it under resources"
         sentences.append(f"{word}={values[word]} is not used: {remedy}")
     return sentences
 
 
 @contextmanager
 def clean_environment() -> Iterator[None]:
-    """Hide what a surrounding job left in the environment, but not where Slurm is."""
+    """Remove a surrounding job's variables from the environment, except those that locate Slurm."""
     kept = {key: os.environ[key] for key in KEPT if key in os.environ}
     if cluster := find_cluster():
         kept["SLURM_CLUSTERS"] = cluster

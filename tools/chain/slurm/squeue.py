@@ -1,4 +1,4 @@
-"""Ask Slurm which of a chain's jobs are in the queue; no answer is "unknown", never "finished"."""
+"""Query Slurm for a chain's jobs in the queue; no answer means "unknown", never "finished"."""
 
 import hashlib
 import subprocess
@@ -18,19 +18,19 @@ LIVE = {
 }  # fmt: skip
 """States of squeue (squeue(1), JOB STATE CODES) in which a job may still do its work."""
 LAUNCH_FAILED = "launch failed requeued held"
-"""Reason of a job that a node could not start (seen on Slurm 22.05 after "Duplicate jobid"): it waits for a release."""
+"""Reason of a job that a node could not start (seen on Slurm 22.05 after "Duplicate jobid"): it has to be released."""
 NEVER = "DependencyNeverSatisfied"
 
 
 class QueueUnknownError(ValueError):
-    """The queue did not answer, so nobody knows what is in it."""
+    """The queue did not answer, so its content is unknown."""
 
 
 def list_queue() -> list[dict[str, Any]]:
     """Return the jobs in the queue of this user: job_id ("12" or "12_3"), index, state, reason, name.
 
     Raises:
-        QueueUnknownError: squeue is not there or did not answer, several times.
+        QueueUnknownError: squeue is not installed or failed repeatedly.
 
     """
     words = ["squeue", "--noheader", "--array", "--me", "--states=all", "--format=%i|%K|%T|%r|%j"]
@@ -38,7 +38,7 @@ def list_queue() -> list[dict[str, Any]]:
     jobs = []
     for line in text.split("\n"):
         if line.count("|") < 4:
-            continue  # the last one, or "CLUSTER: name", which squeue says where SLURM_CLUSTERS is set
+            continue  # the last one, or "CLUSTER: name", which squeue prints if SLURM_CLUSTERS is set
         job_id, index, state, reason, name = line.split("|", 4)
         if state in LIVE:
             jobs.append({"job_id": job_id, "index": _int(index), "state": state, "reason": reason, "name": name})
@@ -46,7 +46,7 @@ def list_queue() -> list[dict[str, Any]]:
 
 
 def run_slurm(words: Sequence[str]) -> str:
-    """Return what one of Slurm's commands prints; tries again when the controller is busy or restarts.
+    """Return the output of a Slurm command; retries while the controller is busy or restarting.
 
     Raises:
         QueueUnknownError: it failed every time; the text holds its last error.
@@ -71,12 +71,12 @@ def run_slurm(words: Sequence[str]) -> str:
 
 
 def job_name(chain: Path, text: str) -> str:
-    """Return a job name that no other chain folder uses, of characters that no shell minds."""
-    return f"mochi-{hashlib.sha256(str(chain).encode()).hexdigest()[:6]}-{text}"
+    """Return a job name that begins with `text`, is unique to the chain folder, and needs no shell quoting."""
+    return f"{text}-mochi-{hashlib.sha256(str(chain).encode()).hexdigest()[:6]}"
 
 
 def find_jobs(chain: Path) -> dict[str, dict[str, Any]]:
-    """Return {stage folder: its live job}, matched by the job names that the ledgers hold; {} for no answer."""
+    """Return {stage folder: its live job}, matched by the job names in the ledgers; {} if the queue does not answer."""
     try:
         return match_jobs(chain, list_queue()) if was_submitted(chain) else {}
     except QueueUnknownError:
@@ -84,19 +84,19 @@ def find_jobs(chain: Path) -> dict[str, dict[str, Any]]:
 
 
 def was_submitted(chain: Path) -> bool:
-    """Return whether some stage of the chain was ever given to Slurm; a ledger of a local chain holds retries alone."""
+    """Return whether any stage of the chain was ever submitted to Slurm; a local chain's ledgers hold only retries."""
     ledgers = (chain / "stages").glob("*/ledger.jsonl")
     return any(line.get("event") == "intent" for path in ledgers for line in read_ledger(path.parent))
 
 
 def refuse_other_cluster(chain: Path, folders: Sequence[str], states: Iterable[str], cluster: str) -> None:
-    """Raise ValueError when a stage that has not ended was submitted to another cluster, whose queue nobody asks now.
+    """Raise ValueError if an unfinished stage was submitted to a cluster other than the one queried now.
 
     Args:
         chain: the chain's folder.
         folders: of its stages.
         states: of the same stages.
-        cluster: that Slurm's commands ask now; "" for the default one.
+        cluster: the one that Slurm's commands address now; "" for the default one.
 
     """
     for folder, state in zip(folders, states, strict=True):
@@ -109,13 +109,13 @@ def refuse_other_cluster(chain: Path, folders: Sequence[str], states: Iterable[s
             raise ValueError(
                 f"{folder} was submitted to {f'cluster {before}' if before else 'the default cluster'}, and Slurm's "
                 f"commands ask {f'cluster {cluster}' if cluster else 'the default one'} now, which does not know that "
-                f"job; {f'set SLURM_CLUSTERS={before}' if before else 'unset SLURM_CLUSTERS'}, there `cancel` first to "
-                "move the chain"
+                f"job; {f'set SLURM_CLUSTERS={before}' if before else 'unset SLURM_CLUSTERS'}, `cancel` "
+                "there, then `resume` here to move the chain"
             )
 
 
 def match_jobs(chain: Path, queue: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return {stage folder: its live job} and note in the ledger an id that a killed submit could not note."""
+    """Return {stage folder: its live job}, and record in the ledgers job ids that a killed submit could not record."""
     by_name = {(job["name"], job["index"]): job for job in queue}
     found = {}
     for path in (chain / "stages").glob("*/ledger.jsonl"):

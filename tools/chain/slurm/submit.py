@@ -1,4 +1,4 @@
-"""Submit a chain to Slurm through submitit: every job by its own sbatch, tied by dependencies on live jobs only."""
+"""Submit a chain to Slurm through submitit: one sbatch per job, with dependencies on live jobs only."""
 
 import re
 import time
@@ -13,7 +13,7 @@ from submitit.slurm.slurm import SlurmExecutor
 from pretrain.runtime.command_line import say_count
 from pretrain.runtime.storage import append_json_line
 from tools.chain.plan.make_plan import Stage
-from tools.chain.record.state import ENDED, find_states, read_spec, stage_folder
+from tools.chain.record.state import ENDED, find_states, is_cancelled, read_spec, stage_folder
 from tools.chain.slurm import sbatch, squeue
 from tools.chain.slurm.hosts import find_bad_hosts
 from tools.chain.slurm.slurm_environment import clean_environment, find_cluster, list_ignored
@@ -23,15 +23,15 @@ DEPENDENCY = {True: "afterany", False: "afterok"}
 LIMIT_REASON = re.compile(r"\b(?:QOS|Assoc)\w+")
 """Names of limits in sbatch's errors and squeue's reasons (slurm/slurm.h, enum job_state_reason)."""
 PASSING = re.compile(r"Submit|MaxJobs|GrpJobs")
-"""Limits that end by themselves when other jobs end."""
+"""Limits that no longer apply once other jobs have ended."""
 NEVER_ADMITTED = re.compile(
     r"^(?:QOS|Assoc)\w*(?:PerJob|PerNode|MinutesPerJob|WallDurationPerJob|MinCpu|MinGRES|MinMemory|MinNode|MinTRES)\w*$"
     r"|^(?:PartitionTimeLimit|PartitionNodeLimit|BadConstraints|InvalidQOS|InvalidAccount|QOSNotAllowed"
     r"|AccountNotAllowed|InactiveLimit)$"
 )
-"""Reasons for which a job waits for ever: it asks for more, or for less, than it may have."""
+"""Reasons for which a job never starts: it requests more, or less, than it may have."""
 GENERAL_LIMIT = "Job violates accounting/QOS policy"
-"""What sbatch says of every limit, the passing and the others."""
+"""sbatch's message for every limit, temporary or permanent."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Job:
     parameters: dict[str, Any]
     command: str
     folder: Path
-    """Of logs and of submitit's files; never read for control."""
+    """Folder of logs and of submitit's files; never read to determine state."""
 
 
 def submit_chain(chain: Chain) -> int:
-    """Submit every stage that has to run and is not in the queue; safe to repeat, and to be killed at any moment."""
+    """Submit every stage that has to run and is not in the queue; safe to repeat, and to kill at any moment."""
     cluster = find_cluster()
     queue = squeue.list_queue()
     jobs = squeue.match_jobs(chain.folder, queue)
@@ -69,23 +69,23 @@ def submit_chain(chain: Chain) -> int:
         except (FailedJobError, FailedSubmissionError) as error:
             if not is_passing_limit(str(error), bool(live)):
                 raise ValueError(f"{_names(group)}: sbatch refused the job: {error}") from error
-            print(f"{_names(group)}: the site's limit is reached; submit again later for the rest")
+            print(f"{_names(group)}: the site's limit has been reached; submit again later for the rest")
             break
         new += len(group)
         time.sleep(chain.config.slurm.pause_s)
     submitted = say_count(new, "stage")
     print(f"chain {shorten(chain.folder)}: {submitted} submitted, {len(live) - new} were in the queue")
     if others := sorted(set(jobs) - {stage.folder for stage in chain.stages}):
-        print(f"still in the queue from a submit with other settings: {', '.join(others)}; `cancel` ends these too")
+        print(f"still in the queue from a submit with another config: {', '.join(others)}; `cancel` ends these too")
     return 1 if _name_never_admitted(jobs) else 0
 
 
 def is_passing_limit(error: str, has_jobs: bool) -> bool:
-    """Return whether sbatch refused a job for a limit that ends by itself, so that a later submit may succeed.
+    """Return whether sbatch refused a job for a temporary limit, so that a later submit may succeed.
 
     Args:
-        error: what sbatch said.
-        has_jobs: whether the chain has jobs in the queue; where the error names no limit, these may be what fills it.
+        error: sbatch's error output.
+        has_jobs: whether the chain has jobs in the queue; if the error names no limit, they may be the reason.
 
     """
     names = LIMIT_REASON.findall(error)
@@ -95,8 +95,14 @@ def is_passing_limit(error: str, has_jobs: bool) -> bool:
 
 
 def group_stages(chain: Chain, states: dict[str, str], live: dict[str, str]) -> Iterator[tuple[Stage, ...]]:
-    """Return the stages to submit, in order, those that may share a job array together."""
-    wanted = [stage for stage in chain.stages if states[stage.name] in ("pending", "lost") and stage.name not in live]
+    """Yield the stages to submit, in order, grouped by job array; cancelled stages are left out."""
+    wanted = [
+        stage
+        for stage in chain.stages
+        if states[stage.name] in ("pending", "lost")
+        and stage.name not in live
+        and not is_cancelled(stage_folder(chain.folder, stage.folder))
+    ]
     groups: dict[Any, list[Stage]] = {}
     for stage in wanted:
         alone = not (chain.config.slurm.arrays and stage.array)
@@ -120,7 +126,7 @@ def describe(chain: Chain, group: Sequence[Stage], excluded: Sequence[str] = ())
 
 
 def explain_jobs(chain: Chain) -> str:
-    """Return the sbatch texts that a submit would send now, dependencies by stage name; asks and changes nothing."""
+    """Return the sbatch scripts that a submit would send now, with dependencies by stage name; without any query."""
     states = find_states(chain.folder, chain.stages)
     texts = []
     names: dict[str, str] = {}
@@ -132,7 +138,7 @@ def explain_jobs(chain: Chain) -> str:
 
 
 def write_sbatch(job: Job, dependency: str = "") -> str:
-    """Return the text that sbatch would get."""
+    """Return the sbatch script of a job."""
     parameters = job.parameters | ({"dependency": dependency} if dependency else {})
     return sbatch.write_text(job.folder, job.command, parameters, len(job.stages))
 
@@ -144,7 +150,7 @@ def find_dependency(stage: Stage, live: dict[str, str]) -> str:
 
 
 def cancel_jobs(chain: Path, folders: Collection[str]) -> None:
-    """Cancel the live jobs of these stage folders; call it when their STOP files are written."""
+    """Cancel the live jobs of these stage folders; call it after writing their STOP files."""
     if not squeue.was_submitted(chain):
         return
     jobs = squeue.match_jobs(chain, squeue.list_queue())
@@ -155,14 +161,14 @@ def cancel_jobs(chain: Path, folders: Collection[str]) -> None:
 
 
 def _find_bad_hosts(chain: Chain) -> dict[str, list[str]]:
-    """Return {partition: hosts to leave out} by the attempts of all stages."""
+    """Return {partition: hosts to exclude}, from the attempts of all stages."""
     folders = [stage_folder(chain.folder, stage.folder) for stage in chain.stages]
     partitions = {stage.resources.partition for stage in chain.stages}
     return {name: find_bad_hosts(folders, chain.config.slurm.max_bad_hosts, name) for name in partitions}
 
 
 def _why_wait(group: Sequence[Stage], states: dict[str, str], live: dict[str, str]) -> str:
-    """Return why a stage cannot be tied to what it builds on yet; "" when it can."""
+    """Return why a stage's dependencies cannot be given to Slurm yet; "" if they can."""
     for stage in group:
         for name in stage.upstream:
             if states[name] not in ENDED and name not in live:
@@ -171,7 +177,7 @@ def _why_wait(group: Sequence[Stage], states: dict[str, str], live: dict[str, st
 
 
 def _sbatch(chain: Chain, job: Job, live: dict[str, str]) -> dict[str, str]:
-    """Submit one job; note the intent before and the id after, so that a killed submit is found again by its name."""
+    """Submit one job; record the intent before and the id after, so that a killed submit's job is found by its name."""
     dependency = find_dependency(job.stages[0], live)
     ledgers = [stage_folder(chain.folder, stage.folder) / "ledger.jsonl" for stage in job.stages]
     is_array = len(job.stages) > 1
@@ -195,32 +201,32 @@ def _sbatch(chain: Chain, job: Job, live: dict[str, str]) -> dict[str, str]:
 
 
 def _name_ignored(chain: Chain) -> None:
-    """Say which of the user's SBATCH_ variables the jobs do not get."""
+    """Print which of the user's SBATCH_ variables the jobs do not use."""
     job = describe(chain, chain.stages[:1])
     for sentence in list_ignored({**job.parameters, **job.parameters["additional_parameters"]}):
         print(sentence)
 
 
 def _name_never_admitted(jobs: dict[str, dict[str, Any]]) -> bool:
-    """Say which jobs wait for ever, by the name of the reason; return whether there are any."""
+    """Print the jobs that can never start, with the reason; return whether there are any."""
     stuck = {folder: job for folder, job in jobs.items() if NEVER_ADMITTED.search(job["reason"])}
     for folder, job in stuck.items():
         print(
-            f"{folder}: job {job['job_id']} can never start ({job['reason']}): it asks for what it may not have; "
-            "cancel it, change the chain's resources, and submit again"
+            f"{folder}: job {job['job_id']} can never start ({job['reason']}): it requests what it may not have; "
+            "`cancel` it, change the chain's resources, then `resume`"
         )
     return bool(stuck)
 
 
 def _drop_never_satisfied(jobs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Cancel leftovers whose dependency can never be met; return the jobs that are left."""
+    """Cancel jobs whose dependency can never be satisfied; return the others."""
     stuck = [job["job_id"] for job in jobs.values() if job["reason"] == squeue.NEVER]
     squeue.cancel(stuck)
     return {folder: job for folder, job in jobs.items() if job["reason"] != squeue.NEVER}
 
 
 def _release_held(jobs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Let go of jobs that Slurm held because a node could not launch them; return all jobs."""
+    """Release jobs that Slurm holds after a failed launch; return all jobs."""
     for job in jobs.values():
         if job["reason"] == squeue.LAUNCH_FAILED:
             squeue.run_slurm(["scontrol", "release", job["job_id"]])

@@ -1,4 +1,4 @@
-"""A first chain file is written from what a person has, says what it means, and plans as it stands."""
+"""`chain init` writes a commented chain file for given checkpoints, data and cluster, and it can be planned."""
 
 import json
 import os
@@ -49,11 +49,11 @@ def test_written_file_names_what_is_there_and_asks_the_cluster_for_it(folder: Pa
 
 def test_present_file_is_kept_and_wrong_words_are_sentences(folder: Path) -> None:
     (folder / "there.yaml").write_text("mine")
-    with pytest.raises(ValueError, match=r"there\.yaml: is there already"):
+    with pytest.raises(ValueError, match=r"there\.yaml: already exists"):
         begin(["out=there.yaml"])
     with pytest.raises(ValueError, match=r"slurm=gpu: expected PARTITION:ACCOUNT:GPUS"):
         begin(["slurm=gpu"])
-    with pytest.raises(ValueError, match=r"weights: none\.pth is not there"):
+    with pytest.raises(ValueError, match=r"weights: none\.pth does not exist"):
         begin(["weights=none.pth"])
     with pytest.raises(ValueError, match="would be called simsiam"):
         begin(["weights=[simsiam.pth,./simsiam.pth]"])
@@ -68,3 +68,12 @@ def test_written_file_plans_as_it_stands(folder: Path) -> None:
         assert answer.returncode == 0, answer.stderr
     assert "convert-simsiam" in answer.stdout
     assert "ResNet-50" in answer.stdout
+
+
+def test_remote_weights_are_named_by_their_last_part_and_not_opened(folder: Path) -> None:
+    remote = ["zoo:moco-v2-200ep", "hf://timm/resnet50.a1_in1k", "https://host.example/a/b.pth#sha256=0123456789abcdef"]
+    assert begin([f"weights={json.dumps([*remote, 'mine:zoo:dino-r50'])}"]) == 0
+    chain = read_chain(folder / "chain.yaml")
+    weights = {name: backbone.weights for name, backbone in chain.backbones.items() if backbone.weights}
+    names = ("moco-v2-200ep", "resnet50", "b", "mine")
+    assert weights == dict(zip(names, [*remote, "zoo:dino-r50"], strict=True))

@@ -166,15 +166,15 @@ def test_every_mistake_of_a_chain_file_has_its_line(folder: Path) -> None:
 def test_missing_files_unknown_stages_and_circles_are_named(folder: Path) -> None:
     (folder / "voc.yaml").unlink()
     (folder / "pre.yaml").unlink()
-    with pytest.raises(ValueError, match=r"not there: pre.yaml, voc.yaml"):
+    with pytest.raises(ValueError, match=r"do not exist: pre.yaml, voc.yaml"):
         plan(folder)
     chain = {"report": False, "stages": {"a": {"command": ["x", "{stage:nowhere}"]}}}
     (folder / "chain.yaml").write_text(yaml.safe_dump(chain))
-    with pytest.raises(ValueError, match="a builds on nowhere, no stage of this chain"):
+    with pytest.raises(ValueError, match="a depends on nowhere, no stage of this chain"):
         plan(folder)
     chain["stages"] = {"a": {"command": ["x"], "after": ["b"]}, "b": {"command": ["x"], "after": ["a"]}}
     (folder / "chain.yaml").write_text(yaml.safe_dump(chain))
-    with pytest.raises(ValueError, match="wait for each other: a, b"):
+    with pytest.raises(ValueError, match="dependency cycle among stages: a, b"):
         plan(folder)
 
 
@@ -259,7 +259,7 @@ def test_study_goes_on_where_the_demo_ended() -> None:
 
 
 def test_plan_and_its_text_cost_as_much_per_stage_in_a_large_chain_as_in_a_small_one(tmp_path: Path) -> None:
-    """Counted in function calls, which a busy machine does not change."""
+    """Measured in function calls, which do not depend on the machine's load."""
     calls = {}
     for size in (50, 200):
         own = {"s": OwnStage(command=("x", "{seed}"), seeds=tuple(range(size)))}

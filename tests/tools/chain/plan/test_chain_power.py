@@ -1,4 +1,4 @@
-"""A plan says what its comparisons can show, by the runs that it plans and the spread that is known."""
+"""A plan states which differences its comparisons can detect, from the planned runs and the known spread."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ def open_with(folder: Path, **values: Any) -> Chain:
 
 def test_two_checkpoints_are_told_apart_by_the_published_spread(tmp_path: Path) -> None:
     head, line = say_power(open_with(tmp_path))
-    assert head == "what the comparisons can show, with 80 % power:"
+    assert head == "differences that the comparisons can detect, with 80 % power:"
     smallest = find_smallest_difference(0.2, 3, 3)
     about = "about these checkpoints, not the methods; published spread"
     assert line == f"  b against a (voc AP): {smallest:.2f} points or more ({about})"

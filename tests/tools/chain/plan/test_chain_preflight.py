@@ -1,4 +1,4 @@
-"""A plan reads every config, key and weights file of every stage, and names all mistakes before anything is started."""
+"""A plan checks every config, key and weights file of every stage, and lists all mistakes before anything starts."""
 
 import subprocess
 import sys
@@ -68,6 +68,35 @@ def test_every_mistake_behind_the_chain_file_is_named_at_once(tmp_path: Path, we
         assert all(any(part.strip(" ") in line for line in found) for part in rest), (text, lines)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["zoo:moco-v2-200ep", "hf://timm/resnet50.a1_in1k", "https://host.example/r50.pth#sha256=0123456789abcdef"],
+)
+def test_remote_weights_are_planned_without_network_and_count_by_name(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("a plan opens no connection"))
+    path = tmp_path / "chain.yaml"
+    chain = {"runs": str(tmp_path), "data": {"root": str(tmp_path)}, "backbones": {"public": {"weights": name}}}
+    path.write_text(yaml.safe_dump(chain))
+    opened, found = open_checked(path, [])
+    (convert,) = (stage for stage in opened.stages if stage.kind == "convert")
+    assert name in convert.command
+    assert found.notes["convert-public"] == f"{name} is fetched when the stage runs"
+    other = open_checked(path, ["backbones.public.weights=zoo:dino-r50"])[0]
+    assert convert.key not in {stage.key for stage in other.stages}, "another name is another stage"
+
+
+def test_unknown_zoo_name_and_remote_config_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "chain.yaml"
+    path.write_text(yaml.safe_dump({"backbones": {"public": {"weights": "zoo:moco-v2-20ep"}}}))
+    with pytest.raises(ValueError, match="zoo:moco-v2-20ep: unknown; did you mean zoo:moco-v2-200ep"):
+        open_checked(path, [])
+    path.write_text(yaml.safe_dump({"backbones": {"mine": {"pretrain": "https://host.example/pretrain.yaml"}}}))
+    with pytest.raises(ValueError, match=r"files that do not exist: https://host\.example/pretrain\.yaml"):
+        open_checked(path, [])
+
+
 def test_depth_of_a_backbone_must_be_that_of_the_detector(tmp_path: Path, weights: Path) -> None:
     chain = {
         "backbones": {"small": {"weights": str(weights / "resnet18.pth")}},
@@ -93,7 +122,7 @@ def test_data_root_that_is_not_there_and_empty_folders_are_named(tmp_path: Path)
     assert f"knn-mochi: {tmp_path}/imagenet/val: no such folder of images" in text
     assert f"{tmp_path}/VOC2007/ImageSets/Main/trainval.txt is missing" in text
     chain["data"] = {"root": str(tmp_path / "nowhere")}
-    assert f"data.root: {tmp_path}/nowhere is no folder" in "\n".join(survey(tmp_path, chain).say_problems())
+    assert f"data.root: {tmp_path}/nowhere is not a folder" in "\n".join(survey(tmp_path, chain).say_problems())
 
 
 @pytest.mark.slow

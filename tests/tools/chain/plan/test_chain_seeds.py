@@ -1,4 +1,4 @@
-"""A backbone with seeds is one pretraining per seed, each measured like a backbone of its own."""
+"""A backbone with seeds becomes one pretraining per seed, each measured as a separate backbone."""
 
 from pathlib import Path
 
@@ -84,7 +84,7 @@ def test_resources_of_a_method_hold_for_its_seeds_and_those_of_a_seed_go_over_th
         (["backbones.mochi.seeds=[1,1]"], r"backbones\.mochi\.seeds: a seed is given twice"),
         (["backbones.mochi.seeds=[-1]"], "a seed is 0 or more"),
         (["backbones.mochi.set=[run.seed=3]"], "holds run.seed, which `seeds` sets"),
-        (["backbones.public={weights: x.pth, seeds: [0, 1]}"], "a checkpoint that exists has one seed"),
+        (["backbones.public={weights: x.pth, seeds: [0, 1]}"], "an existing checkpoint has one seed"),
         (["protocols.voc.backbones=[moch]"], "did you mean mochi"),
         (["resources.detecter.gpus=1"], "resources.detecter: no kind, protocol or stage .* did you mean detector"),
         (["resources.voc-moch.gpus=1"], "did you mean voc-mochi"),
@@ -99,5 +99,5 @@ def test_wrong_names_and_seeds_are_sentences(folder: Path, overrides: list[str],
 
 def test_name_that_does_not_show_is_refused(folder: Path) -> None:
     for name in ("a\x1b[31m", "a\u202eb", "a\0b", "x" * 201):
-        with pytest.raises(SettingsError, match=r"do not show|longer than 200"):
+        with pytest.raises(SettingsError, match=r"invisible characters|longer than 200"):
             plan(folder, {"stages": {name: {"command": ["true"]}}})

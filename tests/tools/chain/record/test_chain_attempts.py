@@ -1,4 +1,4 @@
-"""One run of a stage at a time: the attempt's file is the lease, its touch the heartbeat."""
+"""A stage runs once at a time: the attempt's file is the lease, and touching it the heartbeat."""
 
 import errno
 import os
@@ -116,7 +116,7 @@ def test_cancelled_attempt_learns_of_it_on_whatever_machine_it_runs(tmp_path: Pa
 
 
 def test_reader_without_write_access_sees_which_attempts_live(tmp_path: Path, monkeypatch: Any) -> None:
-    """A folder in place of the temporary one: mkstemp fails there for root as it does elsewhere for others."""
+    """mkstemp fails in this folder, also for root."""
     path = claim_as(tmp_path)
     assert path is not None
     rewrite(path, host="elsewhere")

@@ -1,4 +1,4 @@
-"""Damaged state of every kind: each command answers with its table or a sentence, and a submit mends it."""
+"""With any kind of damaged state, every command prints its table or an error sentence, and a submit repairs it."""
 
 import os
 import time
@@ -52,7 +52,7 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def chain(tmp_path: Path, code: Path) -> Chain:
-    """A chain half-way: train done, voc failed, "after" killed; every kind of file is there."""
+    """An unfinished chain: train done, voc failed, "after" killed; every kind of file exists."""
     path = tmp_path / "chain.yaml"
     (tmp_path / "chain").mkdir()
     (tmp_path / "chain" / "code").symlink_to(code)

@@ -1,4 +1,4 @@
-"""One process at a time holds a chain's lock, on file systems with and without flock."""
+"""Only one process at a time holds a chain's lock, on file systems with and without flock."""
 
 import errno
 import fcntl

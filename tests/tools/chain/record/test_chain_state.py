@@ -16,6 +16,7 @@ from tools.chain.record.state import (
     clear_for_run,
     find_states,
     is_ready,
+    list_cancelled,
     read_plan,
     stage_as_dict,
     stage_folder,
@@ -72,6 +73,19 @@ def test_states_follow_files(tmp_path: Path, plan: list[Stage]) -> None:
     assert (voc / "failed-0000.json").exists(), "the verdict is kept"
 
 
+def test_cancelled_stage_is_revived_by_a_retry_and_not_by_a_submit(tmp_path: Path, plan: list[Stage]) -> None:
+    train, voc = folder_of(tmp_path, plan, "train"), folder_of(tmp_path, plan, "voc")
+    finish(train)
+    for folder in (train, voc):
+        (folder / "STOP").touch()
+    clear_for_run(tmp_path, plan[1], retry=False)
+    assert list_cancelled(tmp_path, plan) == ["voc"], "a stage that is done is not cancelled"
+    rows = {row["stage"]: row["note"] for row in describe_stages(tmp_path, plan)}
+    assert rows["voc"] == "cancelled; resume runs it again"
+    clear_for_run(tmp_path, plan[1], retry=True)
+    assert list_cancelled(tmp_path, plan) == []
+
+
 def test_stage_that_runs_always_is_done_only_for_the_states_it_saw(tmp_path: Path, plan: list[Stage]) -> None:
     finish(folder_of(tmp_path, plan, "train"))
     seen = {"train": "done", "voc": "pending", "table": "pending"}
@@ -89,7 +103,7 @@ def test_gate_names_what_is_missing_or_changed(tmp_path: Path, plan: list[Stage]
     assert find_closed(tmp_path, voc, "") == []
     before = digest_inputs(tmp_path, voc)
     (train / "weights.bin").write_bytes(b"4321")
-    assert "not as stage train left it" in find_closed(tmp_path, voc, "")[0]
+    assert "differs from what stage train wrote" in find_closed(tmp_path, voc, "")[0]
     (train / "weights.bin").unlink()
     assert len(find_closed(tmp_path, voc, "")) == 1
     assert digest_inputs(tmp_path, voc) == before

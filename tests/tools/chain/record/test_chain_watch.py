@@ -1,4 +1,4 @@
-"""The driver's states follow from single changes as they do from a look at everything, at a cost that stays flat."""
+"""Incremental updates of the driver's states equal a full read, at a constant cost per change."""
 
 import random
 from pathlib import Path

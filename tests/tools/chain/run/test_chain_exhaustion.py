@@ -1,4 +1,4 @@
-"""Memory that ran out is recognised by the last error of a log, whoever wrote it."""
+"""An out-of-memory failure is detected from the last error of a log, whichever library wrote it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The runner that waits beside a running stage takes the next one, with its words, variables and log."""
+"""The spare runner takes the next stage, with its arguments, variables and log."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""One start of one stage on real processes: what its command leaves behind decides the verdict."""
+"""One start of one stage with real processes: the command's exit and outputs determine the verdict."""
 
 import signal
 import sys
@@ -57,7 +57,7 @@ def test_users_own_metrics_file_of_any_kind_does_not_stop_the_stage(tmp_path: Pa
 
 @pytest.mark.slow
 def test_worker_that_is_killed_means_run_again(tmp_path: Path) -> None:
-    """A real DataLoader, whose worker kills itself as the kernel would."""
+    """A real DataLoader, whose worker sends itself SIGKILL, as the kernel would."""
     code = (
         "import os, signal\nfrom torch.utils.data import DataLoader\n"
         "class Images:\n  def __len__(self): return 2\n"

@@ -1,4 +1,4 @@
-"""A host is bad when starts die there without a step, and most of a partition never is."""
+"""A host is bad if starts die there without a step; at most half of a partition is excluded."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ OWN = {"job_id": "7", "restart": 3}
 
 @pytest.fixture(autouse=True)
 def cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Eight nodes, as sinfo would list them; the real one answers in tests/slurm."""
+    """Eight nodes, as sinfo would list them; tests/slurm uses the real sinfo."""
     monkeypatch.setattr(hosts, "list_nodes", lambda _partition: {f"n{number}" for number in range(8)})
 
 

@@ -1,4 +1,4 @@
-"""What sbatch gets, to the letter, and what comes back from Slurm's commands."""
+"""The sbatch scripts, character by character, and the output of Slurm's commands."""
 
 import os
 import re
@@ -15,11 +15,20 @@ from pretrain.runtime.machine import PROJECT_ROOT
 from pretrain.runtime.storage import append_json_line
 from tools.chain.plan.config import Budgets, ChainConfig, OwnStage, SlurmBackend, read_chain
 from tools.chain.plan.make_plan import make_plan
+from tools.chain.record.state import stage_folder
 from tools.chain.slurm import squeue
 from tools.chain.slurm.job import parse_duration, rendezvous
 from tools.chain.slurm.slurm_environment import clean_environment, find_cluster, list_ignored
-from tools.chain.slurm.submit import NEVER_ADMITTED, Job, describe, find_dependency, is_passing_limit, write_sbatch
-from tools.chain.submit import Chain
+from tools.chain.slurm.submit import (
+    NEVER_ADMITTED,
+    Job,
+    describe,
+    find_dependency,
+    group_stages,
+    is_passing_limit,
+    write_sbatch,
+)
+from tools.chain.submit import Chain, open_chain
 
 GOLDEN = PROJECT_ROOT / "tests" / "golden" / "chain"
 SPECIAL = {
@@ -142,7 +151,7 @@ def test_extra_option_that_ours_would_override_is_refused_with_its_remedy(name: 
 
 def test_all_conflicts_are_named_at_once() -> None:
     with pytest.raises(
-        ValueError, match=r"(?s)extra\.time.*extra\.gpus-per-node asks for 2 GPUs, gpus is 4.*extra\.list"
+        ValueError, match=r"(?s)extra\.time.*extra\.gpus-per-node requests 2 GPUs, gpus is 4.*extra\.list"
     ):
         make_job(SlurmBackend(), {"gpus": 4, "extra": {"time": 3, "gpus-per-node": "a100:2", "list": [1]}})
 
@@ -187,7 +196,7 @@ def test_users_own_settings_fill_in_what_the_chain_leaves_open_and_the_rest_is_n
     assert "--partition=slow" in text
     assert "--reservation=r" in text
     assert list_ignored({**job.parameters, **job.parameters["additional_parameters"]}) == [
-        "SBATCH_PARTITION=fast is not used: the chain's resources say partition=slow",
+        "SBATCH_PARTITION=fast is not used: the chain's resources set partition=slow",
         "SBATCH_TIMELIMIT=9 is not used: set it under resources",
     ]
 
@@ -220,6 +229,25 @@ def test_submit_to_another_cluster_than_before_is_refused_until_a_cancel_there(t
             squeue.refuse_other_cluster(tmp_path, ["a-1"], ["pending"], other)
     append_json_line(ledger, {"event": "cancelled"})
     squeue.refuse_other_cluster(tmp_path, ["a-1"], ["pending"], "west")
+
+
+def test_cancelled_stage_is_in_no_job_of_a_submit(tmp_path: Path) -> None:
+    (tmp_path / "chain.yaml").write_text(
+        f"runs: {tmp_path}\nbackend: slurm\nreport: false\nstages:\n  a: {{command: [x]}}\n  b: {{command: [y]}}\n"
+    )
+    chain = open_chain(tmp_path / "chain.yaml")
+    states = dict.fromkeys(("a", "b"), "pending")
+    folder = stage_folder(chain.folder, chain.stages[0].folder)
+    folder.mkdir(parents=True)
+    (folder / "STOP").touch()
+    assert [stage.name for group in group_stages(chain, states, {}) for stage in group] == ["b"]
+
+
+def test_name_of_a_job_begins_with_its_stage(tmp_path: Path) -> None:
+    """A queue listing shows the first characters only (squeue: 8)."""
+    names = {squeue.job_name(tmp_path / folder, "voc-mochi-seed0-0123456789ab") for folder in ("one", "two")}
+    assert len(names) == 2, "two chains never share a name"
+    assert all(name.startswith("voc-mochi-seed0-0123456789ab-mochi-") for name in names)
 
 
 GENERAL = (
