@@ -171,6 +171,7 @@ def _check_convert(draft: Draft, words: list[str], survey: Survey) -> None:
 def _check_detector(draft: Draft, words: list[str], survey: Survey) -> None:
     from tools.finetune_detector import FinetuneSettings, split_words  # heavy, as the next: Detectron2
     from transfer.detection.config import find_input_unit, read_detector_config
+    from transfer.detection.data.own_sets import settle_own_data
     from transfer.detection.datasets import register_datasets
     from transfer.detection.protocols import match_depth
 
@@ -189,10 +190,10 @@ def _check_detector(draft: Draft, words: list[str], survey: Survey) -> None:
         survey.notes[draft.name] = f"batch rule {settings.batch_rule}, divisor {settings.divisor}"
     if settings.data.startswith(LATER) or not Path(settings.data).is_dir():
         return
-    cfg.DATASETS.PROJECT_ROOT = settings.data
+    cfg.DATASETS.ROOT = settings.data
     large = [path for path in Path(settings.data).glob("coco/annotations/*.json") if _size(path) > LARGE_COCO_BYTES]
     if not large or not any("coco" in name for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
-        register_datasets(cfg)
+        register_datasets(settle_own_data(cfg))
 
 
 def _check_linear(_draft: Draft, words: list[str], _survey: Survey) -> None:

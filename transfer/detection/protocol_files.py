@@ -1,8 +1,8 @@
 """Which file of configs/transfer defines which named protocol."""
 
-from pathlib import Path
+from pretrain.runtime.machine import PROJECT_ROOT
 
-CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "configs" / "transfer"
+CONFIG_FOLDER = PROJECT_ROOT / "configs" / "transfer"
 
 PROTOCOL_FILES = {
     "voc-c4-24k@moco": "voc_c4_24k_moco.yaml",
