@@ -1,7 +1,9 @@
 """What README and docs/ show exists: commands, settings, chain files, links, tables, Python; the walk-throughs run."""
 
 import ast
+import importlib
 import importlib.util
+import inspect
 import json
 import os
 import re
@@ -156,6 +158,23 @@ def test_every_page_stands_in_the_navigation() -> None:
     assert {path.name for path in (PROJECT_ROOT / "docs").glob("*.md")} == set(
         re.findall(r": ([\w-]+\.md)$", text, re.M)
     )
+
+
+NAMES = re.findall(r"^::: ([\w.]+)$", (PROJECT_ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", NAMES)
+def test_public_name_says_what_it_takes_and_gives(path: str) -> None:
+    module, _, title = path.rpartition(".")
+    thing = getattr(importlib.import_module(module), title)
+    text = inspect.getdoc(thing) or ""
+    if inspect.isclass(thing):
+        assert text
+        return
+    parts = dict(re.findall(r"^(Args|Returns):\n((?:(?:    .*)?\n)+)", f"{text}\n\n", re.MULTILINE))
+    described = set(re.findall(r"^    (\w+): ", parts.get("Args", ""), re.MULTILINE))
+    assert described == set(inspect.signature(thing).parameters), f"{title}: Args and signature differ"
+    assert parts.get("Returns", "").strip(), f"{title}: no Returns"
 
 
 def run(example: str) -> dict[str, object]:

@@ -74,7 +74,10 @@ def evaluate_coco(
         gt_json: an annotations file, or its content.
         results_json: a file in COCO's results form, or its list; it may be empty: then everything is missed.
         task: "bbox" or "segm" (the results then hold RLE masks).
-        engine: "hotcoco", or "pycocotools", the judge: the same numbers at a hundredth of the speed.
+        engine: "hotcoco", or "pycocotools": the same numbers at a hundredth of the speed.
+
+    Returns:
+        Its `metrics()` are AP, AP50, AP75 and AP by size, its `per_class()` AP by category name, in percent.
 
     Raises:
         ValueError: a file is missing, the task or engine is unknown, or results do not fit the annotations.

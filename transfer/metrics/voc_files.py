@@ -127,7 +127,24 @@ def evaluate_voc(
     year: int = 2007,
     ties: Ties = "detectron2",
 ) -> dict[str, Any]:
-    """Return VOC metrics of saved det files, without Detectron2; see `tabulate_voc_ap` for what comes out."""
+    """Return VOC metrics of saved det files.
+
+    Args:
+        root: VOC's folder, with Annotations and ImageSets/Main.
+        split: the list of images, such as "test".
+        det_folder: holds CLASS.txt for each class, lines of "image score xmin ymin xmax ymax" (pixels from 1).
+        class_names: the classes, in any order.
+        year: whose AP is taken: 2007 has 11 recall points, 2012 all points of the curve.
+        ties: the order of equal scores: as Detectron2's sort leaves them, or as in the file ("stable").
+
+    Returns:
+        {"metrics": {"AP", "AP50", "AP75"}, "per_class": {name: the same}}, all in percent; AP is the mean over IoU .50
+        to .95.
+
+    Raises:
+        ValueError: a file is missing or damaged, or names an image that the list does not.
+
+    """
     truth = read_voc_truth(root, split, class_names)
     detections = read_det_files(det_folder, truth.images, class_names)
     return tabulate_voc_ap(compute_voc_ap(truth, detections, len(class_names), year=year, ties=ties), class_names)

@@ -102,6 +102,13 @@ class Evidence:
 def make_sample(method: str, runs: Iterable[tuple[str | int, float | None]]) -> Sample:
     """Return the sample of (pretraining, value) pairs; None, NaN and infinity are counted as missing.
 
+    Args:
+        method: the name of what was pretrained.
+        runs: for each run the name or seed of its pretraining, and its value in percent.
+
+    Returns:
+        The runs by pretraining; `mean`, `units` and so on are worked out from them.
+
     Raises:
         ValueError: no run has a finite value.
 
@@ -130,6 +137,9 @@ def weigh(
             both sides have a single run. The difference of two runs has √2 times this.
         delta: half-width of the range in which the two count as equivalent.
 
+    Returns:
+        The evidence in percent points, with its claim and without an outcome, which `judge` adds.
+
     """
     claim = _find_claim(first, second, published_std)
     found = Evidence(first=first, second=second, claim=claim, difference=first.mean - second.mean, delta=delta)
@@ -154,6 +164,13 @@ def judge(family: Sequence[Evidence]) -> list[Evidence]:
     """Return the family with p adjusted by Holm and the outcome of each member, in the same order.
 
     A member without p counts as no test. The equivalence of a member is its own: its interval lies inside ±delta.
+
+    Args:
+        family: all comparisons of one report, as `weigh` returns them.
+
+    Returns:
+        The same with `p_adjusted` and `outcome`: better, worse, equivalent, undecided or too_few_runs.
+
     """
     tested = [entry.p for entry in family if entry.p is not None]
     adjusted = iter(adjust_by_holm(tested))

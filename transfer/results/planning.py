@@ -98,7 +98,19 @@ def find_power(
 def find_smallest_difference(
     unit_std: float, first: int, second: int | None = None, *, power: float = POWER, level: float = LEVEL
 ) -> float | None:
-    """Return the smallest true difference that is shown with `power`; None where a side has fewer than two units."""
+    """Return the smallest true difference that is shown with `power`; None where a side has fewer than two units.
+
+    Args:
+        unit_std: standard deviation of one unit in percent points, the same on both sides.
+        first: units of one side.
+        second: units of the other side; None: as many.
+        power: probability with which the difference is to be shown.
+        level: of the test; a family of m comparisons passes 0.05 / m.
+
+    Returns:
+        Percent points.
+
+    """
     if min(first, first if second is None else second) < 2:
         return None
     if unit_std < ROUNDING:
@@ -151,6 +163,18 @@ def find_cheapest_split(
 
     Whole numbers around F* are tried, since the number of pretrainings is whole too. Where sigma_P and sigma_F cannot
     be told apart, one fine-tuning each is planned. None where the spread is unknown or no plan suffices.
+
+    Args:
+        difference: the true one in percent points.
+        spread: as far as it is known; see `measure_spread`.
+        pretraining_cost: of one pretraining, in any unit.
+        finetuning_cost: of one fine-tuning, in the same unit.
+        power: probability with which the difference is to be shown.
+        level: of the test; a family of m comparisons passes 0.05 / m.
+
+    Returns:
+        Pretrainings a side, fine-tunings of each, the cost of both sides together, and the power reached.
+
     """
     best = find_best_ratio(spread, pretraining_cost, finetuning_cost)
     most = 1 if best is None else 2 * math.ceil(min(best, 16)) + 2

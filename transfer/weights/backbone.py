@@ -74,8 +74,11 @@ def read_backbone(path: str | Path, **options: Any) -> Backbone:
     """Return the backbone in the checkpoint at `path`; see `transfer.weights.families` for what is known.
 
     Args:
-        path: any container format (told by content).
-        options: the fields of `ReadOptions`.
+        path: a checkpoint in any container format, which is recognised by its content.
+        options: the fields of `ReadOptions`: family, branch, prefix, pixel_format, float32, trust_pickle.
+
+    Returns:
+        Its tensors under torchvision's names (`state`), depth, family, branch, epoch and pixel format.
 
     Raises:
         ValueError: unreadable, unclear, incomplete, of another shape, or with NaN; the text says what and what to do.
@@ -105,10 +108,18 @@ def _advise_unknown(found: Recognition, said: ReadOptions) -> str:
 
 
 def load_backbone(path: str | Path) -> nn.Module:
-    """Return a torchvision ResNet with the weights of `path` and an identity in place of fc; it yields (B, 2048).
+    """Return a torchvision ResNet with the weights of `path` and an identity in place of fc.
 
-    (B, 512) for ResNet-18 and 34. The key sets must agree exactly. It takes torchvision's input whatever the weights
-    want, see `fit_input`.
+    Args:
+        path: a checkpoint of any known family; the key sets must agree exactly.
+
+    Returns:
+        The model in training mode. (B, 3, H, W) images, normalised as torchvision's whatever the weights want, give
+        (B, 2048) features, or (B, 512) for ResNet-18 and 34.
+
+    Raises:
+        ValueError: as `read_backbone`.
+
     """
     backbone = read_backbone(path)
     with torch.device("meta"):  # no initialisation: every tensor is assigned, and the random state stays as it was

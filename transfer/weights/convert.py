@@ -44,10 +44,16 @@ def to_detectron2(state: Mapping[str, Tensor], depth: int, layout: str = "any") 
     """Return the tensors under Detectron2's names; `state` has torchvision's (see `Backbone.state`).
 
     Args:
-        state: a whole ResNet without fc.
+        state: a complete ResNet without fc.
         depth: 18, 34, 50, 101 or 152.
         layout: any (stem.…, res2.… for matching by their ends), c4 (backbone.…, roi_heads.res5.…) or fpn
             (backbone.bottom_up.…): full names.
+
+    Returns:
+        The tensors by name.
+
+    Raises:
+        ValueError: the layout is none of these.
 
     """
     if layout not in LAYOUTS:
@@ -73,6 +79,9 @@ def convert(
         layout: see `to_detectron2`.
         overwrite: replace an output that was made from another checkpoint.
         options: the fields of `transfer.weights.backbone.ReadOptions`.
+
+    Returns:
+        What OUT.manifest.json holds: source, digests, pixel format, matched tensors, parity.
 
     Raises:
         ValueError: whatever keeps the result from being whole and equal; then no file is written or changed.
