@@ -1,4 +1,4 @@
-"""Write the generated tables into the documentation: families, named checkpoints, protocols, benchmarks.
+"""Write the generated tables into the documentation: families, named checkpoints, protocols, digits, benchmarks.
 
   python -m tools.docs.fill_tables [check=true]
 
@@ -19,6 +19,7 @@ from pretrain.runtime.machine import PROJECT_ROOT
 from pretrain.runtime.settings import read_settings
 from pretrain.runtime.storage import write_text
 from tools.docs.benchmark_tables import render_benchmarks, render_faults
+from tools.docs.digits_table import render_digits
 from tools.docs.protocol_table import render_protocols
 from transfer.weights.families import render_table
 from transfer.weights.sources.zoo import render_zoo
@@ -30,6 +31,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "protocols": render_protocols,
     "benchmarks": render_benchmarks,
     "faults": render_faults,
+    "digits": render_digits,
 }
 """Name of a generated part → its text."""
 PART = re.compile(r"(<!-- generated: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
