@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from pretrain.config import MixingConfig
-from pretrain.hardest import find_largest
-from pretrain.pair_dots import dot_pairs
+from pretrain.kernels.hardest import find_largest
+from pretrain.kernels.pair_dots import dot_pairs
 
 APPROXIMATE_BINS = 8192
 """Approximate top-N keeps the largest cosine of each of so many bins of the queue: recall about 95 % at N = 1024."""

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pretrain.config import MixingConfig
+from pretrain.kernels.pair_dots import dot_pairs
 from pretrain.mixing import draw_parents, find_hardest, mix_norm, take_inputs
-from pretrain.pair_dots import dot_pairs
 
 SIGMA = DELTA = ETA = 0.01
 """Strengths of types 4, 5 and 6 (README of SynCo's code)."""

@@ -60,7 +60,7 @@ def examine(root: str, settings: CheckSettings) -> "DataReport":
     """Return what was found."""
     # heavy (Detectron2): --help must come at once
     if settings.config:
-        from transfer.own_checks import check_config_data
+        from transfer.detection.data.own_checks import check_config_data
 
         return check_config_data(settings.config, root, deep=settings.deep)
     from transfer.data_checks.voc_and_coco import check_data

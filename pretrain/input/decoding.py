@@ -59,13 +59,14 @@ def decode_image(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> Pixels:
                 pass  # likewise
             else:
                 return pixels
-    with _open(data) as image:
+    with open_image(data) as image:
         _refuse_large(*image.size, max_megapixels)
         return _to_rgb(image)
 
 
-def _open(data: bytes) -> Image.Image:
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # ours is asked next, before any pixel is decoded
+def open_image(data: bytes) -> Image.Image:
+    """Return Pillow's image of encoded bytes, its header read and no pixel decoded, however large it says it is."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         return Image.open(io.BytesIO(data))
     finally:

@@ -97,7 +97,9 @@ class TwoViews(Dataset[Batch]):
                 return self.source.read(chosen), chosen
             except BrokenImageError as error:
                 if not self.skip_broken:
-                    raise BrokenImageError(f"{error}, or take its successor with data.skip_broken=true") from error
+                    raise BrokenImageError(
+                        f"{error}; or start again with data.skip_broken=true run.resume=false to take its successor"
+                    ) from error
         raise BrokenImageError(f"none of the {len(self.source)} images can be read; check the data's root")
 
     def _write_view(self, image: Pixels, view: ViewParameters, out: Pixels) -> None:

@@ -187,7 +187,7 @@ def all_equal(number: int) -> bool:
     return bool(bounds[0] == -bounds[1])
 
 
-def sum_over_ranks(values: Tensor) -> Tensor:
+def sum_in_place(values: Tensor) -> Tensor:
     """Replace `values` by their sum over the ranks, the same bits on each, and return them."""
     if world_size() > 1:
         torch_distributed.all_reduce(values)

@@ -95,7 +95,8 @@ def _coerce_fields(kind: Any, node: Node, key: str, mistakes: list[str]) -> Any:
     fields = {field.name: field for field in dataclasses.fields(kind)}
     if not isinstance(node.content, dict):
         got = "nothing" if node.is_null() else f"the single value {plain_value(node)!r}"
-        mistakes.append(f"{node.place()}: {key} holds settings of its own, got {got}")
+        hint = f"; write {key}.NAME for one of them: {', '.join(fields)}" if key else ""
+        mistakes.append(f"{node.place()}: {key} holds settings of its own, got {got}{hint}")
         return BAD
     prefix = f"{key}." if key else ""
     values = {}
@@ -148,6 +149,9 @@ def _coerce_scalar(kind: Any, node: Node, key: str, mistakes: list[str], about: 
         return BAD
     if allowed := _out_of_range(value, about):
         mistakes.append(f"{node.place()}: {key} is {value!r}; expected {allowed}{_in_unit(key, about)}")
+        return BAD
+    if kind is str and "\0" in value:
+        mistakes.append(f"{node.place()}: {key}: {value!a} holds a NUL character, which no path or word can")
         return BAD
     if kind is str:
         _refuse_interpolation(node, key, mistakes, about)

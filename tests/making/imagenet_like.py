@@ -1,6 +1,7 @@
 """An ImageNet-like folder of small files, with the odd ones that the real one has."""
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -43,3 +44,9 @@ def write_images(root: Path, per_class: int = 8) -> Path:
             photo = make_photo(100 * label + number, 60 + 7 * number, 80 + 5 * label)
             (folder / f"{name}_{number}.JPEG").write_bytes(encode(photo))
     return root
+
+
+def declare(data: bytes, height: int, width: int) -> bytes:
+    """Return a JPEG whose header says another size."""
+    place = data.index(b"\xff\xc0") + 5
+    return data[:place] + struct.pack(">HH", height, width) + data[place + 4 :]

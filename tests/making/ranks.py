@@ -29,5 +29,10 @@ def run_ranks(script: str, folder: Path, *words: str, ranks: int = 2, timeout_s:
         )
         for rank in range(ranks)
     ]
-    texts = [process.communicate(timeout=timeout_s)[0] for process in processes]
+    try:
+        texts = [process.communicate(timeout=timeout_s)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
     return [(process.returncode, text) for process, text in zip(processes, texts, strict=True)]

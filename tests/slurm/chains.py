@@ -10,6 +10,7 @@ import yaml
 
 from pretrain.runtime.storage import read_json
 from tools.chain.__main__ import main as run_chain
+from tools.chain.record.attempts import is_alive, read_attempts
 from tools.chain.record.state import find_states, read_plan, stage_folder
 from tools.trials.cluster import Cluster
 from tools.trials.counting import count_lost_steps
@@ -108,9 +109,17 @@ class ChainOnSlurm:
         return states
 
     def wait_for_end(self, seconds: float = 60, cluster: Cluster | None = None) -> dict[str, str]:
+        """Wait for every stage's verdict, and for the runners that note it in their attempt after they wrote it."""
         return self.wait(
-            lambda states: all(s in ("done", "failed", "blocked") for s in states.values()), seconds, cluster
+            lambda states: all(s in ("done", "failed", "blocked") for s in states.values()) and not self.lives(),
+            seconds,
+            cluster,
         )
+
+    def lives(self) -> bool:
+        """Whether a runner of any stage still runs."""
+        folders = (self.folder / "stages").iterdir()
+        return any(is_alive(entry) for folder in folders for entry in read_attempts(folder)[-1:])
 
     def wait_for_step(self, name: str, step: int, seconds: float = 40) -> None:
         until = time.monotonic() + PATIENCE * seconds

@@ -46,7 +46,7 @@ def test_chain_moves_between_the_backends_half_way(cluster: Cluster, tmp_path: P
     chain.wait_for_step("train", 8)
     driver.send_signal(signal.SIGINT)
     assert driver.wait(timeout=60) == EXIT_YIELD
-    chain.submit()
+    chain.submit("backend=slurm")
     chain.wait_for_step("train", 60, seconds=90)
     subprocess.run([sys.executable, "-m", "tools.chain", "cancel", str(chain.path)], cwd=PROJECT_ROOT, check=True)
     chain.wait(lambda states: states["train"] == "pending", 60, cluster)
@@ -78,7 +78,9 @@ def test_cancel_ends_what_a_submit_with_other_settings_left(
     first = chain.job("train")
     chain.values["stages"] = {"train": counting(901, sleep=0.1)}
     chain.write()
-    chain.submit()
+    with pytest.raises(ValueError, match=r"other work .*\n  train \(running\): .*steps=901"):
+        chain.submit()
+    chain.submit("changed=true")
     assert "still in the queue from a submit with other settings: train-" in capsys.readouterr().out
     assert run_chain(["cancel", str(chain.path)]) == 0
     wait_until(lambda: not {first, chain.job("train")} & set(cluster.ask("squeue", "-h", "-o", "%i").split()))

@@ -48,7 +48,7 @@ def test_refusals_are_sentences_with_exit_code_2(tmp_path: Path, capsys: pytest.
     assert run(dino, tmp_path / "b.pkl", "colour=red") == EXIT_USER_ERROR
     assert run("only") == EXIT_USER_ERROR
     assert run(dino, tmp_path / "b.pkl", "metrics=[a.json]", "branch=teacher") == EXIT_USER_ERROR
-    assert "with to=safetensors only" in capsys.readouterr().err
+    assert "with to=safetensors or hub-folder only" in capsys.readouterr().err
     assert not (tmp_path / "b.pkl").exists()
 
 

@@ -45,9 +45,9 @@ from tools.chain.fitness import refuse_unfit_setup
 from tools.chain.local import LocalDriver
 from tools.chain.logs import find_logs
 from tools.chain.memory import recall, remember
-from tools.chain.options import TAKES, Options, split_options
 from tools.chain.outlook import say_outlook
 from tools.chain.plan.beginning import begin, show_keys
+from tools.chain.plan.options import TAKES, Options, split_options
 from tools.chain.plan.question_words import question_words
 from tools.chain.preflight import Survey, open_checked
 from tools.chain.record import state
@@ -85,6 +85,10 @@ def plan(chain: Chain, options: Options, survey: Survey | None = None) -> int:
         print(json.dumps([asdict(row) for row in list_rows(chain, survey)], indent=2, ensure_ascii=False))
         return 0
     print(explain_plan(chain, survey))
+    if len(chain.config.backbones) > 1:
+        from tools.chain.power import say_power  # heavy: scipy
+
+        print("\n".join(say_power(chain)))
     if options.sbatch and chain.config.backend == "slurm":
         from tools.chain.slurm.submit import explain_jobs  # heavy: submitit
 

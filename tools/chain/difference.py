@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from tools.chain.memory import say_command
 from tools.chain.plan.make_plan import Stage
 from tools.chain.record.state import find_states, read_plan
 from tools.chain.submit import Chain
@@ -24,12 +23,15 @@ def refuse_other_work(chain: Chain) -> None:
         text = "\n".join(["this would start other work than the last submit did:", *changes[:SHOWN], *more])
         raise ValueError(
             f"{text}\nIf that is meant, add changed=true; name=NEW starts a chain of its own beside this one; "
-            f"`{say_command(chain, 'plan')}` shows all of it."
+            "`plan` with the same words shows all of it."
         )
 
 
 def _find_changes(chain: Chain) -> Iterator[str]:
-    before = read_plan(chain.folder)[1]
+    try:
+        before = read_plan(chain.folder)[1]
+    except ValueError:
+        return  # a damaged chain.json: this submit writes it anew
     states = find_states(chain.folder, before)
     now = {stage.name: stage for stage in chain.stages}
     for stage in before:

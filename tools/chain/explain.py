@@ -10,7 +10,7 @@ from tools.chain.plan.make_plan import Stage
 from tools.chain.plan.plan_table import Row, say_longest_path, say_total, write_plan_table
 from tools.chain.preflight import Survey
 from tools.chain.record.attempts import read_attempts
-from tools.chain.record.state import find_states, stage_folder
+from tools.chain.record.state import find_states, read_spec, stage_folder
 from tools.chain.same_work import find_same_work
 from tools.chain.status import read_progress
 from tools.chain.submit import Chain, shorten
@@ -54,6 +54,12 @@ def estimate_gpu_hours(chain: Path, stage: Stage, measured: Mapping[Work, float]
     progress = read_progress(stage_folder(chain, stage.folder))
     if progress.get("rate_per_s"):
         return float(gpus * (progress["total"] - progress["step"]) / progress["rate_per_s"] / 3600)
+    return whole_gpu_hours(stage, measured)
+
+
+def whole_gpu_hours(stage: Stage, measured: Mapping[Work, float]) -> float | None:
+    """Return GPUs x hours of a stage from its start to its end: as its like took, else by its estimate."""
+    gpus = stage.resources.gpus * stage.resources.nodes
     return measured.get(_work_of(stage.kind, stage.command), gpus * stage.resources.hours or None)
 
 
@@ -63,7 +69,9 @@ def measure_gpu_hours(chain: Path) -> dict[Work, float]:
     for path in (chain / "stages").glob("*/DONE.json"):
         attempts = read_attempts(path.parent)
         if any(attempt.get("gpu") for attempt in attempts):
-            spec = read_json(path.with_name("spec.json"))
+            spec = read_spec(path.parent)
+            if not spec:
+                continue
             seconds = sum(attempt.get("seconds") or 0 for attempt in attempts)
             gpus = spec["resources"]["gpus"] * spec["resources"]["nodes"]
             found.setdefault(_work_of(spec["kind"], spec["command"]), []).append(gpus * seconds / 3600)

@@ -25,6 +25,7 @@ from tools.chain.record.lock import ChainLock
 from tools.chain.record.state import read_done, read_failed, read_spec, stage_folder
 from tools.chain.record.watch import StateWatch
 from tools.chain.run.launch import stage_environment, wait_for_any
+from tools.chain.run.spare import RunnerStarter
 from tools.chain.status import read_progress, say_duration, say_progress
 from tools.chain.submit import Chain
 
@@ -59,6 +60,7 @@ class LocalDriver:
         self.cpus = len(os.sched_getaffinity(0))
         self.slots = chain.config.local.slots or len(self.gpus) or self.cpus
         self.running: list[Running] = []
+        self.starter = RunnerStarter()
         self.given_up: set[str] = set()
         """Stages whose gate was closed, or that were cancelled: not tried again by this driver."""
         self.futile: dict[str, int] = {}
@@ -84,6 +86,7 @@ class LocalDriver:
         try:
             return self._loop()
         finally:
+            self.starter.close()
             lock.release()
 
     def _loop(self) -> int:
@@ -152,16 +155,14 @@ class LocalDriver:
         folder = stage_folder(self.chain.folder, stage.folder)
         spec = read_spec(folder)
         code = self.chain.folder / "code" / spec.get("code", "")
-        words = [sys.executable, "-m", "tools.chain.run.run_stage", str(folder), f"driver={os.getpid()}"]
-        words += [f"slice_min={self.chain.config.local.slice_min}", f"gpus={','.join(gpus)}", f"ranks={len(gpus) or 1}"]
-        environment = {**os.environ, **stage_environment(code, spec.get("commit", ""))}
-        environment["OMP_NUM_THREADS"] = str(self._cpus_of(stage))
+        words = [str(folder), f"driver={os.getpid()}", f"slice_min={self.chain.config.local.slice_min}"]
+        words += [f"gpus={','.join(gpus)}", f"ranks={len(gpus) or 1}"]
+        own = {"OMP_NUM_THREADS": str(self._cpus_of(stage))}
         if self.gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-        with (folder / RUNNER_LOG).open("ab") as log:
-            process = subprocess.Popen(
-                words, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
+            own["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+        environment = stage_environment(code, spec.get("commit", ""))
+        process = self.starter.start(words, environment, own, folder / RUNNER_LOG)
+        self.starter.prepare(environment)
         self.running.append(Running(stage, process, gpus, self._cpus_of(stage), _newest_attempt(folder)))
         self._say(f"{stage.name}: starts" + (f" on GPU {','.join(gpus)}" if gpus else ""))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pretrain.runtime.storage import read_json, write_json, write_text
 from tools.chain.plan.config import read_chain
+from tools.chain.record.state import read_plan
 from tools.chain.submit import Chain, find_chain_folder, shorten
 
 MEMORY = "overrides.json"
@@ -32,7 +33,7 @@ def recall(path: str | Path, given: Sequence[str]) -> tuple[Path, tuple[str, ...
     if path.is_dir():
         if not (path / "chain.json").is_file():
             raise ValueError(f"{path}: neither a chain file nor the folder of a submitted chain (no chain.json in it)")
-        folder, path = path.absolute(), Path(read_json(path / "chain.json")["file"])
+        folder, path = path.absolute(), Path(str(read_plan(path)[0].get("file")))
         words = merge_words(_read(folder).get(str(path), ()), given)
         if find_chain_folder(path, read_chain(path, words)) != folder:
             words = merge_words(words, (f"runs={folder.parent}", f"name={folder.name}"))

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
+from pretrain.runtime.command_line import show
 from pretrain.runtime.storage import read_json_lines, read_json_object
 from tools.chain.plan.make_plan import Stage
 from tools.chain.record.attempt_reasons import queue_wait_s, say_attempts, say_outcome
@@ -76,7 +77,7 @@ def say_duration(seconds: float) -> str:
 def write_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the rows as text, columns that are empty everywhere left out."""
     columns = [name for name in COLUMNS if any(row.get(name) for row in rows)]
-    cells = [columns, *([str(row.get(name) or "") for name in columns] for row in rows)]
+    cells = [columns, *([show(str(row.get(name) or "")) for name in columns] for row in rows)]
     widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells

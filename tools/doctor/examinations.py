@@ -138,7 +138,7 @@ def _examine_detectron2() -> Iterator[Finding]:
         )
         return
     yield Finding(state="fine", what="Detectron2", found=f"{found}, {compiled}")
-    shadow = Path(detectron2_compat.__file__).parent.parent / "tools"
+    shadow = PROJECT_ROOT / "tools"
     samples = Path(importlib.import_module("detectron2").__file__ or "").parent.parent / "tools"
     if samples.is_dir() and samples != shadow:
         yield Finding(

@@ -16,6 +16,8 @@ from transfer.results.summaries import HEADLINE, Summary
 
 MARGIN = 0.06
 """Free space at either end of an axis, as a share of what is drawn."""
+MOST_LINES = 24
+"""An axis shows so many methods at once; of a sweep's, the best."""
 TICKS = 5
 """An axis has about so many ticks."""
 
@@ -35,6 +37,8 @@ class Line:
     name: str
     role: str
     """ "floor", "ceiling" or ""."""
+    value: float
+    """The mean, in percent."""
     dots: Sequence[float]
     """Every run."""
     mean: float
@@ -53,6 +57,25 @@ class Axis:
     ends: Sequence[Mark]
     """The means of the floor and of the ceiling, where the chain names them."""
     lines: Sequence[Line]
+    """In the order of the chain."""
+
+    @property
+    def shown(self) -> Sequence[Line]:
+        """Every line where they are few; else the best ones and the ends of the scale, the best first."""
+        if len(self.lines) <= MOST_LINES:
+            return self.lines
+        ranked = self._rank()
+        return [line for place, line in enumerate(ranked) if place < MOST_LINES or line.role]
+
+    @property
+    def folded(self) -> Sequence[Line]:
+        """The lines that are not shown at once, the best first."""
+        if len(self.lines) <= MOST_LINES:
+            return []
+        return [line for line in self._rank()[MOST_LINES:] if not line.role]
+
+    def _rank(self) -> list[Line]:
+        return sorted(self.lines, key=lambda line: line.value, reverse=True)
 
 
 def build_axes(table: Table, verdict: Verdict) -> list[Axis]:
@@ -76,6 +99,7 @@ def _build_axis(rows: Sequence[Summary], verdict: Verdict) -> Axis:
             Line(
                 name=row.backbone,
                 role=roles.get(row.backbone, ""),
+                value=row.mean,
                 dots=[place(value) for value in row.values],
                 mean=place(row.mean),
                 interval=None if ends is None else (ends[0], round(ends[1] - ends[0], 2)),

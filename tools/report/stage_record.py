@@ -78,7 +78,7 @@ def read_stage(folder: Path, points: Mapping[str, Mapping[str, Any]]) -> Stage:
     """Return the stage in `folder`; `points` are the variants of a sweep by the name of backbone or protocol."""
     spec = _read_spec(folder)
     name, kind = str(spec.get("name", folder.name)), str(spec.get("kind", ""))
-    result = read_sound_result(folder, kind)
+    result = read_sound_result(folder, kind, strict=True)
     return Stage(
         name=name,
         kind=kind,

@@ -47,7 +47,10 @@ def write_headline(summaries: Sequence[Summary], verdict: Verdict) -> str:
     pair = group_by_pair(verdict)[0]
     known = [entry for entry in pair if not entry.withheld]
     if not known:
-        return "No verdict: the instrument did not pass its control."
+        failed = verdict.control is not None and verdict.control.passed is False
+        return (
+            f"No verdict: {'the instrument did not pass its control' if failed else 'the control is not measured yet'}."
+        )
     return _sum_up(known)
 
 
@@ -68,7 +71,7 @@ def _sum_up(known: Sequence[Comparison]) -> str:
         within = " or ".join(f"±{delta:g}" for delta in sorted({entry.evidence.delta for entry in known}))
         return f"Equivalent: {first} and {second} differ by less than {within} points in {_all_of(number)}."
     where = _all_of(counts["undecided"], number)
-    return f"Undecided: {first} is neither shown to be better nor worse than {second} in {where}{rest}."
+    return f"Undecided: {first} is not shown to be better or worse than {second} in {where}{rest}."
 
 
 def write_verdict(summaries: Sequence[Summary], verdict: Verdict) -> list[str]:
@@ -96,7 +99,7 @@ def describe_pair(pair: Sequence[Comparison]) -> str:
     ]
     if withheld := [entry for entry in pair if entry.withheld]:
         where = ", ".join(dict.fromkeys(entry.protocol for entry in withheld))
-        parts.append(f"has no verdict beside {second} in {where}, which did not pass the control")
+        parts.append(f"has no verdict beside {second} in {where}, where the control is not passed")
     sentences = [f"{_capitalise(first)} {'. It '.join(parts)}."]
     if any(entry.evidence.claim in ("checkpoints", "two_runs") for entry in known):
         sentences.append(ONE_PRETRAINING)
@@ -124,8 +127,8 @@ def _say_of_pair(outcome: Outcome, second: str) -> str:
         "better": f"is better than {second}",
         "worse": f"is worse than {second}",
         "equivalent": f"is equivalent to {second}",
-        "undecided": f"is neither shown to be better nor worse than {second}",
-        "too_few_runs": f"has not enough runs, or {second} has not, to tell",
+        "undecided": f"is not shown to be better or worse than {second}",
+        "too_few_runs": f"cannot be compared with {second} yet",
     }[outcome]
 
 

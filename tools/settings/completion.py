@@ -6,8 +6,8 @@ from pathlib import Path
 from pretrain.config import PretrainConfig
 from pretrain.runtime.setting_docs import list_settings
 from tools.chain.memory import recall
-from tools.chain.options import TAKES
 from tools.chain.plan.config import ChainConfig, read_chain
+from tools.chain.plan.options import TAKES
 from tools.chain.record.state import read_plan
 from tools.chain.submit import find_chain_folder
 from tools.mochi import CONFIG_AT, CONFIGS, find_config

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
+from pretrain.input.decoding import MAX_MEGAPIXELS, open_image
 from pretrain.runtime.storage import digest_file
 
 SAMPLE = 20
@@ -36,15 +37,14 @@ def check_image(path: Path, size: tuple[Any, Any]) -> list[Problem]:
 
     It is turned as its EXIF data say, as Detectron2 turns it before it compares the sizes.
     """
-    if mode := _find_odd_mode(path):
-        what = f"has values of {mode}, which Detectron2 cuts to 8 bits: the image turns white or black"
-        return [Problem(where=str(path), what=what, remedy="convert it to 8 bits a channel")]
+    if odd := _find_odd(path):
+        return [odd]
     try:
-        with Image.open(path) as image:
+        with open_image(path.read_bytes()) as image:
             found = image.size
             if sorted(found) == sorted(size):  # else it need not be decoded, however large it says that it is
                 found = ImageOps.exif_transpose(image).size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError) as error:
         return [Problem(where=str(path), what=f"cannot be decoded ({error})", remedy="fetch the image again")]
     if found == tuple(size):
         return []
@@ -71,13 +71,20 @@ def find_refusal(read: Callable[[], object], where: Path) -> list[Problem]:
     return []
 
 
-def _find_odd_mode(path: Path) -> str:
-    """Return the mode of an image that holds more than 8 bits a value, as Pillow names it; "" for others."""
+def _find_odd(path: Path) -> Problem | None:
+    """Return what an image's header tells: more pixels than can be meant, or more than 8 bits a value."""
     try:
-        with Image.open(path) as image:
-            return image.mode if image.mode.startswith(("I", "F")) else ""
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return ""  # told as not decodable
+        with open_image(path.read_bytes()) as image:
+            (width, height), mode = image.size, image.mode
+    except (OSError, ValueError, SyntaxError):
+        return None  # told as not decodable
+    if width * height > MAX_MEGAPIXELS * 1e6:
+        what = f"declares {width} x {height} pixels, over {MAX_MEGAPIXELS:g} megapixels"
+        return Problem(where=str(path), what=what, remedy="fetch the image again, or shrink it")
+    if mode.startswith(("I", "F")):
+        what = f"has values of {mode}, which Detectron2 cuts to 8 bits: the image turns white or black"
+        return Problem(where=str(path), what=what, remedy="convert it to 8 bits a channel")
+    return None
 
 
 def find_leak(where: Path, sets: tuple[str, str], shared: Iterable[str]) -> list[Problem]:

@@ -1,7 +1,8 @@
 """Detector settings: Detectron2's yacs node with a few keys of ours, read from one YAML that is complete in itself.
 
 Added keys: PROTOCOL (the recipe's name), DATASETS.ROOT, DATASETS.COCO_FORMAT and DATASETS.VOC_CLASSES,
-MODEL.CHANNELS_LAST, SOLVER.ACCUMULATE, and RUN (how a run behaves; nothing in it changes what is learned).
+MODEL.CHANNELS_LAST, SOLVER.ACCUMULATE and SOLVER.CPU_BF16, and RUN (how a run behaves; nothing in it changes what is
+learned).
 """
 
 import difflib
@@ -56,12 +57,14 @@ def make_default_config() -> Any:
     cfg.DATASETS.LABELLED_PERCENT = 100.0  # of the training images; which ones: see low_label.py
     cfg.DATASETS.LABELLED_FOLD = 1
     cfg.MODEL.CHANNELS_LAST = False
+    cfg.SOLVER.CPU_BF16 = False  # train in bfloat16 on a CPU with instructions for it (AVX-512 BF16, AMX)
     cfg.SOLVER.ACCUMULATE = 1  # batches of IMS_PER_BATCH / ACCUMULATE images in one step
     cfg.RUN = CfgNode()
     cfg.RUN.CHECKPOINT_MINUTES = 15.0
     cfg.RUN.KEEP_CHECKPOINTS = 2
     cfg.RUN.LOG_EVERY_STEPS = 20
     cfg.RUN.DRAW_IMAGES = 8
+    cfg.RUN.REEVALUATE_IMAGES = 0  # on a CPU, of each test set, by the saved file; 0: all of them
     cfg.RUN.COCO_ENGINE = ENGINES[0]  # of the COCO metric; pycocotools is the judge, and slower a hundred times
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     return cfg

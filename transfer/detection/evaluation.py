@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.data import build_detection_test_loader
 from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling import build_model
 from detectron2.utils import comm
@@ -19,12 +18,15 @@ from pretrain.runtime.storage import make_file_name
 from transfer.detection.checkpoint import DetectorCheckpointer
 from transfer.detection.evaluators import build_evaluator
 from transfer.detection.precise_bn import share_statistics, update_statistics
+from transfer.detection.reevaluation import build_test_loader, compare_detections
 from transfer.detection.rle_inference import RleInference
 from transfer.detection.training_stream import PRECISE_BN_STREAM, build_train_loader
 from transfer.metrics.bootstrap import MetricDraws, write_draws
 
 logger = logging.getLogger(__name__)
 
+EVALUATION_FOLDER = "evaluation"
+"""Holds the detections that a run's metrics are computed from, below its folder."""
 CPU_TOLERANCE = 0.0
 CUDA_TOLERANCE = 0.05
 """How far a re-evaluation may lie off, in percent points: convolutions on CUDA may round differently when repeated."""
@@ -73,12 +75,13 @@ def make_statistics_precise(cfg: Any, model: Any, stop: StopFlag) -> int:
 
 
 def evaluate(
-    cfg: Any, model: Any, out: Path, stop: StopFlag, *, draws_folder: Path | None = None
+    cfg: Any, model: Any, out: Path, stop: StopFlag, *, draws_folder: Path | None = None, images: int = 0
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Return (metrics in percent, details per data set) on the main process, empty ones elsewhere; all ranks call it.
 
     Several test sets prefix their metrics with "<name>/". With `draws_folder`, the draws of the test sets are written
-    there as bootstrap.json, and the details hold AP by size and kinds of errors.
+    there as bootstrap.json, and the details hold AP by size and kinds of errors. With `images`, only so many images of
+    each set are looked at, and all others count as without detections.
     """
     draws: dict[str, MetricDraws] = {}
     metrics: dict[str, float] = {}
@@ -86,7 +89,7 @@ def evaluate(
     plain = getattr(model, "module", model)
     inference = RleInference(plain) if cfg.MODEL.MASK_ON else plain
     for name in cfg.DATASETS.TEST:
-        loader = StoppableLoader(build_detection_test_loader(cfg, name), stop)  # reading the set names its classes
+        loader = StoppableLoader(build_test_loader(cfg, name, images), stop)
         evaluator: Any = build_evaluator(cfg, name, out / make_file_name(name))
         found = inference_on_dataset(inference, loader, evaluator)
         prefix = f"{name}/" if len(cfg.DATASETS.TEST) > 1 else ""
@@ -106,6 +109,9 @@ def check_saved(
 ) -> tuple[dict[str, float], str]:
     """Load the saved detector into a new model, evaluate it again; return the metrics and a warning, or "".
 
+    On a CPU with RUN.REEVALUATE_IMAGES only so many images of each set are looked at: their detections must be those
+    that the run evaluated, and so the metrics are `logged`.
+
     On CUDA a difference is recorded, not refused: convolutions may round differently when repeated, and the schedule
     has been paid for.
 
@@ -119,7 +125,11 @@ def check_saved(
     if content.keys() != model.state_dict().keys():
         raise ValueError(f"{weights}: its tensors are not the model's: {content.keys() ^ model.state_dict().keys()}")
     model.load_state_dict(content)
-    again, _ = evaluate(cfg, model, out, stop)
+    sample = cfg.RUN.REEVALUATE_IMAGES if cfg.MODEL.DEVICE == "cpu" else 0
+    again, _ = evaluate(cfg, model, out, stop, images=sample)
+    if sample and comm.is_main_process():
+        compare_detections(cfg, out.parent / EVALUATION_FOLDER, out, sample)
+        return dict(logged), ""
     return again, judge_reevaluation(logged, again, cfg.MODEL.DEVICE) if comm.is_main_process() else ""
 
 

@@ -29,7 +29,7 @@ from transfer.detection.data.own_data import base_of
 from transfer.detection.data.own_sets import settle_own_data
 from transfer.detection.datasets import register_datasets
 from transfer.detection.detection_pictures import draw_detections
-from transfer.detection.evaluation import check_saved, evaluate, find_alarm, make_statistics_precise
+from transfer.detection.evaluation import EVALUATION_FOLDER, check_saved, evaluate, find_alarm, make_statistics_precise
 from transfer.detection.loaded_weights import check_loaded, check_manifest
 from transfer.detection.protocols import (
     FREE_KEYS,
@@ -174,7 +174,7 @@ def _conclude(cfg: Any, run: RunName, stop: StopFlag, model: Any, manifest: Mani
     comm.synchronize()
     tell("evaluate")
     began = time.monotonic()
-    metrics, details = evaluate(cfg, model, out / "evaluation", stop, draws_folder=out)
+    metrics, details = evaluate(cfg, model, out / EVALUATION_FOLDER, stop, draws_folder=out)
     evaluation_s = time.monotonic() - began
     if main:
         draw_detections(cfg, model, out / "detections")

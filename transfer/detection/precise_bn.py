@@ -69,7 +69,7 @@ def update_statistics(model: nn.Module, batches: Iterable[Any], count: int) -> i
     if seen < count:
         raise ValueError(f"PreciseBN wants {count} batches (TEST.PRECISE_BN.NUM_ITER), the data gave {seen}")
     for norm, population in populations.items():
-        distributed.sum_over_ranks(population.sums)
+        distributed.sum_in_place(population.sums)
         if (statistics := population.statistics()) is not None:
             assert norm.running_mean is not None
             assert norm.running_var is not None

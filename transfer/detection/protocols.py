@@ -45,6 +45,7 @@ FREE_KEYS = (
     "OUTPUT_DIR",
     "RUN.",
     "SEED",
+    "SOLVER.CPU_BF16",
     "SOLVER.CHECKPOINT_PERIOD",
     "TEST.EVAL_PERIOD",
     "VERSION",

@@ -12,6 +12,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter, get_event_storage
 
 from pretrain.runtime import distributed
+from pretrain.runtime.device import CPU_INFO, computes_in_bf16
 from pretrain.runtime.progress import Heartbeat
 from pretrain.runtime.stopping import StopFlag
 from pretrain.runtime.storage import append_json_line, read_json_lines, write_text
@@ -25,11 +26,18 @@ class StopTraining(BaseException):
 
 
 class AccumulatingTrainer(SimpleTrainer):
-    """Detectron2's SimpleTrainer with `parts` batches behind each optimizer step; float16 with a scaler under `amp`."""
+    """Detectron2's SimpleTrainer with `parts` batches behind each optimizer step.
 
-    def __init__(self, model: Any, data_loader: Any, optimizer: Any, *, parts: int, amp: bool) -> None:
+    float16 with a scaler under `amp` (CUDA), or bfloat16 without one under `cpu_bf16`.
+    """
+
+    def __init__(
+        self, model: Any, data_loader: Any, optimizer: Any, *, parts: int, amp: bool, cpu_bf16: bool = False
+    ) -> None:
         super().__init__(model, data_loader, optimizer)
         self.parts, self.amp = parts, amp
+        self.autocast = ("cpu", torch.bfloat16) if cpu_bf16 else ("cuda", torch.float16)
+        self.casts = amp or cpu_bf16
         self.scaler = torch.amp.GradScaler("cuda", enabled=amp)
 
     def run_step(self) -> None:
@@ -41,7 +49,7 @@ class AccumulatingTrainer(SimpleTrainer):
             began = time.perf_counter()
             batch = next(self._data_loader_iter)
             data_s += time.perf_counter() - began
-            with torch.autocast("cuda", torch.float16, enabled=self.amp):
+            with torch.autocast(*self.autocast, enabled=self.casts):
                 losses = {name: loss / self.parts for name, loss in self.model(batch).items()}
             self.scaler.scale(sum(losses.values())).backward()
             sums = {name: loss.detach() + sums.get(name, 0) for name, loss in losses.items()}
@@ -145,7 +153,7 @@ class EvaluationHook(HookBase):
 
 
 def make_trainer(cfg: Any, model: Any, loader: Any, optimizer: Any) -> Any:
-    """Return Detectron2's SimpleTrainer or AMPTrainer, or the accumulating one.
+    """Return Detectron2's SimpleTrainer or AMPTrainer, or ours where batches are accumulated or a CPU takes bf16.
 
     Raises:
         ValueError: SOLVER.AMP.ENABLED on a CPU.
@@ -154,8 +162,10 @@ def make_trainer(cfg: Any, model: Any, loader: Any, optimizer: Any) -> Any:
     amp = cfg.SOLVER.AMP.ENABLED
     if amp and cfg.MODEL.DEVICE != "cuda":
         raise ValueError("SOLVER.AMP.ENABLED needs a CUDA device (MODEL.DEVICE is cpu); set it to False")
-    if cfg.SOLVER.ACCUMULATE > 1:
-        return AccumulatingTrainer(model, loader, optimizer, parts=cfg.SOLVER.ACCUMULATE, amp=amp)
+    cpu_bf16 = cfg.SOLVER.CPU_BF16 and cfg.MODEL.DEVICE == "cpu" and computes_in_bf16(CPU_INFO)
+    if cfg.SOLVER.ACCUMULATE > 1 or cpu_bf16:
+        parts = cfg.SOLVER.ACCUMULATE
+        return AccumulatingTrainer(model, loader, optimizer, parts=parts, amp=amp, cpu_bf16=cpu_bf16)
     return (AMPTrainer if amp else SimpleTrainer)(model, loader, optimizer)
 
 

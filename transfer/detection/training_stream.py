@@ -109,16 +109,20 @@ class SeededBatches:
             yield batch
 
 
-def load_training_entries(names: Sequence[str], *, filter_empty: bool) -> tuple[Any, list[bool]]:
-    """Return the packed entries of the sets, and whether each image is wider than high.
+def load_training_entries(cfg: Any) -> tuple[Any, list[bool]]:
+    """Return the packed entries of DATASETS.TRAIN, or of its labelled share, and whether each image is wider than high.
 
-    The entries and their order are those of Detectron2's get_detection_dataset_dicts; `filter_empty` leaves out images
-    without annotations, or with crowds alone.
+    The entries and their order are those of Detectron2's get_detection_dataset_dicts; FILTER_EMPTY_ANNOTATIONS leaves
+    out images without annotations, or with crowds alone.
 
     Raises:
         ValueError: no image is left.
 
     """
+    names, filter_empty = list(cfg.DATASETS.TRAIN), cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    if cfg.DATASETS.LABELLED_PERCENT != ALL_PERCENT:
+        labelled = read_training_entries(cfg)
+        return pack_entries(labelled), [entry["width"] > entry["height"] for entry in labelled]
     parts: list[Any] = []
     wide: list[bool] = []
     for name in names:
@@ -155,13 +159,7 @@ def build_train_loader(cfg: Any, *, seed: int, batches_done: int = 0, stream: in
             "DATALOADER.ASPECT_RATIO_GROUPING=False keeps the order of the data over a resume only with "
             "DATALOADER.NUM_WORKERS of 0 or 1; leave the grouping on, as every protocol has it"
         )
-    entries: Sequence[dict[str, Any]]
-    if cfg.DATASETS.LABELLED_PERCENT == ALL_PERCENT:
-        filtered = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-        entries, wide = load_training_entries(list(cfg.DATASETS.TRAIN), filter_empty=filtered)
-    else:
-        entries = read_training_entries(cfg)
-        wide = [entry["width"] > entry["height"] for entry in entries]
+    entries, wide = load_training_entries(cfg)
     batch = cfg.SOLVER.IMS_PER_BATCH // parts
     sampler = PositionSampler(wide, seed=(seed, stream), batch=batch, batches_done=batches_done, grouped=grouped)
     loader = build_detection_train_loader(

@@ -84,8 +84,7 @@ def precision_at(curve: WeightedCurve, precision: FloatArray) -> FloatArray:
     stride = int(curve.wanted.max(initial=0)) + 2  # one ascending key over all rows: a single search
     keys = (np.minimum(curve.true, stride - 1) + row * stride).reshape(-1)
     position = np.searchsorted(keys, curve.needed + row * stride) + row  # a padded row is one longer
-    values: FloatArray = padded.reshape(-1)[position]
-    return values
+    return np.asarray(padded.reshape(-1)[position])
 
 
 def _count_needed(wanted: IntArray, recalls: FloatArray) -> IntArray:

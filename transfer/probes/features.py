@@ -22,7 +22,7 @@ from pretrain.runtime.settings import as_dict
 from pretrain.runtime.stopping import end_workers_at_exit, ignore_stop_signals
 from pretrain.runtime.storage import digest_file, sweep_temporary_files
 from transfer.probes.feature_table import FeatureTable, finish_table, open_rows, read_table
-from transfer.results.run_result import RESULT_NAME, RunResult, read_finished
+from transfer.results.run_result import RESULT_NAME, RunResult, read_finished, read_result
 from transfer.weights.backbone import Backbone, build_resnet, fit_input, place_strides, read_backbone
 from transfer.weights.resnet_names import expected_shapes
 
@@ -103,7 +103,13 @@ def find_finished(config: FeatureConfig, weights: Path) -> RunResult | None:
         "seed": config.seed,
         "weights_sha256": digest_file(weights),
     }
-    settings = {key: value for key, value in as_dict(config).items() if key not in (*UNRELATED, "data")}
+    stored, defaults = read_result(config.out).details.get("config", {}), as_dict(type(config)())
+    settings = {
+        key: value
+        for key, value in as_dict(config).items()
+        # A result from before a setting existed was made with its default.
+        if key not in (*UNRELATED, "data") and (key in stored or value != defaults[key])
+    }
     return read_finished(config.out, wanted, settings)
 
 

@@ -123,7 +123,7 @@ def predict_knn(train: Features, val: Features, config: KnnConfig, device: torch
         classes=len(train.classes),
         chunk=config.chunk,
     ).cpu()
-    return distributed.sum_over_ranks(predicted)
+    return distributed.sum_in_place(predicted)
 
 
 def _read_bank(train: Features, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

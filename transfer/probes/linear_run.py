@@ -1,11 +1,12 @@
 """Train linear heads from a checkpoint on disk to a result on disk; stops on request and goes on where it was.
 
-OUT/linear.pt holds heads, optimizer and position, OUT/features/ the cached features, which no process ever holds
-all of. A batch is a pure function of seed, epoch and step, so a resumed run equals the uninterrupted one.
+OUT/linear.pt holds heads, optimizer and position, OUT/features/ the features while it runs, which no process ever
+holds all of. A batch is a pure function of seed, epoch and step, so a resumed run equals the uninterrupted one.
 """
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,7 +132,7 @@ class LinearTraining:
         hits = torch.zeros(len(self.heads.rates), dtype=torch.int64, device=self.device)
         for rows in self._own_chunks(val):
             hits += self.heads.count_hits(self._prepare(val.values[rows]), val.labels[rows].to(self.device))
-        distributed.sum_over_ranks(hits)
+        distributed.sum_in_place(hits)
         top1 = tuple(100 * count / len(val.labels) for count in hits.tolist())
         if not self.history or max(top1) > max(max(entry.top1) for entry in self.history):
             self.best = {name: tensor.cpu().clone() for name, tensor in self.heads.state_dict().items()}
@@ -193,7 +194,9 @@ class LinearTraining:
         if not distributed.on_main(path.exists):
             return
         state = _read_tensors(path)
-        if state["settings"] != self._settings():
+        now = self._settings()
+        added = {key: value for key, value in as_dict(LinearConfig()).items() if key in now.keys() - state["settings"]}
+        if added | state["settings"] != now:  # a setting that did not exist then had its default
             raise ValueError(f"{path}: a run with other settings or weights; remove {self.out} or name another out=")
         self.heads.load_state_dict(state["heads"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -214,7 +217,7 @@ class LinearTraining:
         for rows in self._own_chunks(val):
             logits = self.heads(self._prepare(val.values[rows]))[head]
             predicted[rows] = logits.argmax(dim=1).cpu()
-        return distributed.sum_over_ranks(predicted)
+        return distributed.sum_in_place(predicted)
 
     def _conclude(self, val: Features) -> RunResult:
         metrics, details = summarise_accuracy(self.history, self.heads.rates)
@@ -236,6 +239,7 @@ class LinearTraining:
             write_predictions(self.out, val.source, predicted.numpy())
             write_draws(self.out, draws)
             write_result(self.out, result)
+            shutil.rmtree(self.out / FEATURES_FOLDER, ignore_errors=True)
         return result
 
 

@@ -56,7 +56,7 @@ class Comparison:
     test_set: Interval | None = None
     """What another test set of this size would change, 95 %; None: unknown."""
     withheld: bool = False
-    """The protocol did not pass its control: its outcome is no verdict."""
+    """The chain names a control, and the protocol has not passed it (yet): its outcome is no verdict."""
     remedy: Remedy | None = None
     """What would decide it, where it is undecided and the spread is known."""
 
@@ -77,10 +77,10 @@ class Control:
             return False
         return None if not outcomes or "too_few_runs" in outcomes else True
 
-    def failed_by(self, protocol: str, recipe: str) -> bool:
-        """Return whether a headline metric of one protocol was measured and did not come out better."""
+    def passed_by(self, protocol: str, recipe: str) -> bool:
+        """Return whether one protocol was measured and every headline metric of it came out better."""
         mine = [entry for entry in self.comparisons if (entry.protocol, entry.recipe) == (protocol, recipe)]
-        return any(entry.evidence.outcome != "better" for entry in mine)
+        return bool(mine) and all(entry.evidence.outcome == "better" for entry in mine)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,7 @@ def reach_verdict(
         return Verdict(comparisons=tuple(answers))
     scale = _judge_all(list(_compare(ends.ceiling, ends.floor, table, question.delta)), table, draws)
     control = Control(floor=ends.floor, ceiling=ends.ceiling, comparisons=tuple(scale))
-    answers = [replace(entry, withheld=control.failed_by(entry.protocol, entry.recipe)) for entry in answers]
+    answers = [replace(entry, withheld=not control.passed_by(entry.protocol, entry.recipe)) for entry in answers]
     return Verdict(comparisons=tuple(answers), control=control)
 
 
@@ -131,10 +131,12 @@ def _judge_all(asked: Sequence[Comparison], table: "Table", draws: DrawsReader |
 def find_best(rows: Sequence[Summary], verdict: Verdict) -> str | None:
     """Return the method that is better than every other row of one metric and recipe; None where none is shown to be.
 
-    Only the highest mean can be; it is tested against all others with the family's strictest step, and no comparison
-    of the verdict may say otherwise.
+    None too where the protocol has not passed its control. Only the highest mean can be best; it is tested against all
+    others with the family's strictest step, and no comparison of the verdict may say otherwise.
     """
     if len(rows) < 2 or rows[0].metric not in HEADLINE:
+        return None
+    if verdict.control is not None and not verdict.control.passed_by(rows[0].protocol, rows[0].recipe):
         return None
     top = max(rows, key=lambda row: row.mean)
     known = {

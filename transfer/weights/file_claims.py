@@ -88,7 +88,7 @@ def read_claims(tree: Mapping[str, Any], path: str | Path, style: str, pixel_for
             f"{path}: files under Detectron2's names hold weights for different inputs, and this one does not say for "
             f"which. Say it (the config it was trained with has INPUT.FORMAT and MODEL.PIXEL_MEAN):{choices}"
         )
-    return Claims(unit=TORCHVISION, because="assumed: nothing in the file says otherwise")
+    return Claims(unit=TORCHVISION, because="nothing in the file says otherwise")
 
 
 def _walk(tree: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:

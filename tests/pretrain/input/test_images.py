@@ -4,7 +4,6 @@ import io
 import pickle
 import resource
 import shutil
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from pretrain.input.images import (
     read_image,
 )
 from pretrain.input.labelled_images import find_images
-from tests.making.imagenet_like import CLASSES, encode, make_photo, odd_files, write_images
+from tests.making.imagenet_like import CLASSES, declare, encode, make_photo, odd_files, write_images
 
 
 def test_list_equals_torchvision_image_folder(tmp_path: Path) -> None:
@@ -158,12 +157,6 @@ def test_values_without_a_defined_white_are_refused(tmp_path: Path, kind: str) -
     path.write_bytes(encode(Image.fromarray(np.linspace(0, 9, 64).reshape(8, 8).astype(kind)), "TIFF"))
     with pytest.raises(BrokenImageError, match=r"a\.tif: .*no white is defined; convert it to 8 or 16 bits"):
         read_image(path)
-
-
-def declare(data: bytes, height: int, width: int) -> bytes:
-    """Return a JPEG whose header says another size."""
-    place = data.index(b"\xff\xc0") + 5
-    return data[:place] + struct.pack(">HH", height, width) + data[place + 4 :]
 
 
 @pytest.mark.parametrize("colour", ["RGB", "L", "CMYK"])

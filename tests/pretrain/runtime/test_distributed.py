@@ -42,7 +42,7 @@ with distributed.process_group(CPU):
         raise SystemExit("the main rank's error was lost")
     except ValueError as error:
         assert "no number" in str(error)
-    assert distributed.sum_over_ranks(torch.tensor([1, rank])).tolist() == [2, 1]
+    assert distributed.sum_in_place(torch.tensor([1, rank])).tolist() == [2, 1]
     own = torch.tensor([float(rank)])
     distributed.copy_from_main(own)
     assert own.item() == 0

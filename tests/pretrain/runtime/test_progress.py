@@ -3,6 +3,8 @@
 import time
 from pathlib import Path
 
+import pytest
+
 from pretrain.runtime.progress import Heartbeat
 from pretrain.runtime.storage import read_json
 
@@ -23,3 +25,14 @@ def test_first_and_last_beats_are_written_and_the_rate_counts_this_process_only(
 def test_beat_before_the_first_step_has_no_eta(tmp_path: Path) -> None:
     Heartbeat(tmp_path, 10).beat(0)
     assert read_json(tmp_path / "progress.json")["eta_s"] is None
+
+
+def test_disk_that_takes_no_progress_ends_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    heartbeat = Heartbeat(tmp_path / "file" / "below", total=3)
+    (tmp_path / "file").touch()
+    for step in range(1, 4):
+        heartbeat.beat(step, now=True)
+    assert caplog.text.count("progress cannot be written") == 1
+    (tmp_path / "file").unlink()
+    heartbeat.beat(3)
+    assert read_json(tmp_path / "file" / "below" / "progress.json")["step"] == 3

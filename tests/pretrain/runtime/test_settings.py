@@ -57,7 +57,10 @@ def test_every_unknown_key_is_named_with_the_allowed_ones(tmp_path: Path) -> Non
     ("override", "text"),
     [
         ("inner.rate=fast", "inner.rate: expected a number, got 'fast'"),
-        ("inner=3", "inner holds settings of its own, got the single value 3"),
+        (
+            "inner=3",
+            "inner holds settings of its own, got the single value 3; write inner.NAME for one of them: rate, steps",
+        ),
         ("name", "expected key=value, got 'name'"),
         ("=3", "expected key=value, got '=3'"),
     ],
@@ -136,6 +139,7 @@ def test_boolean_is_read_as_people_write_it(word: str) -> None:
         ("kind=c", "kind is 'c'; expected one of a, b"),
         ("version=[1]", "version: expected a text"),
         ("version=${oc.env:HOME}", "settings are taken as they stand"),
+        ('version="a\\0b"', "holds a NUL character"),
         ("a..b=1", "a dot stands between two names"),
     ],
 )

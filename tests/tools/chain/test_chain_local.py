@@ -16,8 +16,11 @@ from pretrain.runtime.machine import PROJECT_ROOT
 from pretrain.runtime.stopping import EXIT_GATE, EXIT_YIELD
 from pretrain.runtime.storage import read_json
 from tools.chain.__main__ import main as run_chain
+from tools.chain.local import LocalDriver
 from tools.chain.record.state import find_states, read_plan, stage_folder
 from tools.chain.run.gate import lack_of_space
+from tools.chain.run.spare import RunnerStarter
+from tools.chain.submit import freeze, open_chain
 from tools.trials.counting import count_lost_steps, expect
 
 
@@ -275,3 +278,29 @@ def test_ending_names_the_reason_of_every_failed_stage(tmp_path: Path, capfd: py
     assert f"bad: failed (error: {tmp_path / 'not-there'} is not there)" in out
     assert "error: error:" not in out
     assert chain.states() == {"bad": "failed", "own": "done"}
+
+
+@pytest.mark.slow
+def test_stage_whose_runner_never_reaches_an_attempt_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its runners are killed while they start, as by a kernel short of memory; no budget of attempts counts these."""
+    monkeypatch.setattr("tools.chain.local.FUTILE_STARTS", 1)
+    chain = LocalChain(tmp_path, {"train": counting("steps=3")})
+    opened = open_chain(chain.path)
+    freeze(opened)
+    starts = []
+
+    def start(self: RunnerStarter, *_: object) -> "subprocess.Popen[bytes]":
+        starts.append(self)
+        return subprocess.Popen(["bash", "-c", "kill -9 $$"])
+
+    monkeypatch.setattr(RunnerStarter, "start", start)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        assert LocalDriver(opened).run() == EXIT_GATE
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert len(starts) == 2
+    assert "train: not started" in capsys.readouterr().out

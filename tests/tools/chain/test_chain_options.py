@@ -10,13 +10,13 @@ import pytest
 from pretrain.runtime.command_line import UsageError
 from pretrain.runtime.machine import PROJECT_ROOT
 from tools.chain.memory import merge_words
-from tools.chain.options import split_options
+from tools.chain.plan.options import split_options
 
 CHAIN = """
 runs: {runs}
 report: false
 budgets: {{min_free_gb: 0.001}}
-data: {{root: {runs}}}
+data: {{root: {data}}}
 stages:
   say: {{command: ["{{python}}", -c, "open('{{out}}/x', 'w').write('{{data}}')"], outputs: [x]}}
 """
@@ -25,7 +25,9 @@ stages:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "chain.yaml"
-    path.write_text(CHAIN.format(runs=tmp_path / "runs"))
+    for name in ("data", "other"):
+        (tmp_path / name).mkdir()
+    path.write_text(CHAIN.format(runs=tmp_path / "runs", data=tmp_path / "data"))
     return path
 
 
@@ -80,10 +82,10 @@ def test_later_words_replace_earlier_ones_and_what_lies_below_them() -> None:
 def test_later_commands_use_what_the_submit_was_told(path: Path) -> None:
     """Submit with other data and another place; every later command goes on with these, by file or by folder."""
     elsewhere = path.parent / "elsewhere"
-    assert run("submit", path, f"runs={elsewhere}", "data.root=/some/where").returncode == 0
+    assert run("submit", path, f"runs={elsewhere}", f"data.root={path.parent}/other").returncode == 0
     folder = elsewhere / "chain"
     (stage,) = (folder / "stages").iterdir()
-    assert (stage / "x").read_text() == "/some/where"
+    assert (stage / "x").read_text() == f"{path.parent}/other"
     for chain in (path, folder):
         plan = run("plan", chain)
         assert "1 done, 0 to run" in plan.stdout, plan.stderr
@@ -97,11 +99,11 @@ def test_later_commands_use_what_the_submit_was_told(path: Path) -> None:
 @pytest.mark.slow
 def test_submit_of_other_work_says_what_differs_and_asks(path: Path) -> None:
     assert run("submit", path).returncode == 0
-    answer = run("submit", path, "data.root=/other")
+    answer = run("submit", path, f"data.root={path.parent}/other")
     assert answer.returncode == 2
     assert "this would start other work than the last submit did:\n  say (done): " in answer.stderr
     assert "/other" in answer.stderr
     assert "changed=true" in answer.stderr
-    assert run("submit", path, "data.root=/other", "changed=yes").returncode == 0
+    assert run("submit", path, f"data.root={path.parent}/other", "changed=yes").returncode == 0
     assert len(list((path.parent / "runs" / "chain" / "stages").iterdir())) == 2
     assert run("submit", path).returncode == 0, "the other data are remembered: nothing differs"

@@ -24,7 +24,7 @@ TENTH = [
     "backbones.mochi.set=[run.epochs=2,run.analyse_every_epochs=0]",
     "backbones.supervised.set=[run.epochs=2]",
     *(f"protocols.{name}.set=[{DETECTOR}]" for name in ("voc", "coco")),
-    f"protocols.linear.set=[{CLASSIFIER}]",
+    f"protocols.linear.set=[{CLASSIFIER},batch_size=50,epochs=10]",
     f"protocols.knn.set=[{CLASSIFIER},k=5]",
     "budgets.min_free_gb=0.5",
 ]

@@ -61,6 +61,15 @@ def test_ends_of_the_scale_are_the_controls() -> None:
     assert lines["mochi"].mean == pytest.approx((lines["random"].mean + lines["supervised"].mean) / 2, abs=0.02)
 
 
+def test_many_methods_show_the_best_and_the_ends_of_the_scale() -> None:
+    summaries = summarise(run(f"m{place}", 0, float(place)) for place in range(100))
+    verdict = reach_verdict(summaries, Question(controls=Controls(floor="m0", ceiling="m50")))
+    (axis,) = build_axes(build_tables(summaries, verdict)[0], verdict)
+    shown, folded = [line.name for line in axis.shown], [line.name for line in axis.folded]
+    assert shown == [*(f"m{place}" for place in range(99, 75, -1)), "m50", "m0"]
+    assert len({*shown, *folded}) == len(shown) + len(folded) == 100
+
+
 def test_only_headline_metrics_have_an_axis() -> None:
     summaries = summarise([run("a", 0, 1.0), run("a", 1, 2.0, "AP50")])
     verdict = reach_verdict(summaries, Question())

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pretrain.runtime.settings import SettingsError
@@ -11,6 +12,7 @@ from tests.making.chain_folders import write_detector, write_stage
 from tools.report.asked import find_costs, list_backbones, make_draws_reader, read_question
 from tools.report.gather import gather
 from tools.write_report import main
+from transfer.metrics.bootstrap import MetricDraws, write_draws
 from transfer.results.question import Controls
 from transfer.results.summaries import key_of
 
@@ -132,3 +134,20 @@ def test_latex_keeps_the_chosen_rows_sources_runs_and_deviations(tmp_path: Path)
     assert r"57.0 $\pm$ 0.2" in rows[1]
     assert "confirmed: facebookresearch/moco" in rows[1]
     assert r"1 pretraining $\times$ 2 fine-tunings" in rows[0]
+
+
+def test_draws_beside_the_results_become_the_test_sets_interval(tmp_path: Path) -> None:
+    folder = write(tmp_path, CONFIG)
+    shared = np.random.default_rng(0).normal(0, 2, 1000)
+    for stage in gather(folder).stages:
+        if stage.result is not None:
+            level = stage.result.metrics["AP"] or 0.0
+            draws = MetricDraws(identity="x", images=4952, value=level, values=level + shared)
+            write_draws(stage.folder, {"AP": draws})
+    main([str(folder)])
+    summary = read_json(folder / "report" / "summary.json")
+    (entry,) = summary["comparisons"]
+    assert entry["test_set"]["images"] == 4952
+    assert entry["test_set"]["low"] == pytest.approx(10.0, abs=1e-3)  # what both share cancels
+    assert entry["test_set"]["high"] == pytest.approx(10.0, abs=1e-3)
+    assert "(4,952 images)" in (folder / "report" / "index.html").read_text()

@@ -94,7 +94,7 @@ def test_pretraining_seeds_of_one_method_are_no_rivals() -> None:
         ),
         (
             method("moco", [30.0], [31.1]) + method("mochi", [30.5], [31.5]),
-            "Undecided: mochi is neither shown to be better nor worse than moco in the one measurement.",
+            "Undecided: mochi is not shown to be better or worse than moco in the one measurement.",
         ),
         (
             method("moco", [30.0], [30.1], [30.05]) + method("mochi", [30.0], [30.1], [30.06]),
@@ -181,7 +181,7 @@ def test_control_withholds_the_protocols_that_failed_it_alone() -> None:
     assert "no verdict where it failed" in describe_control(found.verdict.control)
     assert write_headline(found.summaries, found.verdict) == "Yes: mochi is better than random in the one measurement."
     (sentence,) = write_verdict(found.summaries, found.verdict)
-    assert "knn-digits, which did not pass the control" in sentence
+    assert "in knn-digits, where the control is not passed" in sentence
 
 
 def test_control_is_no_harder_to_pass_where_more_is_asked() -> None:
@@ -207,13 +207,24 @@ def test_control_with_too_few_runs_is_not_judged() -> None:
     assert describe_control(None).startswith("No control:")
 
 
+def test_control_without_results_leaves_no_verdict_yet() -> None:
+    results = method("moco", [5.0], [5.2]) + method("mochi", [55.0], [55.3])
+    found = report(results, Question(controls=FLOOR_AND_CEILING))
+    assert found.verdict.control is not None
+    assert found.verdict.control.passed is None
+    assert all(entry.withheld for entry in found.verdict.comparisons)
+    assert write_headline(found.summaries, found.verdict) == "No verdict: the control is not measured yet."
+
+
 def test_bold_is_better_than_every_other_row() -> None:
-    def bold(results: list[RunResult]) -> list[str]:
-        table = report(results).tables[0]
+    def bold(results: list[RunResult], question: Question | None = None) -> list[str]:
+        table = report(results, question).tables[0]
         return [row.backbone for row in table.rows for cell in row.cells if cell.bold]
 
     clear = method("a", [30.0], [30.1]) + method("b", [20.0], [20.1]) + method("c", [10.0], [10.1])
     assert bold(clear) == ["a"]
+    assert bold(clear, Question(controls=Controls(floor="c", ceiling="b"))) == ["a"]
+    assert bold(clear, Question(controls=Controls(floor="b", ceiling="c"))) == []
     close = method("a", [30.0], [30.1]) + method("b", [29.9], [30.1]) + method("c", [10.0], [10.1])
     assert bold(close) == []
     assert bold(runs("a", [30.0]) + runs("b", [10.0])) == []

@@ -50,6 +50,34 @@ def test_mixed_precision_on_a_cpu_is_a_sentence_before_the_first_step() -> None:
         make_trainer(cfg, Regression(), [], None)
 
 
+def test_a_step_in_bf16_on_a_cpu_is_the_step_in_float32_up_to_bf16s_rounding() -> None:
+    batches = list(torch.randn(16, 3, generator=torch.Generator().manual_seed(0)).split(8))
+    states = []
+    for cpu_bf16 in (False, True):
+        model = Regression()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        AccumulatingTrainer(model, batches, optimizer, parts=1, amp=False, cpu_bf16=cpu_bf16).train(0, 1)
+        states.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+        assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    torch.testing.assert_close(states[1], states[0], rtol=0.02, atol=0.02)
+    assert not torch.equal(states[1], states[0])
+
+
+def test_bf16_on_a_cpu_is_taken_where_the_processor_computes_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = read_protocol("voc-c4-digits@moco")
+    cfg.MODEL.DEVICE = "cpu"
+    model = Regression()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for flags, wanted in (("avx512_bf16", True), ("avx512f", False)):
+        (tmp_path / flags).write_text(f"flags : sse {flags}\n")
+        monkeypatch.setattr("transfer.detection.trainer.CPU_INFO", tmp_path / flags)
+        assert getattr(make_trainer(cfg, model, [], optimizer), "casts", False) is wanted
+        cfg.SOLVER.CPU_BF16 = True
+        assert isinstance(make_trainer(cfg, model, [], optimizer), AccumulatingTrainer) is wanted
+
+
 def test_evaluations_follow_each_whole_period_only() -> None:
     assert [done for done in range(10) if is_due(3, done)] == [3, 6, 9]
     assert not any(is_due(0, done) for done in range(10))

@@ -1,5 +1,6 @@
 import json
 import logging
+import re
 import shutil
 import signal
 import time
@@ -14,6 +15,7 @@ from tests.making.detector_runs import CONFIGS, SHORT, SMALL_RESNET, command_of,
 from tools.finetune_detector import main as finetune_detector
 from transfer.detection.config import read_detector_config
 from transfer.detection.finetune import RunName, finetune
+from transfer.detection.reevaluation import compare_detections, read_detections
 from transfer.metrics.bootstrap import read_draws
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("detectors")]
@@ -72,6 +74,28 @@ def test_run_resumed_from_a_checkpoint_equals_the_uninterrupted_run(
     assert facts_of(resumed) == facts_of(whole)
     assert (resumed / "bootstrap.json").read_bytes() == (whole / "bootstrap.json").read_bytes()
     assert [line["step"] for line in read_json_lines(resumed / "metrics.jsonl")] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("config", ["voc_c4_digits.yaml", "coco_fpn_digits.yaml"])
+def test_some_images_prove_the_saved_file_and_changed_detections_are_refused(
+    config: str, backbones: dict[int, Path], data: Path, tmp_path: Path
+) -> None:
+    words = words_of(
+        config, backbones, data, tmp_path, "RUN.REEVALUATE_IMAGES=2", "MODEL.ROI_HEADS.SCORE_THRESH_TEST=0.0"
+    )
+    assert finetune_detector(words) == 0
+    result = read_json(tmp_path / "metrics.json")
+    assert result["details"]["reevaluated"] == result["metrics"]
+    cfg = read_detector_config(CONFIGS / config)
+    name = cfg.DATASETS.TEST[0]
+    again, first = (read_detections(tmp_path / part / name) for part in ("evaluation_again", "evaluation"))
+    assert len(again) == 2
+    assert again.items() <= first.items()
+    compare_detections(cfg, tmp_path / "evaluation", tmp_path / "evaluation_again", 2)
+    for path in (tmp_path / "evaluation" / name).rglob("*.*"):
+        path.write_text(re.sub(r"\b0\.(\d)", r"0.1\1", path.read_text()))
+    with pytest.raises(ValueError, match="detects other boxes than the run evaluated on 2 of 2 images"):
+        compare_detections(cfg, tmp_path / "evaluation", tmp_path / "evaluation_again", 2)
 
 
 @pytest.mark.parametrize(

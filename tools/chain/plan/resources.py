@@ -117,6 +117,22 @@ def find_unknown_labels(table: Mapping[str, Any], labels: Iterable[str]) -> list
     return found
 
 
+def find_odd_labels(table: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    """Return the entries that cannot be a label whatever the chain's stages are: none of `names` begins them.
+
+    Args:
+        table: resources by label.
+        names: the chain's protocols and own stages.
+
+    """
+    known = ["default", *KINDS, *names]
+    return [
+        label
+        for label in table
+        if label not in known and not any(label.startswith((f"{name}-", f"{name}_")) for name in known)
+    ]
+
+
 def resources_as_dict(resources: Resources) -> dict[str, Any]:
     """Return plain values for spec.json."""
     return asdict(resources)

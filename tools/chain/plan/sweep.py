@@ -7,7 +7,6 @@ grid:
 An axis of a backbone with seeds applies to all its seeds.
 """
 
-import difflib
 import itertools
 import json
 import re
@@ -16,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pretrain.runtime.settings import SettingsError
+from tools.chain.plan.axes import find_grid_mistakes, split_axis
 from tools.chain.plan.config import ChainConfig
 from transfer.results.seeds import method_of
 
@@ -56,12 +56,12 @@ def list_points(config: ChainConfig) -> list[Point]:
         SettingsError: axes that name nothing in the chain, or whose values do not fit their keys; all at once.
 
     """
-    if mistakes := find_grid_mistakes(config):
+    if mistakes := find_grid_mistakes(config.grid, [*config.backbones, *config.protocols]):
         raise SettingsError("\n".join(mistakes))
-    axes = [_split_axis(axis) for axis in config.grid]
+    axes = [split_axis(axis) for axis in config.grid]
     points = []
     for owner in dict.fromkeys(owner for owner, _ in axes):
-        mine = [_settings_of(axis, config) for axis in config.grid if _split_axis(axis)[0] == owner]
+        mine = [_settings_of(axis, config) for axis in config.grid if split_axis(axis)[0] == owner]
         for chosen in itertools.product(*mine):
             pairs = [pair for pairs in chosen for pair in pairs]
             words = tuple(f"{key}={_say_value(value)}" for key, value in pairs)
@@ -71,27 +71,7 @@ def list_points(config: ChainConfig) -> list[Point]:
 
 def list_axes(config: ChainConfig) -> list[str]:
     """Return "OWNER:key" for every single setting that the grid changes, in order."""
-    return [f"{owner}:{key}" for owner, keys in map(_split_axis, config.grid) for key in keys]
-
-
-def find_grid_mistakes(config: ChainConfig) -> list[str]:
-    """Return a sentence for each axis that names nothing in the chain or whose values do not fit."""
-    known = {**config.backbones, **config.protocols}
-    mistakes = []
-    for axis, values in config.grid.items():
-        owner, keys = _split_axis(axis)
-        if owner not in known or not all(keys):
-            near = difflib.get_close_matches(owner, known, 1)
-            hint = f"did you mean {near[0]}:{axis.partition(':')[2]}?" if near else f"there are: {', '.join(known)}"
-            mistakes.append(f"grid: expected BACKBONE:key or PROTOCOL:key, got {axis!r}; {hint}")
-        if not values:
-            mistakes.append(f"grid: the axis {axis!r} has no values")
-        mistakes += [
-            f"grid: the axis {axis!r} sets {len(keys)} keys; expected as many values, got {value}"
-            for value in (values if len(keys) > 1 else ())
-            if not isinstance(value, (list, tuple)) or len(value) != len(keys)
-        ]
-    return mistakes
+    return [f"{owner}:{key}" for owner, keys in map(split_axis, config.grid) for key in keys]
 
 
 def find_values(points: Mapping[str, Mapping[str, Any]], measured: str, backbone: str) -> dict[str, Any]:
@@ -125,17 +105,9 @@ def _variants_of(choice: str, variants: Mapping[str, list[str]]) -> list[str]:
     return [f"{variant}{sign}{seed}" for variant in variants[owner]] if owner in variants else [choice]
 
 
-def _split_axis(axis: str) -> tuple[str, tuple[str, ...]]:
-    """Return the owner and the keys of an axis: "mochi:mixing.n,s" has mixing.n and mixing.s."""
-    owner, _, text = axis.partition(":")
-    first, *more = (key.strip() for key in text.split(","))
-    part = first.rpartition(".")[0]
-    return owner, (first, *(key if "." in key or not part or not key else f"{part}.{key}" for key in more))
-
-
 def _settings_of(axis: str, config: ChainConfig) -> list[list[tuple[str, Any]]]:
     """Return the (key, value) pairs of each value of an axis."""
-    _, keys = _split_axis(axis)
+    _, keys = split_axis(axis)
     return [list(zip(keys, value if len(keys) > 1 else [value], strict=True)) for value in config.grid[axis]]
 
 

@@ -191,10 +191,10 @@ class Heartbeat(threading.Thread):
 
 def _read_attempt(path: Path) -> dict[str, Any]:
     try:
-        values = read_json_object(path)
+        values = {"outcome": None} | {key: value for key, value in read_json_object(path).items() if value is not None}
         sound = all(isinstance(values.get(key), kind) for key, kind in KINDS.items() if key in values)
-        if sound and (values.get("outcome") or {"host", "pid", "born"} <= values.keys()):
-            return {"from_step": 0, "host": "", **values, "number": int(path.stem), "path": path}
+        if sound and (values.get("outcome") or values.get("host")):
+            return {"from_step": 0, "host": "", "pid": 0, "born": 0, **values, "number": int(path.stem), "path": path}
     except (OSError, ValueError):
         pass
     known = {"outcome": None, "host": "", "pid": 0, "born": 0, "from_step": 0, "damaged": True}

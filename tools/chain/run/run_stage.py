@@ -24,6 +24,7 @@ from tools.chain.record.stop_request import StopRequest
 from tools.chain.run import gate
 from tools.chain.run.exhaustion import find_retry_words
 from tools.chain.run.launch import die_with_parent, local_environments, start_ranks, wait_for_ranks
+from tools.chain.run.spare import take_words
 from tools.chain.run.verdict import EXIT_FAILED, LOG, Run, fail, fail_for_full_disk, judge
 
 SPEC_KINDS = {"code": str, "commit": str, "environment": str, "budgets": dict, "command": list, "upstream": dict}
@@ -119,12 +120,14 @@ def fill_command(folder: Path) -> list[str]:
 
 def main(arguments: Sequence[str]) -> int:
     """Run a stage on this machine, as the local driver's child."""
+    die_with_parent(signal.SIGTERM)
+    if not (arguments := take_words(arguments)):
+        return EXIT_YIELD
     stop = StopRequest(by_person=True).install()
     words, options = split_arguments(arguments, ["STAGE_FOLDER"])
     values = dict(option.split("=", 1) for option in options)
-    die_with_parent(signal.SIGTERM)
     if values.get("driver") and int(values["driver"]) != os.getppid():
-        return EXIT_YIELD  # the driver died before the line above
+        return EXIT_YIELD  # the driver died before the first line
     if slice_min := float(values.get("slice_min", 0)):
         stop.deadline = time.monotonic() + 60 * slice_min
     gpus = [word for word in values.get("gpus", "").split(",") if word]

@@ -56,7 +56,7 @@ def list_nodes(partition: str) -> set[str]:
 
 def _list_bad_starts(folder: Path, own: Mapping[str, Any] | None) -> Iterator[str]:
     """Yield the node of every attempt that died, or was lost with its node, and got no step further."""
-    entries, last = read_attempts(folder), dict[str, Any]()
+    entries, last = [entry for entry in read_attempts(folder) if not entry.get("damaged")], dict[str, Any]()
     for entry, following in zip_longest(entries, entries[1:], fillvalue=last):
         died = entry.get("outcome") in ("killed", "superseded") or not (entry.get("outcome") or is_alive(entry, own))
         to_step = entry.get("to_step", following.get("from_step", entry["from_step"]))

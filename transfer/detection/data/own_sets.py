@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise, zip_longest
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def settle_own_data(cfg: Any) -> Any:
     """Return `cfg` with what only the data say: classes of VOC-format sets, and the number of classes where it is 0.
 
     Raises:
-        ValueError: an annotation file is missing or not readable, or two COCO-format sets number classes differently.
+        ValueError: an annotation file is missing or not readable, or two COCO-format sets name other classes.
 
     """
     cfg, root = cfg.clone(), Path(cfg.DATASETS.ROOT)
@@ -80,14 +80,14 @@ def _read_category_names(path: Path, _modified_ns: int) -> list[str]:
 
 
 def _refuse_other_classes(classes: dict[str, list[str]]) -> None:
+    """Refuse COCO-format sets with other category names; how a file numbers them does not matter."""
     for (first, names), (second, others) in pairwise(classes.items()):
-        if names == others:
-            continue
-        off = next((pair for pair in zip_longest(names, others) if pair[0] != pair[1]), ("", ""))
-        raise ValueError(
-            f"{second}: its categories are not those of {first}: where {first} has {off[0]!r}, it has {off[1]!r}, "
-            "in the order of their ids, which numbers the detector's classes: give both files one list of categories"
-        )
+        if set(names) != set(others):
+            lacking, unknown = sorted(set(names) - set(others)), sorted(set(others) - set(names))
+            raise ValueError(
+                f"{second}: its categories are not those of {first}: it lacks {lacking[:5]} and has {unknown[:5]} "
+                "more; they are matched by name, so give both files the same names"
+            )
 
 
 def find_voc_mistakes(cfg: Any, name: str, root: Path) -> list[str]:

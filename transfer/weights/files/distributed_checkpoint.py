@@ -42,11 +42,12 @@ def read_folder(folder: Path) -> dict[str, Any]:
         machine.load(stream, path.stat().st_size)
     if strange := sorted(name for name in machine.named if not _ALLOWED.fullmatch(name)):
         raise UnsafePickleError(f"its {METADATA} names {', '.join(strange[:6])}, which no checkpoint of tensors needs")
-    from torch.distributed import checkpoint  # heavy, and needed for folders alone
+    from torch.distributed.checkpoint.filesystem import FileSystemReader  # heavy, and needed for folders alone
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     try:
-        reader = checkpoint.FileSystemReader(folder)
+        reader = FileSystemReader(folder)
         metadata = reader.read_metadata()
         found = {name: e for name, e in metadata.state_dict_metadata.items() if isinstance(e, TensorStorageMetadata)}
         _check_size(folder, sum(entry.size.numel() * entry.properties.dtype.itemsize for entry in found.values()))
@@ -55,7 +56,7 @@ def read_folder(folder: Path) -> dict[str, Any]:
         }
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that there is one process
-            checkpoint.load(state, storage_reader=reader, no_dist=True)
+            load(state, storage_reader=reader, no_dist=True)
     except UnsafePickleError:
         raise
     except Exception as error:  # damaged files raise whatever their bytes lead to

@@ -202,7 +202,7 @@ TORCH_TABLE: dict[str, Build] = {
     "torch.Size": lambda shape=(): tuple(shape),
     "torch.device": _make_device,
     "torch.serialization._get_layout": lambda *words: Instance("torch.layout", words),
-    **dict.fromkeys(("__builtin__.set", "builtins.set"), lambda items=(): frozenset(map(check_key, items))),
+    **dict.fromkeys(("__builtin__.set", "builtins.set"), lambda items=(): set(map(check_key, items))),
     **dict.fromkeys(("__builtin__.complex", "builtins.complex"), complex),
     "collections.Counter": ARRAY_TABLE["collections.OrderedDict"],
     "collections.defaultdict": lambda *_: {},

@@ -1,5 +1,6 @@
 """A plan is pure: keys follow content, order follows dependencies, mistakes are sentences."""
 
+import cProfile
 import json
 import shutil
 import time
@@ -10,13 +11,14 @@ import yaml
 
 from pretrain.runtime.machine import PROJECT_ROOT
 from pretrain.runtime.settings import SettingsError
-from pretrain.runtime.storage import write_json
 from tools.chain.ending import write_sweep
-from tools.chain.plan.config import read_chain
+from tools.chain.explain import explain_plan
+from tools.chain.plan.config import ChainConfig, OwnStage, read_chain
 from tools.chain.plan.make_plan import Stage, folder_name, make_plan
 from tools.chain.plan.source import digest_config, digest_module, forget_digests, import_closure
-from tools.chain.record.state import stage_folder
-from tools.chain.submit import open_chain
+from tools.chain.record.state import stage_as_dict, stage_folder
+from tools.chain.submit import Chain, open_chain
+from transfer.results.run_result import RunResult, write_result
 
 CHAIN = """
 backbones:
@@ -139,6 +141,26 @@ def test_mistakes_are_gathered_in_one_error(folder: Path) -> None:
         assert text in str(caught.value)
 
 
+def test_every_mistake_of_a_chain_file_has_its_line(folder: Path) -> None:
+    lines = [
+        "backend: slrm", "seeds: [0, 0]", "backbones:", "  mochi: {pretrain: pre.yaml, sed: [1]}", "protocols:",
+        "  voc: {config: voc.yaml, backbones: [moch]}", "grid:", "  'moch:mixing.n': [1]", "resources:",
+        "  detecter: {gpus: 1}", "  voc: {gpus: one, time_min: '12:00:00', mem: 64}",
+    ]  # fmt: skip
+    (folder / "chain.yaml").write_text("\n".join(lines))
+    with pytest.raises(SettingsError) as caught:
+        plan(folder, "buget.attempts=1")
+    said = str(caught.value).splitlines()
+    for number, text in (
+        (1, "expected one of local, slurm"), (2, "a seed is given twice"), (4, "Did you mean backbones.mochi.seeds"),
+        (6, "did you mean mochi?"), (8, "did you mean mochi:mixing.n?"), (10, "did you mean detector?"),
+        (11, "expected a whole number"), (11, "write 720"), (11, "Did you mean resources.voc.mem_gb (GB)?"),
+    ):  # fmt: skip
+        assert any(f"chain.yaml, line {number}: " in line and text in line for line in said), (number, text, said)
+    assert any(line.startswith("the command line: unknown setting buget") and "budgets" in line for line in said)
+    assert len(said) == 10
+
+
 def test_missing_files_unknown_stages_and_circles_are_named(folder: Path) -> None:
     (folder / "voc.yaml").unlink()
     (folder / "pre.yaml").unlink()
@@ -220,8 +242,8 @@ def test_sweep_table_has_the_axes_of_the_grid_as_columns(folder: Path) -> None:
     (folder / "chain.yaml").write_text(yaml.safe_dump(chain))
     opened = open_chain(folder / "chain.yaml")
     stage = next(stage for stage in opened.stages if stage.name == "voc_LR0.1-mochi_n1-seed1")
-    result = {"backbone": "mochi_n1", "protocol": "voc-c4", "seed": 1, "metrics": {"AP": 31.5}}
-    write_json(stage_folder(opened.folder, stage.folder) / "metrics.json", result)
+    result = RunResult(backbone="mochi_n1", protocol="voc-c4", seed=1, metrics={"AP": 31.5})
+    write_result(stage_folder(opened.folder, stage.folder), result)
     assert write_sweep(opened).splitlines() == [
         "mochi:mixing.n,voc:LR,backbone,protocol,seed,metric,value", "1,0.1,mochi_n1,voc-c4,1,AP,31.5",
     ]  # fmt: skip
@@ -232,3 +254,27 @@ def test_study_goes_on_where_the_demo_ended() -> None:
     done, wanted = ({stage.folder for stage in make_plan(config, [PROJECT_ROOT])} for config in (demo, study))
     assert {folder.rpartition("-")[0] for folder in done - wanted} == {"report"}
     assert study.name == "digits"
+
+
+def test_plan_and_its_text_cost_as_much_per_stage_in_a_large_chain_as_in_a_small_one(tmp_path: Path) -> None:
+    """Counted in function calls, which a busy machine does not change."""
+    calls = {}
+    for size in (50, 200):
+        own = {"s": OwnStage(command=("x", "{seed}"), seeds=tuple(range(size)))}
+        own |= {f"t{seed}": OwnStage(command=("y",), after=(f"s-seed{seed}",)) for seed in range(size)}
+        own["last"] = OwnStage(command=("z",), after=tuple(own)[1:], always=True)
+        config = ChainConfig(report=False, stages=dict(reversed(own.items())))
+        folder = tmp_path / str(size)
+        profile = cProfile.Profile()
+        profile.enable()
+        stages = make_plan(config, [tmp_path])
+        profile.disable()
+        for stage in stages:
+            place = stage_folder(folder, stage.folder)
+            place.mkdir(parents=True)
+            (place / "spec.json").write_text(json.dumps({**stage_as_dict(stage), "code": "", "commit": ""}))
+        profile.enable()
+        explain_plan(Chain(tmp_path / "c.yaml", config, folder, stages))
+        profile.disable()
+        calls[size] = sum(entry.callcount for entry in profile.getstats()) / size
+    assert calls[200] < 1.2 * calls[50]

@@ -137,6 +137,6 @@ def test_same_work_and_plain_points_of_a_sweep_are_named(tmp_path: Path) -> None
 
 
 def test_schema_of_settings_stays_light() -> None:
-    probe = "import sys, tools.chain.options, tools.chain.plan.config; print('torch' in sys.modules)"
+    probe = "import sys, tools.chain.plan.options, tools.chain.plan.config; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", probe], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"

@@ -126,6 +126,11 @@ def test_status_shows_progress_and_the_last_error_line(tmp_path: Path, plan: lis
     assert say_progress({"step": 3, "total": 4, "unit": "epochs", "phase": "linear"}) == "epochs 3/4 (75 %), linear"
 
 
+def test_name_in_the_table_hides_nothing() -> None:
+    table = write_table([{"stage": "voc\x1b[2K\r", "state": "failed", "note": "error: \u202egnp"}])
+    assert table.splitlines()[1].split() == ["voc\\x1b[2K\\r", "failed", "error:", "\\u202egnp"]
+
+
 def test_logs_follow_the_command_or_the_job_that_never_got_so_far(tmp_path: Path, plan: list[Stage]) -> None:
     voc, train = plan[1], folder_of(tmp_path, plan, "train")
     folder = folder_of(tmp_path, plan, "voc")

@@ -81,6 +81,20 @@ def test_voc_entries_equal_those_of_detectron2s_loader(digits: Path) -> None:
     assert load_voc_entries(digits / "VOC2007", "trainval", VOC_CLASSES) == expected
 
 
+def test_voc_sets_may_have_classes_of_their_own(data: Path) -> None:
+    cfg = read_protocol("voc-c4-digits@moco")
+    texts = "".join(path.read_text() for path in data.glob("VOC*/Annotations/*.xml"))
+    names = sorted(set(re.findall("<name>(.*?)</name>", texts)), reverse=True)
+    cfg.DATASETS.ROOT, cfg.DATASETS.VOC_CLASSES, cfg.MODEL.ROI_HEADS.NUM_CLASSES = str(data), names, len(names)
+    register_datasets(cfg)
+    check_data_sets(cfg, data / "out")
+    assert MetadataCatalog.get("voc_2007_test").thing_classes == names
+    cfg.DATASETS.VOC_CLASSES, cfg.MODEL.ROI_HEADS.NUM_CLASSES = names[1:], len(names) - 1
+    register_datasets(cfg)
+    with pytest.raises(ValueError, match=rf"unknown classes \['{names[0]}'\]"):
+        check_data_sets(cfg, data / "out")
+
+
 def renumber(content: dict[str, Any]) -> None:
     """Number the same categories backwards, from 50 on."""
     new = {entry["id"]: 50 + 3 * number for number, entry in enumerate(reversed(content["categories"]))}

@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 
 from pretrain.runtime.command_line import run_command
+from pretrain.runtime.machine import PROJECT_ROOT
 from pretrain.runtime.storage import read_json
 from tests.making.detector_runs import SHORT, SMALL_RESNET, make_backbone
+from tests.making.imagenet_like import declare, encode, make_photo
 from tests.making.own_sets import SHAPES, write_coco_set, write_voc_set
 from tools.check_data import main as check_data
 from tools.finetune_detector import main as finetune_detector
@@ -101,12 +103,12 @@ data_sets:
         assert part in str(caught.value), part
 
 
-def test_test_categories_in_another_order_are_refused_by_name(shapes: Path) -> None:
+def test_test_categories_of_another_name_are_refused(shapes: Path) -> None:
     path = shapes / "annotations" / "test.json"
     content = json.loads(path.read_text())
-    content["categories"][1]["name"], content["categories"][2]["name"] = "washer", "nut"
+    content["categories"][1]["name"] = "gasket"
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"shapes_test: .*where shapes_train has 'nut', it has 'washer'"):
+    with pytest.raises(ValueError, match=r"shapes_test: .*it lacks \['nut'\] and has \['gasket'\] more"):
         settle_own_data(read_detector_config(write_config(shapes, FPN + COCO_SETS)))
 
 
@@ -154,6 +156,10 @@ def test_check_data_looks_at_what_a_config_names(
     Image.fromarray(ramp).save(shapes / "images" / "test" / "test_0.png")
     assert run_command(check_data, "", [str(shapes), f"config={config}"]) == 2
     assert "test_0.png: has values of I;16, which Detectron2 cuts to 8 bits" in capsys.readouterr().err
+    data = encode(make_photo(0, 64, 80))
+    (shapes / "images" / "test" / "test_0.png").write_bytes(declare(data, 65500, 65500))
+    assert run_command(check_data, "", [str(shapes), f"config={config}"]) == 2
+    assert "test_0.png: declares 65500 x 65500 pixels, over 179 megapixels" in capsys.readouterr().err
     write_voc_set(tmp_path / "VOCparts", "train", 4, ("cell", "crack"))
     write_voc_set(tmp_path / "VOCparts", "val", 2, ("cell", "crack"))
     (tmp_path / "VOCparts" / "JPEGImages" / "val001.png").write_bytes(b"cut")
@@ -199,3 +205,12 @@ def run_to_the_end(folder: Path, config: Path, protocol: str) -> None:
     assert result["details"]["based_on"] in PROTOCOL_FILES
     assert {"MODEL.ROI_HEADS.NUM_CLASSES", "DATASETS.TRAIN"} <= {entry["key"] for entry in result["deviations"]}
     assert list((folder / "run" / "detections").glob("*.png"))
+
+
+def test_config_of_the_readme_is_read_as_it_stands(shapes: Path) -> None:
+    readme = (PROJECT_ROOT / "README.md").read_text()
+    text = readme.partition("```yaml\nPROTOCOL: mine-boxes")[2].partition("```")[0]
+    cfg = settle_own_data(read_detector_config(write_config(shapes, f"PROTOCOL: mine-boxes{text}")))
+    register_datasets(cfg)
+    assert (cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS) == (7, 9000, (6000, 8000))
+    assert (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST) == (("mine_train",), ("mine_test",))

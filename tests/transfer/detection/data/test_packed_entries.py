@@ -41,7 +41,8 @@ def test_training_entries_are_detectron2s(protocol: str, filter_empty: bool, tmp
     register_datasets(cfg)
     names = list(cfg.DATASETS.TRAIN)
     expected = get_detection_dataset_dicts(names, filter_empty=filter_empty)
-    entries, wide = load_training_entries(names, filter_empty=filter_empty)
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = filter_empty
+    entries, wide = load_training_entries(cfg)
     assert [entries[index] for index in range(len(entries))] == expected
     assert wide == [entry["width"] > entry["height"] for entry in expected]
 

@@ -1,6 +1,6 @@
 """Triton: multiply pairs of rows on a GPU; each pair is read into registers and leaves one number.
 
-Imported on CUDA only (pretrain/pair_dots.py): Triton comes with torch's CUDA builds alone.
+Imported on CUDA only (pretrain/kernels/pair_dots.py): Triton comes with torch's CUDA builds alone.
 Shapes: n (K, D) row by row in memory; R pairs of row indices; a program takes PAIRS of them at once.
 """
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import pretrain.pair_dots
+import pretrain.kernels.pair_dots
 from pretrain.config import MixingConfig
+from pretrain.kernels.pair_dots import choose_form, dot_pairs
 from pretrain.loss import contrastive_loss, plain_loss
-from pretrain.pair_dots import choose_form, dot_pairs
 from pretrain.runtime.machine import PROJECT_ROOT
 from tests.pretrain.test_mixing import unit
 
@@ -20,7 +20,7 @@ needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, re
 
 INTERPRETED = """
 import torch
-from pretrain.pair_kernel import dot_pairs_in_registers
+from pretrain.kernels.pair_kernel import dot_pairs_in_registers
 for rows, dim, count, kind in [(50, 100, 37, torch.float32), (9, 128, 16, torch.float64), (5, 1, 3, torch.float32)]:
     n = torch.randn(rows, dim, dtype=kind)
     first, second = torch.randint(rows, (2, count))
@@ -35,7 +35,7 @@ COMPILED = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from pretrain.pair_kernel import pair_kernel
+from pretrain.kernels.pair_kernel import pair_kernel
 pointers = {"n": "*fp32", "first": "*i64", "second": "*i64", "dots": "*fp32"}
 source = ASTSource(pair_kernel, {**pointers, "count": "i32", "D": "i32", "WIDTH": "constexpr"}, {"WIDTH": 128})
 for capability in (80, 90):
@@ -53,7 +53,7 @@ def run_script(script: str, tmp_path: Path, **variables: str) -> str:
 
 def test_slices_of_the_pair_products_join(monkeypatch: pytest.MonkeyPatch) -> None:
     n, first, second = unit(30, 5, 0), torch.randint(30, (7, 11)), torch.randint(30, (7, 11))
-    monkeypatch.setattr(pretrain.pair_dots, "SLICE_BYTES", 1000)
+    monkeypatch.setattr(pretrain.kernels.pair_dots, "SLICE_BYTES", 1000)
     torch.testing.assert_close(dot_pairs(n, first, second), (n[first] * n[second]).sum(dim=2))
 
 
@@ -72,15 +72,15 @@ def test_kernel_compiles_for_gpus_that_are_not_here(tmp_path: Path) -> None:
 
 @needs_triton
 def test_device_chooses_the_form() -> None:
-    assert choose_form("cpu") is pretrain.pair_dots.dot_pairs_in_slices
-    assert choose_form("cuda").__module__ == "pretrain.pair_kernel"
+    assert choose_form("cpu") is pretrain.kernels.pair_dots.dot_pairs_in_slices
+    assert choose_form("cuda").__module__ == "pretrain.kernels.pair_kernel"
 
 
 def test_cuda_without_triton_falls_back_and_says_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setitem(sys.modules, "pretrain.pair_kernel", None)  # importing it raises ImportError
-    assert choose_form.__wrapped__("cuda") is pretrain.pair_dots.dot_pairs_in_slices
+    monkeypatch.setitem(sys.modules, "pretrain.kernels.pair_kernel", None)  # importing it raises ImportError
+    assert choose_form.__wrapped__("cuda") is pretrain.kernels.pair_dots.dot_pairs_in_slices
     assert "no Triton here" in caplog.text
 
 

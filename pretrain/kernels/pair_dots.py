@@ -36,7 +36,7 @@ def choose_form(device_type: str) -> PairDots:
     if device_type != "cuda":
         return dot_pairs_in_slices
     try:
-        from pretrain.pair_kernel import dot_pairs_in_registers  # Triton is heavy, and missing without CUDA
+        from pretrain.kernels.pair_kernel import dot_pairs_in_registers  # Triton is heavy, and missing without CUDA
     except ImportError as error:
         logger.warning("no Triton here (%s): the pair products run in slices, with more launches", error)
         return dot_pairs_in_slices

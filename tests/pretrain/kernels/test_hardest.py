@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pretrain.hardest import LARGEST_SHARE, RUN, SMALLEST, STRIDE, find_largest
+from pretrain.kernels.hardest import LARGEST_SHARE, RUN, SMALLEST, STRIDE, find_largest
 from pretrain.mixing import find_hardest
 
 K = SMALLEST + 37  # not a multiple of the stride

@@ -1,0 +1,1 @@
+"""Fast exact forms of what the mixing and its loss compute."""
