@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from pretrain.runtime.machine import PROJECT_ROOT
 from transfer import detectron2_compat
 
 SMALLEST_FREE_GIB = 20.0
