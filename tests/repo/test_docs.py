@@ -24,8 +24,8 @@ from pretrain.runtime.settings import read_settings
 from tests.making.family_checkpoints import make_state, under
 from tests.repo.pages import PAGES, Block, find_blocks, list_anchors, list_commands
 from tools.chain.__main__ import COMMANDS, WITHOUT_CHAIN
-from tools.chain.options import split_options
 from tools.chain.plan.config import ChainConfig, read_chain
+from tools.chain.plan.options import split_options
 from tools.convert_checkpoint import ConvertSettings
 from tools.docs.fill_tables import fill
 from tools.mochi import CONFIG_AT, DATA_COMMANDS, find_config, find_module
