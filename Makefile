@@ -33,7 +33,7 @@ test: system ## every test, those on a real Slurm included: 25 minutes
 	@$(TEST)
 
 docs: setup ## build the documentation into build/docs
-	@.venv/bin/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 
 format: setup ## format the code and mend what ruff can
 	@.venv/bin/ruff format .
