@@ -33,6 +33,11 @@ class Block:
     language: str
     text: str
 
+    @property
+    def lines(self) -> list[str]:
+        """The lines, those that end in a backslash joined with the next."""
+        return re.sub(r" *\\\n *", " ", self.text).splitlines()
+
     def with_text(self, text: str) -> "Block":
         """Return the block with another text."""
         return replace(self, text=text)
@@ -54,7 +59,7 @@ def find_blocks(page: Path) -> Iterator[Block]:
 
 def list_commands(page: Path) -> Iterator[list[str]]:
     """Yield every command shown on a page as words: ["mochi", …], ["make", TARGET], or [MODULE, …] of python -m."""
-    lines = [line for block in find_blocks(page) if block.language == "sh" for line in block.text.splitlines()]
+    lines = [line for block in find_blocks(page) if block.language == "sh" for line in block.lines]
     for line in [*lines, *INLINE.findall(page.read_text())]:
         yield from split_line(line)
 

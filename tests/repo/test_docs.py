@@ -238,9 +238,9 @@ def test_statistics_block_finds_the_methods_different() -> None:
     assert len(PYTHON) == 4, "a new block of Python needs a test"
 
 
-def spell_out(text: str, folder: Path) -> Iterator[list[str]]:
+def spell_out(block: Block) -> Iterator[list[str]]:
     """Yield the command lines of a block as words that run in any folder."""
-    for line in text.splitlines():
+    for line in block.lines:
         words = shlex.split(line, comments=True)
         if words[:1] == ["mochi"]:
             yield [sys.executable, "-m", "tools.mochi", *words[1:]]
@@ -250,13 +250,13 @@ def spell_out(text: str, folder: Path) -> Iterator[list[str]]:
                 *(str(PROJECT_ROOT / word) if word.startswith("examples/") else word for word in words[1:]),
             ]
         elif words:
-            raise AssertionError(f"{folder}: cannot run {line}")
+            raise AssertionError(f"{name(block)}: cannot run {line}")
 
 
 def run_block(block: Block, folder: Path) -> str:
     environment = os.environ | {"PYTHONPATH": str(PROJECT_ROOT), "OMP_NUM_THREADS": "1"}
     said = ""
-    for words in spell_out(block.text, folder):
+    for words in spell_out(block):
         done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{name(block)}: {' '.join(words)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
         said += done.stdout
@@ -295,7 +295,7 @@ def test_walk_of_simsiam_and_dino_on_slurm_plans_word_for_word(tmp_path: Path) -
     pytest.importorskip("detectron2")
     page = next(page for page in PAGES if page.name == "chains.md")
     init, plan = (
-        block for block in find_blocks(page) if block.text.startswith(("mochi chain init 'w", "mochi chain plan s"))
+        block for block in find_blocks(page) if block.text.startswith(("mochi chain init data", "mochi chain plan s"))
     )
     fragment = next(block for block in find_blocks(page) if block.mark == "fragment: chain")
     weights, q = tmp_path / "weights", make_state(50)
