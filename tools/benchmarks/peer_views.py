@@ -176,57 +176,53 @@ class _Albumentations:
 
 def _build_dali(root: Path, crop_px: int, batch_size: int, threads: int, *, colours: bool) -> Epochs:
     """Return DALI's CPU pipeline: decoding and random crop fused, once per view."""
-    from nvidia.dali import fn, pipeline_def, types
-
-    def chance(p: float) -> Any:
-        return fn.random.coin_flip(probability=p, dtype=types.BOOL)
-
-    def change_colours(view: Any) -> Any:
-        low, high = 1 - 0.4, 1 + 0.4
-        if chance(0.8):
-            view = fn.color_twist(
-                view,
-                brightness=fn.random.uniform(range=(low, high)),
-                contrast=fn.random.uniform(range=(low, high)),
-                saturation=fn.random.uniform(range=(low, high)),
-                hue=fn.random.uniform(range=(-36.0, 36.0)),
-            )
-        if chance(0.2):
-            view = fn.saturation(view, saturation=0.0)
-        if chance(0.5):
-            view = fn.gaussian_blur(view, sigma=fn.random.uniform(range=(0.1, 2.0)))
-        return view
+    from nvidia.dali import fn, pipeline_def
 
     @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
     def two_views() -> tuple[Any, Any]:
         content, _ = fn.readers.file(file_root=str(root / "train"), random_shuffle=True, name="reader")
-        views = []
-        for _ in range(2):
-            view = fn.decoders.image_random_crop(content, device="cpu", random_area=AREA)
-            view = fn.resize(view, size=(crop_px, crop_px))
-            if colours:
-                view = change_colours(view)
-            views.append(
-                fn.crop_mirror_normalize(
-                    view,
-                    mirror=fn.random.coin_flip(),
-                    mean=[255 * value for value in MEAN],
-                    std=[255 * value for value in STD],
-                    output_layout="CHW",
-                )
-            )
-        return views[0], views[1]
+        return _make_view(content, crop_px, colours), _make_view(content, crop_px, colours)
 
     # Nothing is prefetched: batches made between two turns would be paid for by the others.
     options = {"exec_async": False, "exec_pipelined": False, "prefetch_queue_depth": 1}
     pipe = two_views(batch_size=batch_size, num_threads=threads, device_id=None, **options)
     pipe.build()
     batches = pipe.epoch_size("reader") // batch_size
+    return Epochs(lambda: (pipe.run() for _ in range(batches)))
 
-    def run() -> Iterator[Any]:
-        return (pipe.run() for _ in range(batches))
 
-    return Epochs(run)
+def _make_view(content: Any, crop_px: int, colours: bool) -> Any:
+    """Return one view of the images in `content`, as part of a DALI pipeline."""
+    from nvidia.dali import fn
+
+    view = fn.decoders.image_random_crop(content, device="cpu", random_area=AREA)
+    view = fn.resize(view, size=(crop_px, crop_px))
+    if colours:
+        view = _change_colours(view)
+    return fn.crop_mirror_normalize(
+        view,
+        mirror=fn.random.coin_flip(),
+        mean=[255 * value for value in MEAN],
+        std=[255 * value for value in STD],
+        output_layout="CHW",
+    )
+
+
+def _change_colours(view: Any) -> Any:
+    """Return the view after MoCo-v2's jitter, greys and blur; DALI turns each `if` into a choice per sample."""
+    from nvidia.dali import fn, types
+
+    def chance(p: float) -> Any:
+        return fn.random.coin_flip(probability=p, dtype=types.BOOL)
+
+    if chance(0.8):
+        strengths = {name: fn.random.uniform(range=(0.6, 1.4)) for name in ("brightness", "contrast", "saturation")}
+        view = fn.color_twist(view, hue=fn.random.uniform(range=(-36.0, 36.0)), **strengths)
+    if chance(0.2):
+        view = fn.saturation(view, saturation=0.0)
+    if chance(0.5):
+        view = fn.gaussian_blur(view, sigma=fn.random.uniform(range=(0.1, 2.0)))
+    return view
 
 
 def _is_installed(package: str) -> bool:

@@ -192,6 +192,7 @@ def _check_detector(draft: Draft, words: list[str], survey: Survey) -> None:
         return
     cfg.DATASETS.ROOT = settings.data
     large = [path for path in Path(settings.data).glob("coco/annotations/*.json") if _size(path) > LARGE_COCO_BYTES]
+    cfg = settle_own_data(cfg)
     if not large or not any("coco" in name for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
         register_datasets(settle_own_data(cfg))
 

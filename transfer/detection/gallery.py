@@ -62,7 +62,7 @@ def draw_gallery(
             kept = [entry for entry in detections.get(record["image_id"], []) if entry["score"] >= threshold]
             cells.append(_draw(picture, dataset_name, width, detections=kept))
         rows.append(cells)
-    sheet = _compose(rows, [TRUTH_TITLE, *(f"{name} (score ≥ {threshold:g})" for name in runs)], width)
+    sheet = _compose(rows, [TRUTH_TITLE, *(f"{name} (score {threshold:g} or more)" for name in runs)], width)
     encoded = io.BytesIO()
     sheet.save(encoded, format="PNG")
     with open_whole(path) as stream:

@@ -58,13 +58,13 @@ def test_chain_ends_with_verdict_and_control_in_sentences(chain: Chain, capsys: 
     assert "It says nothing about the methods: one pretraining run each." in text
 
 
-def test_report_command_asks_what_the_chain_file_asks_now(chain: Chain, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_command_asks_what_the_chain_file_asks_now(chain: Chain, capfd: pytest.CaptureFixture[str]) -> None:
     values = yaml.safe_load(chain.path.read_text()) | {"compare": [["moco", "random"]]}
     chain.path.write_text(yaml.safe_dump(values))
     assert run_chain(["report", str(chain.path)]) == 0
     summary = read_json(chain.folder / "report" / "summary.json")
     assert [(entry["first"], entry["second"]) for entry in summary["comparisons"]] == [("moco", "random")]
-    assert "Yes: this moco checkpoint is better" in capsys.readouterr().out
+    assert "Yes: this moco checkpoint is better" in capfd.readouterr().out
 
 
 def test_another_question_is_another_report_stage(chain: Chain) -> None:

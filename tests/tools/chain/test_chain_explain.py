@@ -99,11 +99,11 @@ def test_light_stages_take_no_gpu_and_no_long_limit_from_the_default() -> None:
     words = ["resources.default={gpus: 8, time_min: 1440}", "resources.pretrain={gpus: 4, time_min: 3000}"]
     stages = {stage.name: stage.resources for stage in open_chain(DIGITS, words).stages}
     asked = {name: (entry.gpus, entry.time_min) for name, entry in stages.items()}
-    for light in ("pretrain-random", "convert-mochi", "knn-mochi", "report"):
+    for light in ("pretrain-random@0", "convert-mochi@0", "knn-mochi@0", "report"):
         assert asked[light] == (0, 30), light
-    assert (asked["pretrain-mochi"], asked["voc-mochi-seed0"]) == ((4, 3000), (8, 1440))
+    assert (asked["pretrain-mochi@0"], asked["voc-mochi@0-seed0"]) == ((4, 3000), (8, 1440))
     again = {stage.name: stage.resources for stage in open_chain(DIGITS, [*words, "resources.knn.gpus=1"]).stages}
-    assert again["knn-mochi"].gpus == 1
+    assert again["knn-mochi@0"].gpus == 1
 
 
 def test_plan_of_many_stages_fits_a_screen_and_is_made_in_linear_time(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from transfer.detection.protocols import (
     rewrite_for_fewer,
 )
 from transfer.results.published import published_rows
-from transfer.results.run_result import published_noise
+from transfer.results.summaries import published_noise
 
 # Reference values, from facebookresearch/moco detection/configs (C4), detectron2 configs/Base-RCNN-{C4,FPN}.yaml and
 # HobbitLong/PyContrast (FPN with heads of InfoMin).

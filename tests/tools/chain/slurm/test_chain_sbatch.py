@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from pretrain.runtime.machine import PROJECT_ROOT
 from pretrain.runtime.storage import append_json_line
-from tools.chain.plan.config import Budgets, ChainConfig, OwnStage, SlurmBackend
+from tools.chain.plan.config import Budgets, ChainConfig, OwnStage, SlurmBackend, read_chain
 from tools.chain.plan.make_plan import make_plan
 from tools.chain.slurm import squeue
 from tools.chain.slurm.job import parse_duration, rendezvous
@@ -111,13 +112,16 @@ def test_missing_or_failing_slurm_is_unknown_never_finished(tmp_path: Path, monk
     [
         (name, value)
         for name in ("nodes", "gpus", "cpus", "mem_gb", "time_min", "hours")
-        for value in (-1, True, False, "4", None, float("nan"), float("inf"))
+        for value in (-1, True, False, "four", float("nan"), float("inf"))
     ]
     + [("nodes", 0), ("cpus", 0), ("time_min", 0), ("gpu_option", "gpu")],
 )
-def test_count_that_no_job_can_have_is_refused_by_name(setting: str, value: object) -> None:
+def test_count_that_no_job_can_have_is_refused_by_name(tmp_path: Path, setting: str, value: object) -> None:
+    stages = {"train": {"command": ["true"]}}
+    chain = tmp_path / "chain.yaml"
+    chain.write_text(yaml.safe_dump({"stages": stages, "resources": {"default": {setting: value}}}))
     with pytest.raises(ValueError, match=f"resources.default.{setting}"):
-        make_job(SlurmBackend(), {setting: value})
+        read_chain(chain)
 
 
 REFUSED = {
