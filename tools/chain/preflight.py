@@ -194,7 +194,7 @@ def _check_detector(draft: Draft, words: list[str], survey: Survey) -> None:
     large = [path for path in Path(settings.data).glob("coco/annotations/*.json") if _size(path) > LARGE_COCO_BYTES]
     cfg = settle_own_data(cfg)
     if not large or not any("coco" in name for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
-        register_datasets(settle_own_data(cfg))
+        register_datasets(cfg)
 
 
 def _check_linear(_draft: Draft, words: list[str], _survey: Survey) -> None:
