@@ -217,13 +217,18 @@ def _examine_data(data: str) -> Iterator[Finding]:
     found = [name for name, path in layouts.items() if (root / path).exists()]
     if (root / "imagenet" / "train").exists():
         found.append("ImageNet (under imagenet/)")
+    own = not found and root.is_dir() and any(root.iterdir())
+    remedies = {
+        "fine": "`python -m tools.check_data ROOT` counts and checks them",
+        "note": "data sets of your own are checked by `python -m tools.check_data ROOT config=FILE`, and by a chain's plan",
+        "problem": "see docs/your-data.md; `python -m tools.make_digits ROOT` makes the embedded data",
+    }
+    state = "fine" if found else "note" if own else "problem"
     yield Finding(
-        state="fine" if found else "problem",
+        state=state,
         what=f"data under {data}",
         found=", ".join(found) or "none of VOC2007/, VOC2012/, coco/, train/",
-        remedy="`python -m tools.check_data ROOT` counts and checks them"
-        if found
-        else "see the README on data; `python -m tools.make_digits ROOT` makes the embedded ones",
+        remedy=remedies[state],
     )
 
 
