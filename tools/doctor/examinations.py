@@ -220,7 +220,7 @@ def _examine_data(data: str) -> Iterator[Finding]:
     own = not found and root.is_dir() and any(root.iterdir())
     remedies = {
         "fine": "`python -m tools.check_data ROOT` counts and checks them",
-        "note": "data sets of your own are checked by `python -m tools.check_data ROOT config=FILE`, and by a chain's plan",
+        "note": "own data sets are checked by `python -m tools.check_data ROOT config=FILE`, and by a chain's plan",
         "problem": "see docs/your-data.md; `python -m tools.make_digits ROOT` makes the embedded data",
     }
     state = "fine" if found else "note" if own else "problem"
