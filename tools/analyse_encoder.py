@@ -4,11 +4,11 @@
       mochi=runs/mochi/encoder.pt random=runs/random/encoder.pt
   python -m tools.analyse_encoder CONFIG data=imagenet out=runs/by_epoch e20=checkpoint_00100080.pt e200=encoder.pt
 
-Each NAME=WEIGHTS is any file that the converter reads; a pretraining checkpoint brings its head and queue as well, and
-a converted file those of the checkpoint that its manifest names, while that is still there. NAME@1, NAME@2 … are more
-seeds of NAME: figures show their mean, and its spread where there is room. Written are, for each analysis,
-OUT/<analysis>.png, .svg, .json and .csv, and at the end OUT/analysis.json. The analyses: hardness of the negatives,
-proxy task accuracy, false negatives, class oracle, alignment and uniformity, distances of the classes.
+Each NAME=WEIGHTS is any file that the converter reads. Head and queue come from the file if it is a pretraining
+checkpoint, or from the checkpoint named in the manifest of a converted file, if it still exists. NAME@1, NAME@2 … are
+further seeds of NAME: figures show the mean over seeds and, where possible, its deviation. Each analysis writes
+OUT/<analysis>.png, .svg, .json and .csv; OUT/analysis.json is written last. The analyses: hardness of the negatives,
+proxy task accuracy, false negatives, class oracle, alignment and uniformity, class distances.
 """
 
 import csv
@@ -32,50 +32,52 @@ SUMMARY_NAME = "analysis.json"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Embed the images with every encoder, measure, write tables and figures."""
+    """Embed the images with every encoder, run the analyses, write tables and figures."""
     config_path, encoders, overrides = read_words(arguments)
     config = read_settings(AnalysisConfig, config_path, overrides)
     check_analysis_config(config)
     out = Path(config.out)
     if (out / SUMMARY_NAME).exists():
-        print(f"{out}: done already")
+        print(f"{out}: already finished")
         return 0
     tables, about = measure(config, encoders)
     write_tables(out, tables)
-    # heavy (matplotlib): --help must answer at once
+    # heavy (matplotlib): keep --help fast
     from transfer.analysis.figures import draw_figures
 
     figures = draw_figures(tables.rows, out)
     write_json(out / SUMMARY_NAME, summarise(config, tables, about))
-    print(f"{out}: {len(figures) // 2} figures of {', '.join(encoders)}")
+    print(f"{out}: {len(figures) // 2} figures that compare {', '.join(encoders)}")
     return 0
 
 
 def read_words(arguments: Sequence[str]) -> tuple[str, dict[str, Path], list[str]]:
-    """Return the config's path, {name: weights} and the overrides; what is no setting and names a file is an encoder.
+    """Return the config's path, {name: weights} and the overrides; NAME=FILE is an encoder unless NAME is a config key.
 
     Raises:
-        UsageError: no config, no encoder, an encoder whose file is not there.
+        UsageError: no config, no encoder, or a missing weights file.
 
     """
-    settings = {entry.name for entry in dataclasses.fields(AnalysisConfig)}
+    keys = {entry.name for entry in dataclasses.fields(AnalysisConfig)}
     words = [word for word in arguments if "=" not in word]
     pairs = [word.partition("=") for word in arguments if "=" in word]
-    encoders = {key: Path(value) for key, _, value in pairs if key not in settings}
+    encoders = {key: Path(value) for key, _, value in pairs if key not in keys}
     expected = "expected CONFIG out=FOLDER data=ROOT NAME=WEIGHTS [NAME=WEIGHTS …] [key=value …]"
     if len(words) != 1 or not encoders:
         raise UsageError(f"{expected}; got {' '.join(arguments) or 'nothing'}. Add --help for an example.")
     missing = [f"{name}={path}" for name, path in encoders.items() if not path.is_file()]
     if missing:
-        raise UsageError(f"{', '.join(missing)}: neither a setting nor a weights file; settings: {', '.join(settings)}")
-    overrides = [f"{key}={value}" for key, _, value in pairs if key in settings]
+        raise UsageError(
+            f"{', '.join(missing)}: neither a config key nor a weights file; config keys: {', '.join(sorted(keys))}"
+        )
+    overrides = [f"{key}={value}" for key, _, value in pairs if key in keys]
     parse_overrides(overrides)
     return words[0], encoders, overrides
 
 
 def measure(config: AnalysisConfig, encoders: dict[str, Path]) -> "tuple[Tables, dict[str, Any]]":
-    """Return the tables over all encoders, and what is to be known about each of them."""
-    # heavy (torch): --help must answer at once
+    """Return the tables over all encoders, and a summary of encoders, space and negatives as JSON values."""
+    # heavy (torch): keep --help fast
     import torch
 
     from pretrain.input.labelled_images import find_images
@@ -83,7 +85,7 @@ def measure(config: AnalysisConfig, encoders: dict[str, Path]) -> "tuple[Tables,
     from pretrain.runtime.stopping import StopFlag, YieldRequested
     from transfer.analysis.embeddings import embed_images, load_encoder
     from transfer.analysis.measures import Tables, analyse
-    from transfer.probes.features import choose_device
+    from transfer.weights.frozen_backbone import choose_device
 
     stop = StopFlag().install()
     if config.threads:
@@ -116,11 +118,16 @@ def measure(config: AnalysisConfig, encoders: dict[str, Path]) -> "tuple[Tables,
 
 
 def choose_space(space: str, heads: dict[str, bool]) -> bool:
-    """Return whether queries and keys go through the head; auto: when every encoder has one."""
+    """Return whether queries and keys are projected by the head; under auto, if every encoder has one.
+
+    Raises:
+        ValueError: space=head, but an encoder has no head.
+
+    """
     if space == "head" and not all(heads.values()):
         without = ", ".join(name for name, has_head in heads.items() if not has_head)
         raise ValueError(
-            f"space=head, but there is no head for {without}; give its pretraining checkpoint or encoder.pt"
+            f"space=head, but no head was found for {without}; pass its pretraining checkpoint or encoder.pt"
         )
     return space != "backbone" and all(heads.values())
 
@@ -143,7 +150,7 @@ def write_tables(out: Path, tables: "Tables") -> None:
 
 
 def summarise(config: AnalysisConfig, tables: "Tables", about: dict[str, Any]) -> dict[str, Any]:
-    """Return the scalars of every encoder: what a report puts in a table."""
+    """Return the scalars of every encoder that reports tabulate."""
     numbers: dict[str, dict[str, Any]] = {name: {} for name in about["encoders"]}
     for row in tables.rows["hardness_histogram"]:
         mine = numbers[row["encoder"]]

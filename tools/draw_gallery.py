@@ -1,11 +1,11 @@
-r"""Draw the detections of several finished runs side by side, with ground truth, on the same images.
+r"""Draw the detections of several finished runs beside the ground truth, on the same images.
 
   python -m tools.draw_gallery configs/transfer/coco_c4_digits.yaml gallery.png mochi=runs/mochi random=runs/random \
       data=data/digits
 
-CONFIG names the data set (its first test set), each NAME=FOLDER a column: the folder `out=` of tools.finetune_detector.
-Settings: data= root of the data sets, images=6 (rows), threshold=0.5 (lowest score drawn), width=360 (pixels of a
-column).
+The images are from the first test set of CONFIG. Each NAME=FOLDER adds a column: the out= folder of a run of
+tools.finetune_detector. Options: data= root of the data sets, images=6 (rows), threshold=0.5 (lowest score drawn),
+width=360 (pixels of a column).
 """
 
 import sys
@@ -19,28 +19,28 @@ from pretrain.runtime.settings import read_settings
 
 @dataclass(frozen=True, kw_only=True)
 class GallerySettings:
-    """How the gallery looks."""
+    """Options of the gallery."""
 
     data: str = ""
     """Root of the data sets; empty: DATASETS.ROOT of the config."""
     images: int = 6
-    """Rows."""
+    """Number of rows, one image each."""
     threshold: float = 0.5
-    """Detections with a lower score are left out."""
+    """Lowest score of a drawn detection."""
     width: int = 360
-    """Pixels of a column."""
+    """Width of a column, in pixels."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the PNG and say where it lies."""
+    """Write the PNG and print its path."""
     words, overrides = split_arguments(arguments, ["CONFIG", "OUT.png"])
     known = {field.name for field in fields(GallerySettings)}
     settings = read_settings(GallerySettings, None, [word for word in overrides if word.split("=")[0] in known])
     runs = {name: folder for name, _, folder in (word.partition("=") for word in overrides) if name not in known}
     if not runs:
-        raise UsageError("at least one NAME=FOLDER of a finished run is needed. Add --help for an example.")
+        raise UsageError("at least one NAME=FOLDER of a finished run is required. Add --help for an example.")
     from transfer.detection.config import read_detector_config
-    from transfer.detection.datasets import register_datasets  # heavy: --help must come at once
+    from transfer.detection.data.datasets import register_datasets  # heavy: keep --help fast
     from transfer.detection.gallery import draw_gallery
 
     cfg = read_detector_config(words[0], [])

@@ -4,9 +4,8 @@
   torchrun --nproc-per-node=8 -m tools.train_linear configs/transfer/linear_in1k.yaml encoder.pt data=… out=…
   python -m tools.train_linear configs/transfer/linear_in1k.yaml encoder.pt data=… out=… sweep=[10,60] lr_rule=linear
 
-WEIGHTS is any file that the converter reads. OUT/metrics.json holds the top-1 accuracy in percent after the last epoch
-and the best one; OUT/linear.pt the heads. The same command goes on where it was stopped; a finished run returns at
-once.
+WEIGHTS is any file that the converter reads. OUT/metrics.json holds the top-1 accuracy in percent after the last and
+after the best epoch; OUT/linear.pt holds the heads. Repeat the command to resume; a finished run returns immediately.
 """
 
 import sys
@@ -18,25 +17,16 @@ from pretrain.runtime.settings import read_settings
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Train, measure after every epoch, write the result."""
+    """Train or resume, or read the stored result, and print the accuracy."""
     words, overrides = split_arguments(arguments, ["CONFIG", "WEIGHTS"])
-    # heavy (torch): --help must answer at once
-    import torch
-
-    from pretrain.runtime import distributed
-    from pretrain.runtime.stopping import StopFlag
-    from transfer.probes.features import choose_device, find_finished
+    # heavy (torch): keep --help fast
+    from transfer.probes.features import run_probe
     from transfer.probes.linear_heads import LinearConfig, check_linear_config
-    from transfer.probes.linear_run import LinearTraining
+    from transfer.probes.linear_run import train_linear
 
     config = read_settings(LinearConfig, words[0], overrides)
     check_linear_config(config)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    stop = StopFlag().install()
-    with distributed.process_group(choose_device(config.device)):
-        result = distributed.on_main(lambda: find_finished(config, Path(words[1])))
-        result = result or LinearTraining(config, Path(words[1]), stop).run()
+    result = run_probe(config, Path(words[1]), train_linear)
     last, best = result.metrics["top1"], result.metrics["top1_best"]
     print(f"{result.backbone}: linear top-1 {last:.2f} %, best {best:.2f} % ({result.protocol}); {config.out}")
     return 0

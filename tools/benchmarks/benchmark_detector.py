@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     ours = [word for word in overrides if word.split("=")[0].islower()]
     settings = read_settings(BenchmarkSettings, None, ours)
     from transfer.detection.config import read_detector_config
-    from transfer.detection.datasets import register_datasets
+    from transfer.detection.data.datasets import register_datasets
 
     cfg = read_detector_config(words[0], [word for word in overrides if word not in ours])
     cfg.SEED = settings.seed

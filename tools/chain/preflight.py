@@ -170,15 +170,15 @@ def _check_convert(draft: Draft, words: list[str], survey: Survey) -> None:
 
 def _check_detector(draft: Draft, words: list[str], survey: Survey) -> None:
     from tools.finetune_detector import FinetuneSettings, split_words  # heavy, as the next: Detectron2
-    from transfer.detection.config import find_input_unit, read_detector_config
+    from transfer.detection.config import find_pixel_format, read_detector_config
+    from transfer.detection.data.datasets import register_datasets
     from transfer.detection.data.own_sets import settle_own_data
-    from transfer.detection.datasets import register_datasets
     from transfer.detection.protocols import match_depth
 
     ours, keys = split_words(words[2:])
     settings = read_settings(FinetuneSettings, None, ours)
     cfg = read_detector_config(words[0], keys)
-    find_input_unit(cfg)
+    find_pixel_format(cfg)
     depth = survey.depths.get(draft.backbone)
     cfg = match_depth(cfg, depth) if depth else cfg
     if depth and depth != cfg.MODEL.RESNETS.DEPTH:

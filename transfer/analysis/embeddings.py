@@ -1,4 +1,4 @@
-"""Embed images with one encoder for its analyses: two views through the head, centre crops through the backbone.
+"""Embed images with an encoder: two augmented views through the head, centre crops through the backbone.
 
 Shapes: n images, D features of the backbone, d of the projection head, K keys of the queue.
 """
@@ -19,28 +19,28 @@ from pretrain.input.view_parameters import find_recipe
 from pretrain.input.views import TwoViews, finish_on_device
 from pretrain.runtime.storage import digest_file
 from transfer.analysis.config import AnalysisConfig
-from transfer.probes.features import FrozenBackbone, build_batches
-from transfer.weights.containers import read_tree
+from transfer.weights.files.containers import read_tree
+from transfer.weights.frozen_backbone import FrozenBackbone, build_batches
 from transfer.weights.manifest import manifest_path, read_manifest
 
 PREFIXES = ("module.", "")
 UNKNOWN = -1
-"""Class of a key whose image is not known."""
+"""Class of a queue key without a stored label."""
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A backbone, and what its pretraining checkpoint has beside it."""
+    """A frozen backbone with the head and queue of its pretraining checkpoint, if available."""
 
     name: str
     path: Path
     backbone: FrozenBackbone
     head: nn.Module | None
     queue: Tensor | None  # (K, d), unit length
-    queue_labels: Tensor | None  # (K,), UNKNOWN where the queue does not say
+    queue_labels: Tensor | None  # (K,), UNKNOWN where no label is stored
 
     def describe(self) -> dict[str, Any]:
-        """Return where the encoder comes from, as JSON values."""
+        """Return the encoder's provenance as JSON values."""
         found = self.backbone.backbone
         origin = read_manifest(self.path).source if manifest_path(self.path).is_file() else {}
         return {
@@ -56,7 +56,7 @@ class Encoder:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """What an encoder makes of the images; rows of unit length, on the CPU."""
+    """Embeddings of the images by one encoder; rows have unit length and are on the CPU."""
 
     queries: Tensor  # (n, d or D), view 1
     keys: Tensor  # (n, d or D), view 2
@@ -66,10 +66,10 @@ class Embeddings:
 
 
 def load_encoder(name: str, path: Path, device: torch.device, precision: str) -> Encoder:
-    """Return the encoder in any file that the converter reads, with head and queue where they can be had.
+    """Return the encoder in any file that the converter reads, with its head and queue if available.
 
-    A converted file has lost its head; its manifest says which checkpoint it came from, and that one's head is taken
-    when the file is still there and still the same.
+    A converted file has no head: head and queue come from the checkpoint named in its manifest, if that file still
+    exists with the same SHA-256.
     """
     backbone = FrozenBackbone(path, device, precision)
     state = _read_state(_find_origin(path))
@@ -87,7 +87,7 @@ def load_encoder(name: str, path: Path, device: torch.device, precision: str) ->
 
 
 def read_head(state: Mapping[str, Any]) -> nn.Module | None:
-    """Return the query encoder's projection head of whichever kind its names and shapes tell; None without one."""
+    """Return the query encoder's projection head, its kind inferred from names and shapes; None if there is none."""
     found = [
         {key.removeprefix(begin): value for key, value in state.items() if key.startswith(begin)}
         for begin in (f"{prefix}encoder_q.fc." for prefix in PREFIXES)
@@ -115,9 +115,9 @@ def embed_images(
     use_head: bool,
     after_batch: Callable[[int], None] = lambda _images: None,
 ) -> Embeddings:
-    """Return queries and keys of two augmented views, and the centre crops' features; batch statistics are at rest.
+    """Return queries and keys of two augmented views, and the centre crops' features; batch norm is in eval mode.
 
-    `after_batch(images)` is called with the number of images that went through the encoder in a batch.
+    `after_batch(images)` is called after each forward pass with its number of images.
     """
     order = [
         [(0, index) for index in range(begin, min(begin + config.batch, len(source)))]

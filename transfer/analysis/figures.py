@@ -1,9 +1,7 @@
-"""Draw the analyses: every figure compares all encoders, and stays readable in grey (lines, markers, hatches differ).
+"""Draw one figure per analysis that compares all encoders and is readable in greyscale (lines, markers, hatches).
 
-Encoders of one method (NAME and NAME@SEED) are drawn as one, by their mean; where a point stands for several, its bars
-are their standard deviation.
-
-The figures use matplotlib's object interface, so no window system and no global state take part.
+Encoders of one method (NAME and NAME@SEED) are drawn as their mean; error bars are standard deviations over seeds.
+The figures use matplotlib's object interface, so they need no display and change no global state.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,22 +18,22 @@ from transfer.results.seeds import COUNT, SPREAD, pool_seeds
 
 Row = Mapping[str, Any]
 COLOURS = ("#000000", "#e69f00", "#0072b2", "#cc79a7", "#009e73", "#56b4e9", "#d55e00", "#7f7f7f")
-"""Okabe and Ito's palette, distinct for colour-blind eyes; ordered so that neighbours differ in lightness too."""
+"""Okabe and Ito's colour-blind safe palette, ordered so that neighbours also differ in lightness."""
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)), (0, (3, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++", "oo", "--")
 NAMES_FIT = 44
-"""So many letters of names fit below the bars of one panel; longer ones are slanted."""
+"""Maximum total length of the names below the bars of a panel; longer ones are slanted."""
 NAMES_INSIDE = 5
-"""So many entries of a legend leave room for what is drawn."""
+"""Maximum number of legend entries inside the axes."""
 LONG_NAMES_INSIDE = 2
-"""The same where the names carry numbers."""
+"""Maximum number of legend entries inside the axes if the names include numbers."""
 LEGEND_INCHES, LETTER_INCHES = 0.8, 0.075
-"""What a legend beside the axes adds to the figure's width: at all, and for each letter of its longest name."""
+"""Width that a legend beside the axes adds to the figure: constant, and per letter of its longest name."""
 BARS_APART = 10
-"""The values above more bars than these are written upright."""
+"""Values above the bars are rotated if there are more bars than this."""
 TITLE_PAD = 24
-"""Points between a title and its axes where a legend lies in between."""
+"""Points between a title and its axes if a legend is in between."""
 DPI = 150
 STYLE: Any = {
     "svg.hashsalt": "analyses",
@@ -66,7 +64,7 @@ def draw_figures(rows: Mapping[str, Sequence[Row]], folder: Path) -> list[Path]:
 
 
 def list_encoders(rows: Sequence[Row]) -> list[str]:
-    """Return the encoders' names in the order in which they came."""
+    """Return the encoders' names in order of appearance."""
     return list(dict.fromkeys(str(row["encoder"]) for row in rows))
 
 
@@ -93,7 +91,7 @@ def draw_hardness(rows: Sequence[Row]) -> Figure:
 
 
 def draw_proxy(rows: Sequence[Row]) -> Figure:
-    """Draw the proxy accuracy with and without the mixed negatives."""
+    """Draw the proxy accuracy with and without mixed negatives."""
     figure, (axes,) = _start(1)
     kinds = {"real": "real negatives", "with_mixes": "real and mixed negatives"}
     _draw_bars(axes, rows, kinds, factor=100)
@@ -103,7 +101,7 @@ def draw_proxy(rows: Sequence[Row]) -> Figure:
 
 
 def draw_false_negatives(rows: Sequence[Row]) -> Figure:
-    """Draw same-class shares: among the r hardest negatives, and among the parents of mixes."""
+    """Draw the same-class share among the r hardest negatives and among the parents of mixes."""
     figure, (left, right) = _start(2)
     for place, name in enumerate(list_encoders(rows)):
         mine = [row for row in rows if row["encoder"] == name and row["kind"] == "rank"]
@@ -126,7 +124,7 @@ def draw_false_negatives(rows: Sequence[Row]) -> Figure:
 
 
 def draw_oracle(rows: Sequence[Row]) -> Figure:
-    """Draw loss and proxy accuracy with all negatives and with the class oracle's."""
+    """Draw loss and proxy accuracy with all negatives and with those of the class oracle."""
     figure, (left, right) = _start(2)
     _draw_bars(left, rows, {"loss": "all negatives", "loss_oracle": "class oracle"}, factor=1)
     left.set(ylabel="InfoNCE (nats)")
@@ -138,7 +136,7 @@ def draw_oracle(rows: Sequence[Row]) -> Figure:
 
 
 def draw_alignment(rows: Sequence[Row]) -> Figure:
-    """Draw uniformity against alignment: both are better the lower they are [Wang and Isola, figure 5]."""
+    """Draw uniformity against alignment; lower is better for both [Wang and Isola, figure 5]."""
     figure, (axes,) = _start(1)
     for place, row in enumerate(rows):
         look = {**style_of(place), "linestyle": ""}
@@ -153,7 +151,7 @@ def draw_alignment(rows: Sequence[Row]) -> Figure:
 
 
 def draw_classes(rows: Sequence[Row]) -> Figure:
-    """Draw every class's distance to the others against its variance; the large marks are the means."""
+    """Draw every class's distance to the other classes against its variance; large marks are means."""
     figure, (axes,) = _start(1)
     for place, name in enumerate(list_encoders(rows)):
         look = {**style_of(place), "linestyle": ""}
@@ -167,7 +165,7 @@ def draw_classes(rows: Sequence[Row]) -> Figure:
         axes.plot([mean["intra_variance"]], [mean["inter_distance"]], markersize=12, label=label, **look)
         _draw_spread(axes, mean, "intra_variance", "inter_distance", look["color"])
     axes.set(xlabel="intra-class variance: mean ‖x−μ‖²", ylabel="inter-class distance: mean ‖μ−μ′‖")
-    axes.set_title("Classes: small marks each, large marks on average")
+    axes.set_title("Classes: small marks, and their mean: large marks")
     _add_legend(axes, title="distance / spread", inside=LONG_NAMES_INSIDE)
     return figure
 
@@ -177,7 +175,7 @@ def _count_of(row: Row) -> str:
 
 
 def _draw_spread(axes: Axes, row: Row, x: str, y: str, colour: str) -> None:
-    """Draw the standard deviations of a pooled point as bars through it."""
+    """Draw the standard deviations of a pooled point as error bars."""
     if COUNT in row:
         spread_x, spread_y = [row[x + SPREAD]], [row[y + SPREAD]]
         axes.errorbar(
@@ -191,7 +189,7 @@ def _start(panels: int) -> tuple[Figure, tuple[Axes, ...]]:
 
 
 def _add_legend(axes: Axes, *, title: str = "", inside: int = NAMES_INSIDE) -> None:
-    """Name the encoders inside the axes, or to their right where more than `inside` names would hide what is drawn."""
+    """Add the legend inside the axes, or to their right if it has more than `inside` names."""
     names = axes.get_legend_handles_labels()[1]
     if len(names) <= inside:
         axes.legend(title=title or None)
@@ -203,7 +201,7 @@ def _add_legend(axes: Axes, *, title: str = "", inside: int = NAMES_INSIDE) -> N
 
 
 def _draw_bars(axes: Axes, rows: Sequence[Row], kinds: Mapping[str, str], *, factor: float) -> None:
-    """Draw a group of bars per row, one bar per kind, each with its value above it; the kinds are named on top."""
+    """Draw a group of bars per row, one bar per kind, with its value above it; the legend is above the axes."""
     width = 0.8 / len(kinds)
     greys = ("0.25", "0.75", "0.95", "0.5")
     for place, (key, label) in enumerate(kinds.items()):
@@ -231,4 +229,4 @@ DRAWERS: dict[str, Callable[[Sequence[Row]], Figure]] = {
     "alignment_uniformity": draw_alignment,
     "class_distances": draw_classes,
 }
-"""The figure of every analysis."""
+"""The drawing function of every analysis."""

@@ -1,6 +1,6 @@
-"""Run every analysis of one encoder and bring the numbers to tables: a row per encoder, class or rank.
+"""Run every analysis of one encoder and collect the results in tables: one row per encoder, class or rank.
 
-What each number means stands with its formula in `pretrain.monitoring.diagnostics`.
+The formulas are in `pretrain.monitoring.diagnostics`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,13 +18,13 @@ from transfer.analysis.embeddings import Embeddings, Encoder
 
 DEFINITIONS = {
     "hardness_histogram": "mean over queries of the r-th largest softmax(q·n / tau) over the negatives",
-    "proxy_accuracy": "share of queries whose q·k lies above every negative's, without and with the mixed negatives",
+    "proxy_accuracy": "share of queries whose q·k exceeds every q·n, without and with mixed negatives",
     "false_negatives": "share of negatives of the query's own class among its r hardest; and mixes with such parents",
     "oracle": "InfoNCE and proxy accuracy with all negatives, and without those of the query's class",
     "alignment_uniformity": "mean ‖x−y‖² over pairs of one class (and over two views); log mean exp(−2‖x−y‖²)",
     "class_distances": "per class: mean ‖x−μ‖², and mean ‖μ−μ′‖ over the other classes",
 }
-"""What the numbers of each analysis are; also the names of the figures and files."""
+"""Definition of each analysis; the keys name its files and figures."""
 
 Row = dict[str, Any]
 
@@ -36,7 +36,7 @@ class Tables:
     rows: dict[str, list[Row]] = field(default_factory=lambda: {name: [] for name in DEFINITIONS})
 
     def add(self, analysis: str, encoder: str, **values: Any) -> None:
-        """Append a row; the encoder's name comes first."""
+        """Append a row that starts with the encoder's name."""
         self.rows[analysis].append({"encoder": encoder, **values})
 
 
@@ -44,7 +44,7 @@ class Tables:
 def analyse(
     encoder: Encoder, embeddings: Embeddings, config: AnalysisConfig, *, use_queue: bool, tables: Tables
 ) -> None:
-    """Add the rows of one encoder to every table."""
+    """Run every analysis of one encoder and add its rows to `tables`."""
     _analyse_queries(encoder, embeddings, config, use_queue, tables)
     _analyse_classes(encoder.name, embeddings, tables)
 
@@ -78,18 +78,18 @@ def _analyse_queries(
 
 @dataclass(frozen=True)
 class _Chunk:
-    """The products of some queries with all keys."""
+    """Cosines of B queries with all K keys."""
 
     positive: Tensor  # q·k, (B,)
     cosines: Tensor  # q·n, (B, K)
-    own: Tensor  # (B, K) bool, keys of the query's own image: no negatives
+    own: Tensor  # (B, K) bool, keys of the query's own image, which are not negatives
     query_labels: Tensor  # (B,)
 
 
 def _measure_chunks(
     embeddings: Embeddings, keys: Tensor, labels: Tensor, config: AnalysisConfig, *, own_keys: bool
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """Yield (queries, means over them) of each chunk; an image's own second view is no negative of its query."""
+    """Yield (number of queries, means over them) per chunk; the second view of a query's image is not a negative."""
     generator = torch.Generator().manual_seed(config.seed)
     for begin in range(0, len(embeddings.queries), config.batch):
         rows = slice(begin, begin + config.batch)
@@ -136,7 +136,7 @@ def _average(chunks: Sequence[tuple[int, Mapping[str, Tensor]]]) -> dict[str, Te
 
 
 def _chance(query_labels: Tensor, key_labels: Tensor, *, own_keys: bool) -> float:
-    """Return the share of same-class negatives when hardness says nothing about the class."""
+    """Return the expected share of same-class negatives if hardness is independent of the class."""
     counts = torch.bincount(key_labels[key_labels >= 0], minlength=int(query_labels.max()) + 1).double()
     return ((counts[query_labels] - int(own_keys)) / (len(key_labels) - int(own_keys))).mean().item()
 

@@ -1,6 +1,6 @@
 """Detection and segmentation with Detectron2.
 
-Importing this package makes Detectron2 importable (see transfer/detectron2_compat.py), so its modules import
+Importing this package prepares Detectron2 for import (see transfer/detectron2_compat.py), so its modules import
 detectron2 directly.
 """
 

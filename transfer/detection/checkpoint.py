@@ -1,6 +1,6 @@
-"""Checkpoints of a detector: whole files with a digest, the newest valid one first, only plain tensors inside.
+"""Write detector checkpoints atomically with a digest, and resume from the newest valid one; files hold only tensors.
 
-fvcore's Checkpointer writes in place and trusts `last_checkpoint`; a kill at the wrong moment then loses the run.
+fvcore's Checkpointer writes in place and relies on `last_checkpoint`, so a kill during a write can lose the run.
 """
 
 import logging
@@ -19,17 +19,17 @@ from pretrain.runtime.storage import (
     write_digest,
     write_text,
 )
-from transfer.weights.containers import read_tree
+from transfer.weights.files.containers import read_tree
 
 logger = logging.getLogger(__name__)
 
 STEP_PREFIX = "checkpoint_"
 FINAL_NAME = "model_final"
-"""Weights after PreciseBN, as they are evaluated; Detectron2's name."""
+"""Weights after PreciseBN, as evaluated; Detectron2's file name."""
 
 
 class DetectorCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer whose files appear whole, with <file>.sha256 beside; keeps the newest `keep` steps."""
+    """Detectron2's checkpointer with atomic writes and a <file>.sha256 each; keeps the newest `keep` steps."""
 
     def __init__(self, model: Any, save_dir: str | Path, *, keep: int = 2, **checkpointables: Any) -> None:
         super().__init__(model, str(save_dir), **checkpointables)
@@ -39,7 +39,7 @@ class DetectorCheckpointer(DetectionCheckpointer):
             sweep_temporary_files(save_dir)
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Write NAME.pth with the model, the checkpointables and `kwargs`, then its digest, then forget old steps."""
+        """Write NAME.pth with the model, the checkpointables and `kwargs`, then its digest; then delete old steps."""
         if not self.save_dir or not self.save_to_disk:
             return
         content = {"model": self.model.state_dict(), **kwargs}
@@ -54,7 +54,7 @@ class DetectorCheckpointer(DetectionCheckpointer):
             old.unlink(missing_ok=True)
 
     def save_weights(self, path: str | Path) -> str:
-        """Write the model alone; return the file's SHA-256 (an empty string where this rank writes nothing)."""
+        """Write the model only; return the file's SHA-256, or an empty string on ranks that do not write."""
         if not self.save_to_disk:
             return ""
         with open_whole(path) as stream:
@@ -62,23 +62,23 @@ class DetectorCheckpointer(DetectionCheckpointer):
         return digest_file(path)
 
     def save_step(self, step: int, **kwargs: Any) -> None:
-        """Write the checkpoint of `step` finished steps."""
+        """Write the checkpoint after `step` completed steps."""
         self.save(f"{STEP_PREFIX}{step:08d}", step=step, **kwargs)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Note the newest file's name as fvcore does, but whole; `get_checkpoint_file` does not rely on it."""
+        """Record the newest file's name as fvcore does, but atomically; `get_checkpoint_file` does not use it."""
         write_text(Path(self.save_dir) / "last_checkpoint", last_filename_basename)
 
     def has_checkpoint(self) -> bool:
-        """Return whether some valid checkpoint is there."""
+        """Return whether a valid checkpoint exists."""
         return bool(self.get_checkpoint_file())
 
     def get_checkpoint_file(self) -> str:
-        """Return the newest checkpoint whose digest is right, or an empty string; say which were passed over."""
+        """Return the newest checkpoint with a valid digest, or an empty string; log the ones skipped."""
         for path in self._steps():
             if has_digest(path):
                 return str(path)
-            logger.warning("%s: its digest is missing or wrong, so it is passed over for an older one", path)
+            logger.warning("%s: digest missing or wrong; skipped in favour of an older checkpoint", path)
         return ""
 
     def _steps(self) -> list[Path]:
@@ -86,7 +86,7 @@ class DetectorCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, f: str) -> dict[str, Any]:
         if f.endswith(".pkl"):
-            content = read_tree(f)  # runs nothing of the file
+            content = read_tree(f)  # executes no code from the file
             return dict(content) if "model" in content else {"model": content}
         content = torch.load(f, map_location="cpu", weights_only=True)
         return content if "model" in content else {"model": content}

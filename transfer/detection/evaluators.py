@@ -1,6 +1,6 @@
-"""VOC and COCO evaluation behind Detectron2's three verbs reset / process / evaluate.
+"""VOC and COCO evaluation with the interface of Detectron2's DatasetEvaluator: reset, process, evaluate.
 
-All ranks call `evaluate`; detections are gathered on the main process, which saves them, computes and returns the
+All ranks call `evaluate`; detections are gathered on the main rank, which saves them and returns the
 metrics (percent, flat names: AP, AP50, AP75 for VOC; box/AP, …, mask/AP, … for COCO). Other ranks return {}.
 """
 
@@ -27,9 +27,9 @@ from transfer.metrics.voc_files import read_voc_truth, tabulate_voc_ap, write_de
 logger = logging.getLogger(__name__)
 
 COCO_RESULTS_NAME = "coco_instances_results.json"
-"""Detectron2's name for results in COCO's own form."""
+"""Detectron2's file name for results in COCO's format."""
 VOC_DET_FOLDER = "voc_det"
-"""Holds one det file a class."""
+"""Folder with one detection file per class, in the format of VOC's devkit."""
 METRIC_PREFIX: dict[str, str] = {"bbox": "box", "segm": "mask"}
 
 
@@ -46,8 +46,8 @@ def build_evaluator(cfg: Any, dataset_name: str, out: str | Path) -> DatasetEval
     if kind == "coco":
         return CocoEvaluator(dataset_name, out, masks=bool(cfg.MODEL.MASK_ON), engine=cfg.RUN.COCO_ENGINE)
     raise ValueError(
-        f"the data set {dataset_name} has the evaluator_type {kind!r}; expected pascal_voc or coco (set it where the "
-        "data set is registered)"
+        f"the data set {dataset_name} has the evaluator_type {kind!r}; expected pascal_voc or coco; set it where the "
+        "data set is registered"
     )
 
 
@@ -62,17 +62,17 @@ class VocEvaluator(DatasetEvaluator):
         self.year = int(metadata.year)
         self.class_names: list[str] = list(metadata.thing_classes)
         self.details: dict[str, Any] = {}
-        """After `evaluate`, on the main process: {"per_class": {name: {AP, AP50, AP75}}, …}."""
+        """Set by `evaluate` on the main rank: {"per_class": {name: {AP, AP50, AP75}}, …}."""
         if comm.is_main_process():
             self.truth = read_voc_truth(metadata.dirname, metadata.split, self.class_names)
         self.reset()
 
     def reset(self) -> None:
-        """Forget all detections."""
+        """Discard all detections."""
         self._batches: list[tuple[str, Any, Any, Any]] = []
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Keep each image's detections: boxes (n, 4), scores (n,), classes (n,)."""
+        """Store each image's detections: boxes (n, 4), scores (n,), classes (n,)."""
         for image, output in zip(inputs, outputs, strict=True):
             instances = output["instances"]
             boxes = instances.pred_boxes.tensor.cpu().numpy()
@@ -80,7 +80,7 @@ class VocEvaluator(DatasetEvaluator):
             self._batches.append((image["image_id"], boxes, scores, instances.pred_classes.cpu().numpy()))
 
     def evaluate(self) -> dict[str, float]:
-        """Return {"AP", "AP50", "AP75"} in percent on the main process, {} on others."""
+        """Return {"AP", "AP50", "AP75"} in percent on the main rank, {} on others."""
         gathered = comm.gather(self._batches, dst=0)
         if not comm.is_main_process():
             return {}
@@ -93,8 +93,8 @@ class VocEvaluator(DatasetEvaluator):
         empty = [name for name, count in zip(self.class_names, wanted, strict=True) if count == 0]
         if empty:
             logger.warning(
-                "%s: no box to find for %d of %d classes (%s): they enter the mean AP as Detectron2 counts them, "
-                "0 by the 2007 metric and NaN by the 2012 one",
+                "%s: no ground-truth box for %d of %d classes (%s); as in Detectron2, their AP enters the mean as 0 "
+                "under the 2007 metric and as NaN under the 2012 metric",
                 self.dataset_name,
                 len(empty),
                 len(self.class_names),
@@ -110,7 +110,7 @@ class VocEvaluator(DatasetEvaluator):
         return metrics
 
     def examine(self) -> Findings:
-        """Return draws of the test set, AP by size and kinds of errors after `evaluate`; empty on other processes."""
+        """Return bootstrap draws, AP by size and error types; call after `evaluate`; empty except on the main rank."""
         if not comm.is_main_process():
             return Findings()
         detections, matches = self._evaluated
@@ -138,13 +138,15 @@ class CocoEvaluator(DatasetEvaluator):
     def __init__(self, dataset_name: str, out: str | Path, *, masks: bool, engine: Engine = "hotcoco") -> None:
         metadata = MetadataCatalog.get(dataset_name)
         if not metadata.get("json_file"):
-            raise ValueError(f"the data set {dataset_name} has no json_file: register it as a COCO-format data set")
+            raise ValueError(
+                f"the metadata of data set {dataset_name} has no json_file; register it as a COCO-format data set"
+            )
         self.dataset_name = dataset_name
         self.out = Path(out)
         self.engine = engine
         self.tasks: tuple[Task, ...] = ("bbox", "segm") if masks else ("bbox",)
         self.details: dict[str, Any] = {}
-        """After `evaluate`, on the main process: {"per_class": {"box" or "mask": {name: AP}}, …}."""
+        """Set by `evaluate` on the main rank: {"per_class": {"box" or "mask": {name: AP}}, …}."""
         contiguous = metadata.get("thing_dataset_id_to_contiguous_id") or {}
         self._category_ids = {number: original for original, number in contiguous.items()}
         if comm.is_main_process():
@@ -153,18 +155,18 @@ class CocoEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        """Forget all detections."""
+        """Discard all detections."""
         self._results: list[dict[str, Any]] = []
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Keep each image's detections in COCO's results form; masks come as `pred_rles` or as bitmaps `pred_masks`."""
+        """Store each image's detections in COCO's results format; masks are `pred_rles` or bitmaps in `pred_masks`."""
         for image, output in zip(inputs, outputs, strict=True):
             self._results.extend(self._describe(output["instances"], image["image_id"]))
 
     def evaluate(self) -> dict[str, float]:
-        """Return {"box/AP", "box/AP50", …, "mask/AP", …} in percent on the main process, {} on others.
+        """Return {"box/AP", "box/AP50", …, "mask/AP", …} in percent on the main rank, {} on others.
 
-        APs, APm and APl are left out where the annotations hold no object of that size.
+        APs, APm and APl are omitted if the annotations contain no object of that size.
         """
         gathered = comm.gather(self._results, dst=0)
         if not comm.is_main_process():
@@ -192,7 +194,7 @@ class CocoEvaluator(DatasetEvaluator):
         return metrics
 
     def examine(self) -> Findings:
-        """Return draws of the test set, AP by size and kinds of errors after `evaluate`; empty on other processes."""
+        """Return bootstrap draws, AP by size and error types; call after `evaluate`; empty except on the main rank."""
         findings = Findings()
         for task in self.tasks if comm.is_main_process() else ():
             findings = findings.join(examine_coco(self.truths[task], self._records[task], task, self.engine))

@@ -1,7 +1,7 @@
-"""Fine-tune a detector on a backbone under a named protocol: train, PreciseBN, evaluate, prove the saved file.
+"""Fine-tune a detector on a backbone under a named protocol: train, run PreciseBN, evaluate, verify the saved file.
 
-Rank r of W trains on its share of each batch; only the main process writes. A run that was killed goes on from its
-newest valid checkpoint as if nothing had happened: order, augmentation and sampling depend on (seed, step) alone.
+Each rank trains on its share of a batch; only the main rank writes. A killed run resumes from its newest valid
+checkpoint and equals the uninterrupted run, because data order, augmentation and sampling depend on (seed, step) only.
 """
 
 import dataclasses
@@ -23,13 +23,14 @@ from pretrain.runtime.progress import Heartbeat
 from pretrain.runtime.stopping import StopFlag, YieldRequested
 from pretrain.runtime.storage import read_json, write_json, write_text
 from transfer.detection.checkpoint import FINAL_NAME, DetectorCheckpointer
-from transfer.detection.config import find_input_unit, flatten_config, read_detector_config
+from transfer.detection.config import find_pixel_format, flatten_config, read_detector_config
 from transfer.detection.data.data_readiness import check_data_sets
+from transfer.detection.data.datasets import register_datasets
 from transfer.detection.data.own_data import base_of
 from transfer.detection.data.own_sets import settle_own_data
-from transfer.detection.datasets import register_datasets
-from transfer.detection.detection_pictures import draw_detections
+from transfer.detection.data.training_stream import build_train_loader
 from transfer.detection.evaluation import EVALUATION_FOLDER, check_saved, evaluate, find_alarm, make_statistics_precise
+from transfer.detection.gallery import draw_detections
 from transfer.detection.loaded_weights import check_loaded, check_manifest
 from transfer.detection.protocols import (
     FREE_KEYS,
@@ -40,33 +41,32 @@ from transfer.detection.protocols import (
     match_depth,
 )
 from transfer.detection.trainer import EvaluationHook, RunHook, StopTraining, make_hooks, make_trainer
-from transfer.detection.training_stream import build_train_loader
 from transfer.metrics.bootstrap import read_draws, summarise_draws
 from transfer.results.run_result import RunResult, read_finished, write_result
 from transfer.weights.manifest import Manifest, read_manifest
 
-SETTINGS, IDENTITY = "config.yaml", "weights.json"
-"""What a run writes down of itself at its start, so that nothing else goes on in its folder."""
+CONFIG_NAME, IDENTITY_NAME = "config.yaml", "weights.json"
+"""Files in which a run records its config and weights at its start, so that no other run resumes in its folder."""
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunName:
-    """Which run this is."""
+class FinetuneRun:
+    """Backbone, weights and output folder of one fine-tuning run."""
 
     backbone: str
     weights: Path
     out: Path
     note: str = ""
-    """How the protocol was rewritten for a smaller machine, if it was."""
+    """How batch_rule changed the protocol for fewer GPUs; empty: unchanged."""
 
 
-def finetune(cfg: Any, run: RunName, stop: StopFlag) -> RunResult | None:
-    """Do the whole run, or what is left of it; return its result on the main process, None on others.
+def finetune(cfg: Any, run: FinetuneRun, stop: StopFlag) -> RunResult | None:
+    """Run or resume the fine-tuning; return its result on the main rank, None on others.
 
     Raises:
-        ValueError: the config, the weights or the data are off, or the loss became NaN.
-        YieldRequested: a stop was asked for; the work is saved.
+        ValueError: wrong config, weights or data, or the loss became infinite or NaN.
+        YieldRequested: a stop was requested; the checkpoint is saved.
 
     """
     manifest = read_manifest(run.weights)
@@ -79,11 +79,13 @@ def finetune(cfg: Any, run: RunName, stop: StopFlag) -> RunResult | None:
             return finished
         register_datasets(cfg)
         check_data_sets(cfg, run.out)
-        distributed.on_main(lambda: _remember_settings(cfg, run.out, identity))
+        distributed.on_main(lambda: _write_identity(cfg, run.out, identity))
         if run.note and comm.is_main_process():
-            logger.info("For a smaller machine: %s", run.note)
+            logger.info("Protocol rewritten for fewer GPUs: %s", run.note)
         if deviations and comm.is_main_process():
-            logger.warning("This is not %s as it is named:\n%s", cfg.PROTOCOL, describe_deviations(deviations))
+            logger.warning(
+                "The config deviates from the protocol %s:\n%s", cfg.PROTOCOL, describe_deviations(deviations)
+            )
         cfg = _realise(cfg)
         model, seconds = _train(cfg, run, stop)
         result = _conclude(cfg, run, stop, model, manifest)
@@ -95,14 +97,19 @@ def finetune(cfg: Any, run: RunName, stop: StopFlag) -> RunResult | None:
     return result
 
 
-def load_backbone(cfg: Any, model: Any, weights: Path) -> None:
-    """Load the converted file into `model` with Detectron2's name matching, and prove what was loaded."""
+def load_into_detector(cfg: Any, model: Any, weights: Path) -> None:
+    """Load a converted file into `model` with Detectron2's name matching and verify the loaded tensors.
+
+    Raises:
+        ValueError: as `check_loaded`.
+
+    """
     DetectorCheckpointer(model, "", save_to_disk=False).load(str(weights), checkpointables=[])
     check_loaded(model, weights, base_of(cfg), masks=bool(cfg.MODEL.MASK_ON))
 
 
 def build_trainer(cfg: Any, model: Any, *, batches_done: int) -> tuple[Any, Any]:
-    """Return (trainer, learning rate scheduler) of a model in training, its data to go on after so many batches."""
+    """Return (trainer, learning rate scheduler); the training data start after `batches_done` batches of this rank."""
     optimizer = build_optimizer(cfg, model)
     loader = build_train_loader(cfg, seed=cfg.SEED, batches_done=batches_done)
     return make_trainer(cfg, distributed.average_gradients_of(model), loader, optimizer), build_lr_scheduler(
@@ -110,7 +117,7 @@ def build_trainer(cfg: Any, model: Any, *, batches_done: int) -> tuple[Any, Any]
     )
 
 
-def _train(cfg: Any, run: RunName, stop: StopFlag) -> tuple[Any, Any]:
+def _train(cfg: Any, run: FinetuneRun, stop: StopFlag) -> tuple[Any, Any]:
     torch.manual_seed(cfg.SEED)
     model = build_model(cfg)
     if cfg.MODEL.CHANNELS_LAST:
@@ -119,23 +126,25 @@ def _train(cfg: Any, run: RunName, stop: StopFlag) -> tuple[Any, Any]:
     content = _read_checkpoint(checkpointer)
     step, earlier_s = content.get("step", 0), content.get("seconds", 0.0)
     if not content:
-        load_backbone(cfg, model, run.weights)
+        load_into_detector(cfg, model, run.weights)
     trainer, scheduler = build_trainer(cfg, model, batches_done=step * cfg.SOLVER.ACCUMULATE)
     heartbeat = Heartbeat(run.out, cfg.SOLVER.MAX_ITER, first_step=step)
     hook = RunHook(cfg, checkpointer, stop, heartbeat, seconds=earlier_s)
 
-    def look(done: int) -> dict[str, float]:
+    def evaluate_at(done: int) -> dict[str, float]:
         make_statistics_precise(cfg, model, stop)
         metrics, _ = evaluate(cfg, model, run.out / "evaluations" / f"{done:08d}", stop)
         if comm.is_main_process():
             draw_detections(cfg, model, run.out / "detections" / f"{done:08d}")
         return metrics
 
-    trainer.register_hooks(make_hooks(cfg, run.out, scheduler, step, hook, EvaluationHook(cfg.TEST.EVAL_PERIOD, look)))
+    trainer.register_hooks(
+        make_hooks(cfg, run.out, scheduler, step, hook, EvaluationHook(cfg.TEST.EVAL_PERIOD, evaluate_at))
+    )
     if content:
         model.load_state_dict(content["model"])
         trainer.load_state_dict(content["trainer"])
-        logger.info("goes on after step %d of %d", step, cfg.SOLVER.MAX_ITER)
+        logger.info("resuming after step %d of %d", step, cfg.SOLVER.MAX_ITER)
     checkpointer.add_checkpointable("trainer", trainer)
     if step < cfg.SOLVER.MAX_ITER:
         _run(trainer, step, cfg.SOLVER.MAX_ITER)
@@ -149,8 +158,8 @@ def _run(trainer: Any, step: int, last: int) -> None:
         raise YieldRequested(f"after step {trainer.iter + 1} of {last}") from None
     except FloatingPointError as error:
         raise ValueError(
-            f"the loss became infinite or NaN at step {trainer.iter + 1}: {' '.join(str(error).split())}. The run is "
-            "stopped; lower SOLVER.BASE_LR, or lengthen SOLVER.WARMUP_ITERS, in proportion to the batch"
+            f"the loss became infinite or NaN at step {trainer.iter + 1}: {' '.join(str(error).split())}. Lower "
+            "SOLVER.BASE_LR in proportion to the batch, or raise SOLVER.WARMUP_ITERS"
         ) from error
 
 
@@ -159,28 +168,28 @@ def _read_checkpoint(checkpointer: DetectorCheckpointer) -> dict[str, Any]:
     return checkpointer._load_file(path) if path else {}
 
 
-def _conclude(cfg: Any, run: RunName, stop: StopFlag, model: Any, manifest: Manifest) -> RunResult | None:
+def _conclude(cfg: Any, run: FinetuneRun, stop: StopFlag, model: Any, manifest: Manifest) -> RunResult | None:
     out, main = run.out, comm.is_main_process()
     heartbeat = Heartbeat(out, cfg.SOLVER.MAX_ITER, first_step=cfg.SOLVER.MAX_ITER)
 
-    def tell(phase: str) -> None:
+    def report(phase: str) -> None:
         if main:
             heartbeat.beat(cfg.SOLVER.MAX_ITER, phase, now=True)
 
-    tell("precise_bn")
+    report("precise_bn")
     norms = make_statistics_precise(cfg, model, stop)
     final = out / f"{FINAL_NAME}.pth"
     digest = DetectorCheckpointer(model, out).save_weights(final)
     comm.synchronize()
-    tell("evaluate")
+    report("evaluate")
     began = time.monotonic()
     metrics, details = evaluate(cfg, model, out / EVALUATION_FOLDER, stop, draws_folder=out)
     evaluation_s = time.monotonic() - began
     if main:
         draw_detections(cfg, model, out / "detections")
-    tell("evaluate_again")
+    report("evaluate_again")
     again, difference = check_saved(cfg, final, out / "evaluation_again", stop, metrics)
-    tell("done")
+    report("done")
     if not main:
         return None
     whole = not lint(cfg)
@@ -198,7 +207,7 @@ def _conclude(cfg: Any, run: RunName, stop: StopFlag, model: Any, manifest: Mani
 
 
 def _make_result(
-    cfg: Any, run: RunName, manifest: Manifest, metrics: dict[str, float], facts: dict[str, Any]
+    cfg: Any, run: FinetuneRun, manifest: Manifest, metrics: dict[str, float], facts: dict[str, Any]
 ) -> RunResult:
     if facts["alarm"]:
         logger.warning(facts["alarm"])
@@ -214,7 +223,7 @@ def _make_result(
             "processes": distributed.world_size(),
             "rewrite": run.note,
             "based_on": cfg.BASED_ON,
-            "input_unit": find_input_unit(cfg),
+            "input_unit": find_pixel_format(cfg),
             "cuts_down": FULL_SIZE.get(cfg.PROTOCOL, ""),
             "differs_from": [dataclasses.asdict(entry) for entry in differ_from_full_size(cfg.PROTOCOL)],
             "weights_source": dict(manifest.source),
@@ -224,7 +233,7 @@ def _make_result(
 
 
 def _realise(cfg: Any) -> Any:
-    """Return `cfg` with SyncBN as this machine can compute it: BN alone, naiveSyncBN on several CPU processes."""
+    """Return `cfg` with SyncBN replaced where unsupported: BN on one process, naiveSyncBN on several CPU processes."""
     cfg = cfg.clone()
     alone = distributed.world_size() == 1
     for node in (cfg.MODEL.RESNETS, cfg.MODEL.FPN, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD):
@@ -234,17 +243,17 @@ def _realise(cfg: Any) -> Any:
 
 
 def _find_finished(cfg: Any, out: Path, identity: Mapping[str, Any]) -> RunResult | None:
-    """Return the result of a run that is finished; raise ValueError where OUT holds another run, finished or not."""
+    """Return the result of a finished run, else None; raise ValueError if OUT holds another run, finished or not."""
     finished = read_finished(out, identity)
-    _check_settings(cfg, out, identity)
+    _check_identity(cfg, out, identity)
     if finished:
-        logger.info("%s: is finished already", out)
+        logger.info("%s: already finished", out)
     return finished
 
 
-def _check_settings(cfg: Any, out: Path, identity: Mapping[str, Any]) -> None:
-    """Compare with what an earlier attempt wrote down; refuse to go on with other settings or weights."""
-    config, weights = out / SETTINGS, out / IDENTITY
+def _check_identity(cfg: Any, out: Path, identity: Mapping[str, Any]) -> None:
+    """Compare with the config and weights of an earlier attempt in OUT; raise ValueError if they differ."""
+    config, weights = out / CONFIG_NAME, out / IDENTITY_NAME
     before = flatten_config(read_detector_config(config)) if config.exists() else {}
     now = flatten_config(cfg) if before else {}
     pairs = {
@@ -255,9 +264,12 @@ def _check_settings(cfg: Any, out: Path, identity: Mapping[str, Any]) -> None:
     if weights.exists():
         pairs |= {key: (value, identity.get(key)) for key, value in read_json(weights).items()}
     if changed := [f"{key}: was {old!r}, is {new!r}" for key, (old, new) in pairs.items() if old != new]:
-        raise ValueError(f"{out}: holds a run with other settings; name another out=. {'; '.join(changed)}")
+        raise ValueError(
+            f"{out}: holds a run with another config or other weights; choose a new out= or delete the folder. "
+            f"{'; '.join(changed)}"
+        )
 
 
-def _remember_settings(cfg: Any, out: Path, identity: Mapping[str, Any]) -> None:
-    write_text(out / SETTINGS, cfg.dump())
-    write_json(out / IDENTITY, dict(identity))
+def _write_identity(cfg: Any, out: Path, identity: Mapping[str, Any]) -> None:
+    write_text(out / CONFIG_NAME, cfg.dump())
+    write_json(out / IDENTITY_NAME, dict(identity))

@@ -1,8 +1,8 @@
-"""Res5ROIHeadsExtraNorm: the C4 head with one batch norm after res5, as MoCo's transfer protocol has it.
+"""Res5ROIHeadsExtraNorm: the C4 head with a batch norm after res5, as in MoCo's transfer protocol.
 
 Self-supervised res5 features have no fixed scale, so the protocol normalises them once more; source:
-facebookresearch/moco, detection/train_net.py. Box and mask branches share the norm; it is fresh at the start.
-Detectron2's own head always builds three bottlenecks; here res5 has the blocks of the backbone's depth.
+facebookresearch/moco, detection/train_net.py. Box and mask branches share the norm, which is newly initialised.
+Detectron2's head always builds three bottlenecks; here res5 has the blocks of the backbone's depth.
 """
 
 from typing import Any
@@ -18,12 +18,12 @@ from transfer.res5_block import build_res5
 
 @ROI_HEADS_REGISTRY.register()
 class Res5ROIHeadsExtraNorm(Res5ROIHeads):
-    """Res5ROIHeads whose res5 ends in a norm of kind MODEL.RESNETS.NORM, without a ReLU after it."""
+    """Res5ROIHeads with a norm of type MODEL.RESNETS.NORM after res5, without a ReLU."""
 
     @configurable  # type: ignore[untyped-decorator]
     def __init__(self, *, extra_norm: str, **parts: Any) -> None:
         super().__init__(**parts)
-        channels = self.res5[-1].out_channels  # 2048 in a ResNet-50, 512 in a ResNet-18
+        channels = self.res5[-1].out_channels  # 2048 for ResNet-50, 512 for ResNet-18
         self.res5.add_module("norm", get_norm(extra_norm, channels))
 
     @classmethod
@@ -33,5 +33,5 @@ class Res5ROIHeadsExtraNorm(Res5ROIHeads):
 
     @classmethod
     def _build_res5_block(cls, cfg: Any) -> tuple[nn.Sequential, int]:
-        """Return res5 and its channels: basic blocks for ResNet-18 and 34, else Detectron2's bottlenecks."""
+        """Return (res5, its output channels): basic blocks for ResNet-18 and 34, else Detectron2's bottlenecks."""
         return build_res5(cfg)

@@ -1,8 +1,8 @@
-"""PreciseBN with the same result on every rank: population statistics of all ranks' batches, summed in float64.
+"""PreciseBN with equal results on all ranks: population statistics over the batches of all ranks, in float64.
 
 fvcore's update_bn_stats leaves every rank with the statistics of its own batches (fvcore issue 152, detectron2 issue
-5398), so a re-evaluation of the saved model gives another AP than the log. On one process this equals fvcore's, up to
-rounding: the estimator is that of "Rethinking Batch in BatchNorm" (arXiv 2105.07576), appendix.
+5398), so the re-evaluated AP of the saved model differs from the logged one. On one process the result equals fvcore's
+up to rounding; the estimator is that of "Rethinking Batch in BatchNorm" (arXiv 2105.07576), appendix.
 C: channels of a norm.
 """
 
@@ -19,20 +19,20 @@ from pretrain.runtime import distributed
 
 
 class _Population:
-    """Sums over batches of one norm: elements, elements x mean, elements x mean of squares; float64."""
+    """Sums over the batches of one norm: elements x mean, elements x mean of squares, elements; float64."""
 
     def __init__(self, norm: _BatchNorm) -> None:
         assert norm.running_mean is not None
         self.sums = torch.zeros(2 * norm.num_features + 1, dtype=torch.float64, device=norm.running_mean.device)
 
     def add(self, mean: Tensor, variance: Tensor, elements: int) -> None:
-        """Count a batch of `elements` values per channel with Bessel-corrected `variance` (C,) and `mean` (C,)."""
+        """Add a batch with `elements` values per channel, their `mean` (C,) and Bessel-corrected `variance` (C,)."""
         mean, variance = mean.double(), variance.double() * ((elements - 1) / elements)
         ones = torch.ones(1, dtype=torch.float64, device=mean.device)
         self.sums += elements * torch.cat([mean, variance + mean**2, ones])
 
     def statistics(self) -> tuple[Tensor, Tensor] | None:
-        """Return (mean, variance over all elements), each (C,); None when the norm saw nothing."""
+        """Return (mean, variance over all elements), each (C,); None if no batch was added."""
         elements = self.sums[-1]
         if elements == 0:
             return None
@@ -41,7 +41,7 @@ class _Population:
 
 
 def find_training_norms(model: nn.Module) -> list[_BatchNorm]:
-    """Return the batch norms of `model` that learn statistics: in training mode and with running ones."""
+    """Return the batch norms of `model` that are in training mode and track running statistics."""
     return [
         module
         for module in model.modules()
@@ -51,9 +51,9 @@ def find_training_norms(model: nn.Module) -> list[_BatchNorm]:
 
 @torch.no_grad()
 def update_statistics(model: nn.Module, batches: Iterable[Any], count: int) -> int:
-    """Set the running statistics of all training norms from `count` batches on each rank; return how many norms.
+    """Set the running statistics of all training norms from `count` batches per rank; return the number of norms.
 
-    Every rank must call it, and ends with the same bits. A norm that no batch reached on any rank stays as it was.
+    All ranks must call it and get bit-identical results. A norm that received no batch on any rank is unchanged.
 
     Raises:
         ValueError: the batches end before `count`.
@@ -67,7 +67,9 @@ def update_statistics(model: nn.Module, batches: Iterable[Any], count: int) -> i
             model(batch)
             seen += 1
     if seen < count:
-        raise ValueError(f"PreciseBN wants {count} batches (TEST.PRECISE_BN.NUM_ITER), the data gave {seen}")
+        raise ValueError(
+            f"PreciseBN needs {count} batches (TEST.PRECISE_BN.NUM_ITER), but the data yielded {seen}; lower NUM_ITER"
+        )
     for norm, population in populations.items():
         distributed.sum_in_place(population.sums)
         if (statistics := population.statistics()) is not None:
@@ -80,7 +82,7 @@ def update_statistics(model: nn.Module, batches: Iterable[Any], count: int) -> i
 
 @torch.no_grad()
 def share_statistics(model: nn.Module) -> None:
-    """Give every rank the running statistics of rank 0, which are the ones that are saved."""
+    """Copy the running statistics of the main rank, which are saved, to all ranks."""
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             for buffer in module.buffers(recurse=False):
@@ -89,7 +91,7 @@ def share_statistics(model: nn.Module) -> None:
 
 @contextmanager
 def _record(populations: dict[_BatchNorm, _Population]) -> Iterator[None]:
-    """Let each norm's running statistics be those of its last batch, and add them up after each forward."""
+    """Replace each norm's running statistics by those of its last batch, and accumulate them after each forward."""
 
     def note(norm: _BatchNorm, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
         elements = inputs[0].numel() // inputs[0].shape[1]
@@ -107,7 +109,7 @@ def _record(populations: dict[_BatchNorm, _Population]) -> Iterator[None]:
             assert variance is not None
             norm.momentum = 1.0  # the running statistics become the batch's
             norm.running_mean, norm.running_var = mean.clone(), variance.clone()
-            norm.num_batches_tracked = None  # counts training steps only
+            norm.num_batches_tracked = None  # counts only training steps
         yield
     finally:
         for hook in hooks:

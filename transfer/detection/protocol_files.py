@@ -1,4 +1,4 @@
-"""Which file of configs/transfer defines which named protocol."""
+"""Map each named protocol to the file in configs/transfer that defines it."""
 
 from pretrain.runtime.machine import PROJECT_ROOT
 

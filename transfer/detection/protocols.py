@@ -1,7 +1,7 @@
-"""Named transfer protocols, what a config changes about its protocol, and the rewrite for fewer GPUs.
+"""Named transfer protocols, deviations of a config from its protocol, and batch rules for fewer GPUs.
 
-A protocol is one file of configs/transfer. A config names its protocol under PROTOCOL; `lint` compares every key with
-that file, so a result says which settings it changed. Sources: facebookresearch/moco detection/configs (@moco),
+A protocol is one file in configs/transfer. A config names its protocol under PROTOCOL; `lint` compares every key with
+that file, so that results record all deviations. Sources: facebookresearch/moco detection/configs (@moco),
 HobbitLong/PyContrast (@infomin).
 """
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from transfer.detection.config import INPUT_UNITS, find_input_unit, flatten_config, read_detector_config
+from transfer.detection.config import PIXEL_FORMATS, find_pixel_format, flatten_config, read_detector_config
 from transfer.detection.data.own_data import base_of, is_own
 from transfer.detection.protocol_files import CONFIG_FOLDER, PROTOCOL_FILES
 
@@ -19,10 +19,10 @@ FULL_SIZE = {
     "coco-fpn-digits@moco": "coco-fpn-1x@moco",
     "coco-fpn-digits@infomin": "coco-fpn-1x@infomin",
 }
-"""The protocol that each digits protocol cuts down."""
+"""The full-size protocol of each digits protocol."""
 
 DEPTH_KEYS = ("MODEL.RESNETS.DEPTH", "MODEL.RESNETS.RES2_OUT_CHANNELS")
-"""A digits protocol takes both from the weights: it holds for every ResNet, and a result's config says for which."""
+"""Keys that a digits protocol takes from the weights: it applies to every ResNet; the result's config records which."""
 
 LOW_LABEL = {
     "voc-c4-10pct@moco": "voc-c4-24k@moco",
@@ -30,10 +30,10 @@ LOW_LABEL = {
     "coco-fpn-5pct@moco": "coco-fpn-1x@moco",
     "coco-fpn-10pct@moco": "coco-fpn-1x@moco",
 }
-"""The protocol of all labels that each protocol of a share of them is made from."""
+"""The full-label protocol that each low-label protocol is derived from."""
 
 OWN_NAMES = ("BASED_ON", "PROTOCOL")
-"""What an own protocol rightly says otherwise than the one that it is based on."""
+"""Keys in which a user-defined protocol always differs from its base."""
 
 FREE_KEYS = (
     "CUDNN_BENCHMARK",
@@ -51,14 +51,14 @@ FREE_KEYS = (
     "VERSION",
     "VIS_PERIOD",
 )
-"""Settings that change nothing that is measured, beyond rounding and chance: any value is within the protocol."""
+"""Keys that affect results only by rounding or randomness, so any value is within the protocol."""
 
 BatchRule = Literal["same", "divide", "accumulate"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Deviation:
-    """One setting that differs from the protocol."""
+    """One config key whose value differs from the protocol's."""
 
     key: str
     expected: Any
@@ -69,30 +69,30 @@ def read_protocol(name: str) -> Any:
     """Return the config that defines protocol `name`.
 
     Raises:
-        ValueError: no such protocol; the text lists them all.
+        ValueError: unknown protocol; the message lists all of them.
 
     """
     if name not in PROTOCOL_FILES:
         raise ValueError(
-            f"no protocol is named {name!r}; PROTOCOL in a config must be one of {', '.join(PROTOCOL_FILES)}, or say "
-            "BASED_ON: one of them, for a protocol of your own"
+            f"unknown protocol {name!r}; PROTOCOL in a config must be one of {', '.join(PROTOCOL_FILES)}; for your own "
+            "protocol set BASED_ON to one of them"
         )
     return read_detector_config(CONFIG_FOLDER / PROTOCOL_FILES[name])
 
 
 def lint(cfg: Any) -> list[Deviation]:
-    """Return what `cfg` changes about the protocol it names, by key; [] means that it is the protocol.
+    """Return the deviations of `cfg` from the protocol it names, sorted by key; [] if there are none.
 
-    BN of a single process, SyncBN and naiveSyncBN compute the same and count as equal; either whole input unit is
-    within every protocol. A protocol of the user's own is compared with the one that it is based on.
+    SyncBN and naiveSyncBN count as equal, because they compute the same. Every known pixel format is within every
+    protocol. A user-defined protocol is compared with the one that it is based on.
 
     Raises:
-        ValueError: unknown protocol, or a mixed input unit.
+        ValueError: unknown protocol, or inconsistent pixel format keys.
 
     """
     expected, got = _settings(base_of(cfg)), flatten_config(cfg)
     names = OWN_NAMES if is_own(cfg) else ()
-    find_input_unit(cfg)
+    find_pixel_format(cfg)
     return [
         Deviation(key=key, expected=expected.get(key), got=got.get(key))
         for key in sorted(expected.keys() | got.keys())
@@ -103,7 +103,7 @@ def lint(cfg: Any) -> list[Deviation]:
 
 
 def differ_from_full_size(name: str) -> list[Deviation]:
-    """Return what a digits or low-label protocol changes about the one that it is made from; [] for a full-size one."""
+    """Return the deviations of a digits or low-label protocol from its full-size protocol; [] for a full-size one."""
     whole = (FULL_SIZE | LOW_LABEL).get(name)
     if whole is None:
         return []
@@ -113,9 +113,9 @@ def differ_from_full_size(name: str) -> list[Deviation]:
 
 
 def match_depth(cfg: Any, depth: int) -> Any:
-    """Return a copy of `cfg` for a backbone of that depth; unchanged under a full-size protocol, which names its own.
+    """Return a copy of `cfg` for a backbone of that depth; full-size protocols fix the depth and stay unchanged.
 
-    ResNet-18 and 34 have basic blocks: res2 puts out 64 channels, not 256 (He et al., arXiv 1512.03385, table 1).
+    ResNet-18 and 34 have basic blocks: res2 has 64 output channels, not 256 (He et al., arXiv 1512.03385, table 1).
     """
     cfg = cfg.clone()
     if cfg.PROTOCOL in FULL_SIZE:
@@ -127,12 +127,12 @@ def match_depth(cfg: Any, depth: int) -> Any:
 def rewrite_for_fewer(cfg: Any, rule: BatchRule, divisor: int) -> Any:
     """Return a copy of `cfg` for a machine `divisor` times smaller than the protocol's.
 
-    1. same: nothing changes; the same total batch on fewer devices is the same recipe (moco issue 11).
+    1. same: no change; the recipe depends on the total batch, not on the number of devices (moco issue 11).
     2. divide: batch and learning rate / divisor; all steps (milestones, length, warm-up) x divisor.
-    3. accumulate: the batch in `divisor` parts, one optimizer step; batch statistics are those of a part.
+    3. accumulate: `divisor` partial batches per optimizer step; batch norm statistics are those of a partial batch.
 
     Raises:
-        ValueError: the batch cannot be divided so, or the rule is unknown.
+        ValueError: the batch size is not divisible by `divisor`, or the rule is unknown.
 
     """
     cfg = cfg.clone()
@@ -140,7 +140,7 @@ def rewrite_for_fewer(cfg: Any, rule: BatchRule, divisor: int) -> Any:
         raise ValueError(f"batch_rule: expected same, divide or accumulate, got {rule!r}")
     if divisor < 1 or cfg.SOLVER.IMS_PER_BATCH % divisor:
         raise ValueError(
-            f"divisor={divisor}: the batch of {cfg.SOLVER.IMS_PER_BATCH} images cannot be divided by it; take one of "
+            f"divisor={divisor}: the batch of {cfg.SOLVER.IMS_PER_BATCH} images is not divisible by it; use one of "
             f"{[k for k in range(1, cfg.SOLVER.IMS_PER_BATCH + 1) if cfg.SOLVER.IMS_PER_BATCH % k == 0]}"
         )
     if rule == "divide":
@@ -155,18 +155,18 @@ def rewrite_for_fewer(cfg: Any, rule: BatchRule, divisor: int) -> Any:
 
 
 def describe_rewrite(before: Any, after: Any, rule: str, divisor: int) -> str:
-    """Return in one line what `rewrite_for_fewer` changed; an empty text for the protocol's own machine."""
+    """Return the changes made by `rewrite_for_fewer` in one line; an empty string if divisor is 1."""
     if divisor == 1:
         return ""
     old, new = flatten_config(before), flatten_config(after)
     changed = [f"{key} {old[key]} → {new[key]}" for key in old if old[key] != new[key]]
-    same = f"nothing changes, fewer devices share the batch of {before.SOLVER.IMS_PER_BATCH} images"
+    same = f"no change, fewer devices share the batch of {before.SOLVER.IMS_PER_BATCH} images"
     return f"batch_rule={rule} divisor={divisor}: {', '.join(changed) or same}"
 
 
 def describe_deviations(deviations: list[Deviation]) -> str:
-    """Return one line per deviation, for people."""
-    lines = [f"  {entry.key}: the protocol has {entry.expected!r}, this run {entry.got!r}" for entry in deviations]
+    """Return one readable line per deviation."""
+    lines = [f"  {entry.key}: expected {entry.expected!r}, got {entry.got!r}" for entry in deviations]
     return "\n".join(lines)
 
 
@@ -178,8 +178,8 @@ def _settings(name: str) -> dict[str, Any]:
 def _is_free(key: str, protocol: str) -> bool:
     if protocol in FULL_SIZE and key in DEPTH_KEYS:
         return True  # set together by match_depth
-    if key in INPUT_UNITS["torchvision"]:
-        return True  # checked as a whole by find_input_unit
+    if key in PIXEL_FORMATS["torchvision"]:
+        return True  # checked together by find_pixel_format
     return any(key == free or (free.endswith(".") and key.startswith(free)) for free in FREE_KEYS)
 
 

@@ -1,7 +1,7 @@
-"""Compare the detections of some test images, made again from the saved file, with those that the run evaluated.
+"""Compare detections recomputed from the saved file on a sample of test images with those that the run evaluated.
 
-On a CPU the same weights give the same bits, so equal detections on a sample prove what equal AP on the whole set does,
-for a part of its time.
+On a CPU equal weights give bit-identical detections, so a sample verifies the saved file in a fraction of the time of a
+full evaluation.
 """
 
 import json
@@ -16,14 +16,14 @@ from transfer.detection.evaluators import COCO_RESULTS_NAME, VOC_DET_FOLDER
 
 
 def choose_test_images(name: str, count: int) -> list[dict[str, Any]]:
-    """Return `count` entries of a registered test set, evenly spread, or all where it has fewer."""
+    """Return `count` evenly spaced entries of a registered test set, or all if it has fewer."""
     entries = get_detection_dataset_dicts([name], filter_empty=False)
     count = min(count, len(entries))
     return [entries[index * len(entries) // count] for index in range(count)]
 
 
 def build_test_loader(cfg: Any, name: str, count: int = 0) -> Any:
-    """Return Detectron2's test loader over a test set, or over `count` images of it."""
+    """Return Detectron2's test loader over a test set, or over `count` of its images if `count` > 0."""
     if not count:
         return build_detection_test_loader(cfg, name)
     mapper = DatasetMapper(cfg, False)
@@ -33,19 +33,20 @@ def build_test_loader(cfg: Any, name: str, count: int = 0) -> Any:
 
 
 def compare_detections(cfg: Any, first: Path, again: Path, count: int) -> None:
-    """Raise ValueError when the detections saved below `first` and `again` differ on the `count` images of a set."""
+    """Raise ValueError if the detections saved below `first` and `again` differ on `count` images of a test set."""
     for name in cfg.DATASETS.TEST:
         before, after = (read_detections(folder / make_file_name(name)) for folder in (first, again))
         images = [str(entry["image_id"]) for entry in choose_test_images(name, count)]
         if off := [image for image in images if before.get(image) != after.get(image)]:
             raise ValueError(
-                f"{name}: the saved model, loaded again, detects other boxes than the run evaluated on {len(off)} of "
-                f"{len(images)} images, e.g. {off[0]}; a result that cannot be reproduced is not written"
+                f"{name}: the detections of the reloaded model differ from those that the run evaluated on "
+                f"{len(off)} of {len(images)} images, e.g. {off[0]}; no result is written, because it "
+                "cannot be reproduced"
             )
 
 
 def read_detections(folder: Path) -> dict[str, list[Any]]:
-    """Return image id → its detections, as the evaluators save them below `folder`."""
+    """Return {image id: detections} as saved by the evaluators below `folder`."""
     found: dict[str, list[Any]] = defaultdict(list)
     results = folder / COCO_RESULTS_NAME
     if results.is_file():

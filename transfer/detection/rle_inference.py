@@ -1,4 +1,4 @@
-"""Evaluate a mask model without full-size bitmaps: its raw masks are encoded as RLE from their boxes' crops."""
+"""Run mask inference without full-size bitmaps: raw masks are encoded as RLE directly."""
 
 from typing import Any
 
@@ -9,18 +9,18 @@ from transfer.metrics.mask_encoding import encode_pasted_masks
 
 
 class RleInference(torch.nn.Module):
-    """Wrap a GeneralizedRCNN for evaluation: `pred_rles` (COCO's RLE) take the place of `pred_masks` (n, H, W).
+    """Wrap a GeneralizedRCNN for evaluation: `pred_rles` (COCO's RLE) replace `pred_masks` (n, H, W).
 
-    Give it to inference_on_dataset in place of the model; training mode and weights are the model's own.
+    Pass it to inference_on_dataset instead of the model; it shares the model's weights and training mode.
     """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model = getattr(model, "module", model)  # without DistributedDataParallel, which inference does not need
+        self.model = getattr(model, "module", model)  # unwrap DistributedDataParallel, not needed for inference
         self.training = model.training
 
     def forward(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return [{"instances": Instances at the image's own size}], as the model's inference does."""
+        """Return [{"instances": Instances at the image's original size}], as the model's inference does."""
         raw = self.model.inference(inputs, do_postprocess=False)
         return [
             {"instances": rescale_with_rles(instances, *_output_size(image, instances))}
@@ -29,14 +29,14 @@ class RleInference(torch.nn.Module):
 
 
 def rescale_with_rles(instances: Any, height: int, width: int) -> Any:
-    """Return raw `instances` (pred_masks (n, 1, M, M), if any) at the size height × width, masks as `pred_rles`.
+    """Return raw `instances` (pred_masks (n, 1, M, M), if any) rescaled to height × width, with masks as `pred_rles`.
 
-    Boxes are scaled, clipped and dropped where empty by Detectron2's own detector_postprocess.
+    Detectron2's detector_postprocess scales and clips the boxes and drops empty ones.
     """
     if not instances.has("pred_masks"):
         return detector_postprocess(instances, height, width)
     instances.mask_pixels = instances.pred_masks[:, 0]
-    instances.remove("pred_masks")  # or detector_postprocess would paste them
+    instances.remove("pred_masks")  # keeps detector_postprocess from pasting them
     instances = detector_postprocess(instances, height, width)
     instances.pred_rles = encode_pasted_masks(instances.mask_pixels, instances.pred_boxes.tensor, height, width)
     instances.remove("mask_pixels")

@@ -1,4 +1,4 @@
-"""Train a detector with Detectron2's trainer and hooks, so that it can be stopped, killed and resumed exactly."""
+"""Train a detector with Detectron2's trainer and hooks; a stopped or killed run resumes exactly."""
 
 import logging
 import math
@@ -22,13 +22,13 @@ logger = logging.getLogger(__name__)
 
 
 class StopTraining(BaseException):
-    """The stop flag was set and the work is saved; no Exception, so that Detectron2 logs no failure."""
+    """Raised after a stop request, once the checkpoint is saved; a BaseException, so Detectron2 logs no failure."""
 
 
 class AccumulatingTrainer(SimpleTrainer):
-    """Detectron2's SimpleTrainer with `parts` batches behind each optimizer step.
+    """Detectron2's SimpleTrainer with gradients accumulated over `parts` batches per optimizer step.
 
-    float16 with a scaler under `amp` (CUDA), or bfloat16 without one under `cpu_bf16`.
+    `amp` uses float16 with a gradient scaler on CUDA; `cpu_bf16` uses bfloat16 without a scaler on a CPU.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class AccumulatingTrainer(SimpleTrainer):
         self.scaler = torch.amp.GradScaler("cuda", enabled=amp)
 
     def run_step(self) -> None:
-        """Add up the gradients of the mean loss over the parts, then step once."""
+        """Accumulate the gradients of the mean loss over the parts, then take one optimizer step."""
         self.optimizer.zero_grad()
         sums: dict[str, torch.Tensor] = {}
         data_s = 0.0
@@ -58,17 +58,17 @@ class AccumulatingTrainer(SimpleTrainer):
         self.scaler.update()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return Detectron2's state and the scaler's."""
+        """Return the state of Detectron2's trainer and of the scaler."""
         return {**super().state_dict(), "scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore both."""
+        """Restore the state of Detectron2's trainer and of the scaler."""
         super().load_state_dict(state_dict)
         self.scaler.load_state_dict(state_dict["scaler"])
 
 
 class CurveWriter(EventWriter):
-    """Append {"step": finished steps, name: value, …} to metrics.jsonl; lines after `first_step` are dropped first."""
+    """Append {"step": completed steps, name: value, …} to metrics.jsonl; first delete lines after `first_step`."""
 
     def __init__(self, path: Path, first_step: int) -> None:
         self.path, self.last = path, first_step
@@ -78,7 +78,7 @@ class CurveWriter(EventWriter):
             append_json_line(path, line)
 
     def write(self) -> None:
-        """Write the newest values as they are: smoothed ones would differ after a resume."""
+        """Write the latest values unsmoothed, because smoothed values would differ after a resume."""
         storage = get_event_storage()
         fresh = {
             name: value
@@ -92,18 +92,18 @@ class CurveWriter(EventWriter):
 
 
 class RunHook(HookBase):
-    """Tell the progress, write checkpoints in time, and stop when some rank was asked to."""
+    """Report progress, write checkpoints on schedule, and stop all ranks if any rank received a stop request."""
 
     def __init__(
         self, cfg: Any, checkpointer: DetectorCheckpointer, stop: StopFlag, heartbeat: Heartbeat, *, seconds: float
     ) -> None:
-        """`seconds`: what earlier attempts of this run took."""
+        """`seconds`: duration of earlier attempts of this run."""
         self.cfg, self.checkpointer, self.stop, self.heartbeat = cfg, checkpointer, stop, heartbeat
         self.began = self.saved = time.monotonic()
         self.earlier_s = seconds
 
     def after_step(self) -> None:
-        """Save when it is time, or when a stop was asked for; then end the training."""
+        """Save if a checkpoint is due or a stop was requested; raise StopTraining on a stop."""
         done = self.trainer.iter + 1
         if comm.is_main_process():
             self.heartbeat.beat(done, "train")
@@ -118,31 +118,31 @@ class RunHook(HookBase):
             raise StopTraining
 
     def seconds(self) -> float:
-        """Return how long the run has taken, earlier attempts included."""
+        """Return the duration of the run in seconds, including earlier attempts."""
         return self.earlier_s + time.monotonic() - self.began
 
 
 def is_due(period: int, done: int) -> bool:
-    """Return whether an evaluation follows `done` finished steps."""
+    """Return whether an evaluation follows `done` completed steps."""
     return period > 0 and done > 0 and done % period == 0
 
 
 class EvaluationHook(HookBase):
-    """Call `evaluate(step)` every TEST.EVAL_PERIOD steps, but not at the last: the run itself ends with one.
+    """Call `evaluate(step)` every TEST.EVAL_PERIOD steps except the last, because the run ends with an evaluation.
 
-    Comes after the hook that saves: a run that is stopped or killed in an evaluation begins with that evaluation again,
-    so its norms' statistics go on as in the uninterrupted run.
+    Runs after the hook that saves: a run stopped or killed during an evaluation repeats it on resume, so the norms'
+    statistics equal those of the uninterrupted run.
     """
 
     def __init__(self, period: int, evaluate: Any) -> None:
         self.period, self.evaluate = period, evaluate
 
     def before_train(self) -> None:
-        """Evaluate again where the checkpoint was written just before an evaluation."""
+        """Repeat the evaluation if the checkpoint was written just before one."""
         self._evaluate(self.trainer.start_iter)
 
     def after_step(self) -> None:
-        """Evaluate, and put the metrics beside the losses."""
+        """Evaluate if due, and store the metrics with the losses."""
         self._evaluate(self.trainer.iter + 1)
 
     def _evaluate(self, done: int) -> None:
@@ -153,7 +153,7 @@ class EvaluationHook(HookBase):
 
 
 def make_trainer(cfg: Any, model: Any, loader: Any, optimizer: Any) -> Any:
-    """Return Detectron2's SimpleTrainer or AMPTrainer, or ours where batches are accumulated or a CPU takes bf16.
+    """Return Detectron2's SimpleTrainer or AMPTrainer, or AccumulatingTrainer for accumulation or bf16 on a CPU.
 
     Raises:
         ValueError: SOLVER.AMP.ENABLED on a CPU.
@@ -161,7 +161,9 @@ def make_trainer(cfg: Any, model: Any, loader: Any, optimizer: Any) -> Any:
     """
     amp = cfg.SOLVER.AMP.ENABLED
     if amp and cfg.MODEL.DEVICE != "cuda":
-        raise ValueError("SOLVER.AMP.ENABLED needs a CUDA device (MODEL.DEVICE is cpu); set it to False")
+        raise ValueError(
+            f"SOLVER.AMP.ENABLED needs a CUDA device (MODEL.DEVICE is {cfg.MODEL.DEVICE}); set it to False"
+        )
     cpu_bf16 = cfg.SOLVER.CPU_BF16 and cfg.MODEL.DEVICE == "cpu" and computes_in_bf16(CPU_INFO)
     if cfg.SOLVER.ACCUMULATE > 1 or cpu_bf16:
         parts = cfg.SOLVER.ACCUMULATE
@@ -170,13 +172,13 @@ def make_trainer(cfg: Any, model: Any, loader: Any, optimizer: Any) -> Any:
 
 
 def make_writers(out: Path, max_iter: int, first_step: int) -> list[Any]:
-    """Return the main process's writers: the log with an ETA, metrics.jsonl, TensorBoard."""
+    """Return the main rank's writers: the log with an ETA, metrics.jsonl, TensorBoard."""
     curves = CurveWriter(out / "metrics.jsonl", first_step)
     return [CommonMetricPrinter(max_iter), curves, TensorboardXWriter(str(out / "tensorboard"))]
 
 
 def make_hooks(cfg: Any, out: Path, scheduler: Any, first_step: int, *ours: Any) -> list[Any]:
-    """Return Detectron2's timing, schedule and writing, then `ours`: a checkpoint holds the schedule after the step."""
+    """Return Detectron2's hooks for timing and schedule, then `ours`, so checkpoints hold the updated schedule."""
     writers = make_writers(out, cfg.SOLVER.MAX_ITER, first_step) if comm.is_main_process() else []
     return [
         hooks.IterationTimer(),

@@ -1,7 +1,7 @@
-"""Features of a split on disk, one file per rank: no process ever holds them all.
+"""Features of a split on disk, one file per rank, so that no process holds all of them.
 
-Layout: FOLDER/<split>/rows-<rank>-of-<ranks>.f32 (float32, row after row; each rank writes its own) and
-FOLDER/<split>/table.json (written last, by the main process: what the features depend on, width, rows of each file).
+Layout: FOLDER/<split>/rows-<rank>-of-<ranks>.f32 (float32, row-major; each rank writes its own) and
+FOLDER/<split>/table.json (written last, by the main rank: what the features depend on, width, rows of each file).
 Shapes: n images, D features.
 """
 
@@ -34,7 +34,7 @@ class Rows(Protocol):
 
 
 class FeatureTable:
-    """The rows (n, D) of a split; a slice is read from its files, a tensor of indices picks rows."""
+    """The rows (n, D) of a split, indexed by a slice (read from the files) or by a tensor of row numbers."""
 
     def __init__(self, folder: Path, width: int, files: list[tuple[str, int]]) -> None:
         """Open the files [(name, rows), …] in `folder`, in the order of the rows."""
@@ -52,13 +52,13 @@ class FeatureTable:
         if isinstance(rows, Tensor):
             return self._pick(rows.numpy())
         begin, end, step = rows.indices(len(self))
-        assert step == 1, "rows of a table are read in order"
+        assert step == 1, "a slice of a FeatureTable needs step 1"
         parts = [np.empty((0, self.width), np.float32)]
         for number, (name, count) in enumerate(self._files):
             first = int(self._ends[number]) - count
             low, high = max(begin, first), min(end, first + count)
             if low < high:
-                # Read, not mapped: mapped pages would count as this process's memory.
+                # Read instead of mapped: mapped pages would count as memory of this process.
                 offset, size = (low - first) * self.width * FLOAT32_BYTES, (high - low) * self.width
                 part = np.fromfile(self.folder / name, np.float32, size, offset=offset)
                 parts.append(part.reshape(-1, self.width))
@@ -78,7 +78,7 @@ class FeatureTable:
 
 
 def read_table(folder: Path, of: Mapping[str, Any]) -> FeatureTable | None:
-    """Return the finished table in `folder` whose features depend on `of`; None when there is none."""
+    """Return the complete table in `folder` of features that depend on `of`; None if there is none."""
     if not (folder / TABLE_NAME).is_file():
         return None
     content = read_json(folder / TABLE_NAME)
@@ -91,12 +91,12 @@ def read_table(folder: Path, of: Mapping[str, Any]) -> FeatureTable | None:
 
 
 def open_rows(folder: Path, rank: int, ranks: int) -> AbstractContextManager[BinaryIO]:
-    """Open the file of rank `rank`, which appears when the block ends; rows are written as float32."""
+    """Open the file of rank `rank` for float32 rows; it is renamed into place when the block ends."""
     return open_whole(folder / _file_name(rank, ranks))
 
 
 def finish_table(folder: Path, of: Mapping[str, Any], width: int, rows: list[int]) -> None:
-    """Write table.json: rank r has written `rows[r]` rows; files of other numbers of ranks are removed."""
+    """Write table.json, where rank r wrote `rows[r]` rows, and delete files written with another number of ranks."""
     names = [_file_name(rank, len(rows)) for rank in range(len(rows))]
     for path in folder.glob("rows-*.f32"):
         if path.name not in names:

@@ -1,79 +1,72 @@
-"""Run a frozen backbone over labelled images and keep what it puts out: features for linear heads, kNN and analyses.
+"""Extract the features of labelled images with a frozen backbone and cache them for linear heads and kNN.
 
 Shapes: n images, D features (2048 of a ResNet-50, 512 of a ResNet-18).
 """
 
-import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
 
 from pretrain.input.images import ImageFolder
-from pretrain.input.labelled_images import Batch, LabelledImages, find_images, normalise_images, take_listed
-from pretrain.input.sampler import Request
+from pretrain.input.labelled_images import LabelledImages, find_images, take_listed
 from pretrain.runtime import distributed
-from pretrain.runtime.device import choose_automatic
 from pretrain.runtime.settings import as_dict
-from pretrain.runtime.stopping import end_workers_at_exit, ignore_stop_signals
+from pretrain.runtime.stopping import StopFlag
 from pretrain.runtime.storage import digest_file, sweep_temporary_files
 from transfer.probes.feature_table import FeatureTable, finish_table, open_rows, read_table
 from transfer.results.run_result import RESULT_NAME, RunResult, read_finished, read_result
-from transfer.weights.backbone import Backbone, build_resnet, fit_input, place_strides, read_backbone
-from transfer.weights.resnet_names import expected_shapes
+from transfer.weights.frozen_backbone import FrozenBackbone, build_batches, choose_device
 
 PRECISIONS = ("auto", "fp32", "bf16")
-FRESH = ("fc.bias", "fc.weight")
-"""What a torchvision ResNet misses after a backbone is loaded, and must miss: the classifier that is trained anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureConfig:
-    """Where the images are and how features are taken; shared by linear classification and kNN."""
+    """Config of feature extraction: images, crops and device; shared by linear classification and kNN."""
 
     protocol: str = ""
-    """The recipe's name; settings that differ from it are recorded in the result."""
+    """Name of the protocol; fields that differ from it are recorded in the result."""
     backbone: str = ""
-    """What the result calls the backbone; empty: the name of the weights' file."""
+    """Name of the backbone in the result; empty: the weights' file name without its suffix."""
     seed: int = 0
-    """Of the head, the order and the crops."""
+    """Seed of head initialisation, data order and random crops."""
     out: str = ""
-    """Folder of the run: progress.json, metrics.json."""
+    """Folder of the run, for progress.json, metrics.json, …"""
     data: str = ""
-    """ImageNet layout, ROOT/{train,val}/<class>/*; ROOT/imagenet/… is found as well."""
+    """Root in ImageNet's layout, ROOT/{train,val}/<class>/* or ROOT/imagenet/{train,val}/<class>/*."""
     class_list: str = ""
     """Text file with one class folder per line (ImageNet-100); empty: all classes."""
     train_images: int = 0
-    """Take so many training images, classes evenly; 0: all."""
+    """Number of training images to use, spread evenly over the classes; 0: all."""
     train_list: str = ""
-    """Text file that names the training images to take, one file name per line; empty: all, or train_images."""
+    """Text file with one training image name per line; empty: all images, or train_images."""
     val_images: int = 0
-    """Take so many validation images, classes evenly; 0: all."""
+    """Number of validation images to use, spread evenly over the classes; 0: all."""
     resize_px: int = 256
     """Shorter side before the centre crop, in pixels."""
     crop_px: int = 224
-    """Side of what the backbone sees, in pixels."""
+    """Side of the backbone's input, in pixels."""
     max_megapixels: float = 179.0
-    """Refuse an image file that declares more, before it is decoded: a megapixel takes 3 MB."""
+    """Largest accepted image size, checked before decoding; a megapixel takes 3 MB."""
     workers: int = 8
     """DataLoader processes per rank; 0: the main process decodes."""
     feature_batch: int = 256
-    """Images per forward pass when features are cached; changes nothing but speed."""
+    """Images per forward pass when features are cached; affects speed only."""
     device: str = "auto"
-    """auto (cuda if there is one), cuda or cpu."""
+    """auto (cuda if available), cuda or cpu."""
     precision: str = "auto"
-    """Of the frozen backbone: fp32, bf16 or auto (bf16 on a CUDA device that computes in it, else fp32)."""
+    """Precision of the frozen backbone: fp32, bf16 or auto (bf16 on a CUDA device that supports it, else fp32)."""
     threads: int = 0
-    """Intra-op CPU threads; 0: torch's choice."""
+    """Intra-op CPU threads; 0: torch's default."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """Features of a split, on disk."""
+    """Features of a split, stored on disk."""
 
     values: FeatureTable  # (n, D) float32
     labels: Tensor  # (n,) int64
@@ -81,20 +74,20 @@ class Features:
     source: ImageFolder
 
 
+Config = TypeVar("Config", bound=FeatureConfig)
 FEATURE_KEYS = ("class_list", "train_list", "train_images", "val_images", "resize_px", "crop_px")
-"""Settings that features depend on, beside the data and the weights."""
-RUN_KEYS = (
-    "protocol", "backbone", "seed", "out", "data", "class_list", "workers", "feature_batch", "device", "precision",
-    "threads", "max_megapixels",
-)  # fmt: skip
-"""Settings that name a run or its machine, and so are no deviation from a protocol."""
-
+"""Fields that determine the features, besides the data and the weights."""
 UNRELATED = ("out", "workers", "feature_batch", "device", "precision", "threads", "chunk", "max_megapixels")
-"""Settings that may change between the parts of one run."""
+"""Fields that may change when a run resumes."""
 
 
 def find_finished(config: FeatureConfig, weights: Path) -> RunResult | None:
-    """Return the result that lies in `config.out` already; None when there is none, ValueError if it is another's."""
+    """Return the result stored in `config.out`; None if there is none.
+
+    Raises:
+        ValueError: the stored result has another config or other weights.
+
+    """
     if not (Path(config.out) / RESULT_NAME).exists():
         return None
     wanted = {
@@ -104,20 +97,20 @@ def find_finished(config: FeatureConfig, weights: Path) -> RunResult | None:
         "weights_sha256": digest_file(weights),
     }
     stored, defaults = read_result(config.out).details.get("config", {}), as_dict(type(config)())
-    settings = {
+    fields = {
         key: value
         for key, value in as_dict(config).items()
-        # A result from before a setting existed was made with its default.
+        # A result written before a field existed was computed with its default.
         if key not in (*UNRELATED, "data") and (key in stored or value != defaults[key])
     }
-    return read_finished(config.out, wanted, settings)
+    return read_finished(config.out, wanted, fields)
 
 
 def list_deviations(protocols: Mapping[str, Mapping[str, object]], config: FeatureConfig) -> list[dict[str, object]]:
-    """Return {"key", "expected", "got"} for every setting that differs from the protocol's table.
+    """Return {"key", "expected", "got"} for every field that differs from the protocol's table.
 
     Raises:
-        ValueError: the protocol is unknown; lists the known ones.
+        ValueError: unknown protocol; the message lists the known ones.
 
     """
     if config.protocol not in protocols:
@@ -130,96 +123,36 @@ def list_deviations(protocols: Mapping[str, Mapping[str, object]], config: Featu
 
 
 def check_feature_config(config: FeatureConfig) -> list[str]:
-    """Return what is wrong with the settings, a sentence each."""
+    """Return one sentence per mistake in the config."""
     mistakes = []
     if not config.out:
-        mistakes.append("out: no folder for the results; add out=FOLDER")
+        mistakes.append("out: no output folder; add out=FOLDER")
     if not config.data:
-        mistakes.append("data: no images; add data=ROOT, where ROOT/train and ROOT/val hold one folder per class")
+        mistakes.append("data: no image folder; add data=ROOT, where ROOT/train and ROOT/val hold one folder per class")
     if config.precision not in PRECISIONS:
         mistakes.append(f"precision: got {config.precision!r}; expected one of {', '.join(PRECISIONS)}")
     if not 0 < config.crop_px <= config.resize_px:
-        mistakes.append(f"crop_px={config.crop_px} must lie in 1 … resize_px={config.resize_px}")
+        mistakes.append(f"crop_px={config.crop_px} must be in 1 … resize_px={config.resize_px}")
     return mistakes
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device that `name` stands for: this rank's GPU for cuda."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device=cuda, but torch sees no CUDA device; use device=cpu or device=auto")
-    return torch.device(name, distributed.local_rank()) if name == "cuda" else torch.device(name)
+def run_probe(config: Config, weights: Path, run: Callable[[Config, Path, StopFlag], RunResult]) -> RunResult:
+    """Return the result stored in `config.out`, or call `run` in a process group of all ranks.
 
+    Raises:
+        ValueError: `config.out` holds the result of another run.
+        YieldRequested: a stop was requested; `run` has saved its work.
 
-class FrozenBackbone:
-    """A backbone that only looks: eval mode, no gradients, and a proof on demand that nothing moved."""
-
-    def __init__(self, path: str | Path, device: torch.device, precision: str = "auto") -> None:
-        """Load the backbone at `path`, strictly; exactly fc.weight and fc.bias of a whole ResNet stay fresh."""
-        backbone = read_backbone(path)
-        self.backbone: Backbone = dataclasses.replace(backbone, state=fit_input(backbone))
-        self.digest = digest_file(path)
-        fresh = sorted({*expected_shapes(self.backbone.depth), *FRESH} - self.backbone.state.keys())
-        assert fresh == list(FRESH), f"{path}: read_backbone left out {fresh}"
-        self.device = device
-        self.bf16 = precision == "bf16" or (precision == "auto" and choose_automatic(device) == "bf16")
-        model = build_resnet(self.backbone.depth)
-        model.load_state_dict(self.backbone.state, strict=True)
-        place_strides(model, self.backbone.pixel_format)
-        self.model: nn.Module = model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
-        self.width = 2048 if self.backbone.depth >= 50 else 512
-        # In the model's own memory format: comparing across formats would cost more than a digits epoch.
-        self._untouched = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
-        self.prove_loaded()
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return the pooled features (B, D), float32 on the device, of a uint8 batch (B, 3, H, W)."""
-        return self.embed(normalise_images(images, self.device))
-
-    @torch.no_grad()
-    def embed(self, images: Tensor) -> Tensor:
-        """Return the pooled features (B, D), float32, of normalised images on the device."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            features: Tensor = self.model(images)
-        return features.float()
-
-    def prove_loaded(self) -> None:
-        """Raise RuntimeError when a tensor of the model differs from the checkpoint's."""
-        for name, tensor in self.backbone.state.items():
-            if not torch.equal(self._untouched[name].cpu(), tensor):
-                raise RuntimeError(f"{name} differs from the checkpoint's after loading")
-
-    def prove_frozen(self) -> int:
-        """Compare every tensor, batch statistics included, with the checkpoint's; return how many are equal: all.
-
-        Raises:
-            RuntimeError: a tensor changed: a fault of this program, and the accuracy means nothing.
-
-        """
-        state = self.model.state_dict()
-        moved = [name for name, tensor in self._untouched.items() if not torch.equal(state[name], tensor)]
-        if moved or state.keys() != self.backbone.state.keys():
-            raise RuntimeError(f"{len(moved)} backbone tensors changed while only the head was trained: {moved[:5]}")
-        return len(state)
-
-
-def build_batches(images: Dataset[Batch], order: Iterable[list[Request]], workers: int) -> "DataLoader[Batch]":
-    """Return the batches of `images` in the given order, decoded by `workers` processes."""
-    end_workers_at_exit()
-    return DataLoader(
-        images,
-        batch_sampler=order,
-        num_workers=workers,
-        collate_fn=_take_batch,
-        worker_init_fn=ignore_stop_signals,
-        pin_memory=torch.cuda.is_available(),
-    )
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    stop = StopFlag().install()
+    with distributed.process_group(choose_device(config.device)):
+        return distributed.on_main(lambda: find_finished(config, weights)) or run(config, weights, stop)
 
 
 def find_split(config: FeatureConfig, split: str) -> ImageFolder:
-    """Return the images of `split` that the settings ask for."""
+    """Return the images of `split` that the config selects."""
     listed = config.train_list if split == "train" else ""
     limit = config.val_images if split != "train" else 0 if listed else config.train_images
     images = find_images(config.data, split, config.class_list, limit, max_megapixels=config.max_megapixels)
@@ -234,10 +167,10 @@ def extract_features(
     *,
     after_batch: Callable[[int], None] = lambda _done: None,
 ) -> Features:
-    """Write the features of the centre crops of a split below `folder`, in the order of the files; each rank its share.
+    """Return the features of a split's centre crops, computed by all ranks and stored below `folder` in file order.
 
-    Features that are there already, of the same weights, data and settings, are used again. `after_batch(images done)`
-    is called equally often on every rank: for a heartbeat, and to raise YieldRequested on all ranks.
+    Stored features of the same weights, data and config are reused. `after_batch(images done)` is called the same
+    number of times on every rank, to write a heartbeat or to raise YieldRequested on all ranks.
     """
     source, place = find_split(config, split), folder / split
     of = _describe_features(model, config, source)
@@ -253,12 +186,12 @@ def extract_features(
         rows = [len(share) for share in shares]
         distributed.on_main(lambda: finish_table(place, of, model.width, rows))
         table = distributed.on_main(lambda: read_table(place, of))
-        assert table is not None, f"{place}: written just now"
+        assert table is not None, f"{place}: the table just written cannot be read"
     return Features(table, torch.from_numpy(source.labels), source.classes, source)
 
 
 def share_rows(rows: int, ranks: int, unit: int = 1) -> list[range]:
-    """Return each rank's rows: neighbouring ones, as evenly as whole units allow, the last ranks fewer or none."""
+    """Split `rows` into one contiguous range per rank, in multiples of `unit`; the last ranks get fewer or none."""
     share = -(-rows // (ranks * unit)) * unit
     return [range(min(rank * share, rows), min((rank + 1) * share, rows)) for rank in range(ranks)]
 
@@ -270,13 +203,13 @@ def _embed(
     shares: list[range],
     after_batch: Callable[[int], None],
 ) -> Iterator[Tensor]:
-    """Yield the features (b, D) of this rank's images, on the CPU."""
+    """Yield the features (B, D) of this rank's images, batch by batch, on the CPU."""
     mine, size, ranks = shares[distributed.rank()], config.feature_batch, len(shares)
     requests = [[(0, index) for index in mine[at : at + size]] for at in range(0, len(mine), size)]
     images = LabelledImages(source, crop_px=config.crop_px, resize_px=config.resize_px)
     batches = iter(build_batches(images, requests, config.workers))
     done = 0
-    for _ in range(0, len(shares[0]), size):  # the first rank has the most batches; all go round equally often
+    for _ in range(0, len(shares[0]), size):  # rank 0 has the most batches; all ranks iterate as often
         if (batch := next(batches, None)) is not None:
             yield model(batch["image"]).cpu()
             done += len(batch["label"])
@@ -284,7 +217,7 @@ def _embed(
 
 
 def _describe_features(model: FrozenBackbone, config: FeatureConfig, source: ImageFolder) -> dict[str, Any]:
-    """Return what the features depend on: other weights, images or settings make others."""
+    """Return the values that identify cached features: weights, images and the config fields they depend on."""
     kept = {key: getattr(config, key) for key in FEATURE_KEYS}
     return {
         **kept,
@@ -293,7 +226,3 @@ def _describe_features(model: FrozenBackbone, config: FeatureConfig, source: Ima
         "data": str(source.root.absolute()),
         "images_sha256": source.digest(),
     }
-
-
-def _take_batch(batch: Any) -> Any:
-    return batch

@@ -1,7 +1,7 @@
-"""Classify by the nearest neighbours in feature space: no training, nothing to tune.
+"""Classify images by a k-nearest-neighbour vote in feature space, without training.
 
 Source: Wu, Xiong, Yu and Lin, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", CVPR 2018
-(arXiv 1805.01978), section 3.4; k = 200 and T = 0.07. The vote itself is pretrain/monitoring/knn_vote.py.
+(arXiv 1805.01978), section 3.4; k = 200 and T = 0.07. pretrain/monitoring/knn_vote.py computes the vote.
 """
 
 import shutil
@@ -22,9 +22,7 @@ from transfer.metrics.bootstrap import bootstrap_accuracy, summarise_draws, writ
 from transfer.probes.features import (
     FeatureConfig,
     Features,
-    FrozenBackbone,
     check_feature_config,
-    choose_device,
     extract_features,
     find_split,
     list_deviations,
@@ -32,11 +30,12 @@ from transfer.probes.features import (
 )
 from transfer.probes.predictions import name_images, write_predictions
 from transfer.results.run_result import RunResult, write_result
+from transfer.weights.frozen_backbone import FrozenBackbone, choose_device
 
 BANK_ROWS = 32_768
-"""Rows of the bank on the device at a time: 256 MiB of 2048 features, and as much again normalised."""
+"""Bank rows on the device at a time: 256 MiB with 2048 features, and the same again for the normalised copy."""
 FEATURES_FOLDER = "features"
-"""Below OUT while a run lasts: 10.5 GB for ImageNet with a ResNet-50."""
+"""Subfolder of OUT, deleted at the end of the run; 10.5 GB for ImageNet with a ResNet-50."""
 PROTOCOLS: dict[str, dict[str, object]] = {
     "knn-in1k": {
         "k": 200, "temperature": 0.07, "resize_px": 256, "crop_px": 224, "train_images": 0, "val_images": 0,
@@ -45,24 +44,24 @@ PROTOCOLS: dict[str, dict[str, object]] = {
         "k": 20, "temperature": 0.07, "resize_px": 54, "crop_px": 48, "train_images": 1000, "val_images": 400,
     },
 }  # fmt: skip
-"""The recipes by name. The digits one has 100 training images a class, so k is a tenth of ImageNet's."""
+"""Protocols by name. The digits have 100 training images per class, so k is a tenth of ImageNet's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class KnnConfig(FeatureConfig):
-    """One kNN classification."""
+    """Config of one kNN classification."""
 
     protocol: str = "knn-in1k"
     k: int = 200
-    """Neighbours that vote."""
+    """Number of neighbours that vote."""
     temperature: float = 0.07
-    """T of a neighbour's weight exp(similarity / T)."""
+    """T in the weight of a neighbour, exp(similarity / T)."""
     chunk: int = 512
-    """Queries compared at a time."""
+    """Queries per block of the similarity computation."""
 
 
 def check_knn_config(config: KnnConfig) -> None:
-    """Raise ValueError with every mistake in the settings."""
+    """Raise ValueError that lists every mistake in the config."""
     mistakes = check_feature_config(config)
     mistakes += [
         f"{key}: expected at least 1, got {getattr(config, key)}" for key in ("k", "chunk") if getattr(config, key) < 1
@@ -74,10 +73,15 @@ def check_knn_config(config: KnnConfig) -> None:
 
 
 def run_knn(config: KnnConfig, weights: Path, stop: StopFlag) -> RunResult:
-    """Take the features of both splits, let the neighbours vote, write and return the result.
+    """Extract the features of both splits, classify the validation images, write and return the result.
 
-    Each rank takes the features of its share of the images, and classifies its share of the queries against the bank,
-    which it reads block by block. A stop request ends it with YieldRequested; finished splits are used again.
+    Each rank extracts the features of its share of the images and classifies its share of the queries against the
+    bank, read block by block. Features of finished splits are reused on resume.
+
+    Raises:
+        ValueError: unusable weights or images, or an unknown protocol.
+        YieldRequested: a stop was requested.
+
     """
     began, out = time.monotonic(), Path(config.out)
     deviations = list_deviations(PROTOCOLS, config)
@@ -112,7 +116,7 @@ def run_knn(config: KnnConfig, weights: Path, stop: StopFlag) -> RunResult:
 
 
 def predict_knn(train: Features, val: Features, config: KnnConfig, device: torch.device) -> Tensor:
-    """Return the class (n,) of every image of `val`, on every rank; each classifies its share of them."""
+    """Return the predicted class (n,) of every image of `val` on every rank; each rank classifies its share."""
     mine = share_rows(len(val.labels), distributed.world_size(), config.chunk)[distributed.rank()]
     predicted = torch.zeros(len(val.labels), dtype=torch.int64)
     predicted[mine.start : mine.stop] = classify_knn_in_blocks(
@@ -139,6 +143,6 @@ def _take_features(model: FrozenBackbone, config: KnnConfig, split: str, stop: S
     def after_batch(done: int) -> None:
         heartbeat.beat(done, f"features of {split}")
         if any(distributed.any_rank(stop.is_set)):
-            raise YieldRequested(stop.reason or "another rank was asked to stop")
+            raise YieldRequested(stop.reason or "another rank received a stop request")
 
     return extract_features(model, config, split, Path(config.out) / FEATURES_FOLDER, after_batch=after_batch)

@@ -1,12 +1,12 @@
-"""Train a linear classifier on a frozen backbone: the recipe of facebookresearch/moco, main_lincls.py.
+"""Linear classifiers on a frozen backbone with the recipe of facebookresearch/moco, main_lincls.py.
 
-The backbone is in eval mode throughout, so its batch statistics rest too, and after every epoch each of its tensors is
-compared with the checkpoint's. Several learning rates may be tried at once: every rate has its own head and all heads
-learn from the same features, which costs hardly more than one.
+The backbone stays in eval mode, so its batch norm statistics do not change; after every epoch each of its tensors is
+compared with the loaded file. Several learning rates can be tried in one run: each rate has its own head and all heads
+train on the same features, at little more than the cost of one.
 
-lr 30 surprises everyone. It is right: the features are averages of rectified activations, most of them well below 1,
-and so are the gradients of a linear head on them; the rate belongs to batch 256 and scales linearly with the batch
-(lr_rule=linear). Shapes: B images, D features, C classes, L learning rates.
+The learning rate of 30 is intended: the features are averages of rectified activations, most of them well below 1, so
+the gradients of a linear head are small as well. The rate is for batch 256 and scales linearly with the batch under
+lr_rule=linear. Shapes: B images, D features, C classes, L learning rates.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ from transfer.probes.feature_table import Rows
 from transfer.probes.features import FeatureConfig, check_feature_config
 
 LR_BATCH = 256
-"""The batch that a rate belongs to under lr_rule=linear [MoCo; Goyal et al. 2017, arXiv 1706.02677]."""
+"""Reference batch size of lr_rule=linear [MoCo; Goyal et al. 2017, arXiv 1706.02677]."""
 STATISTICS_ROWS = 4096
-"""Rows taken to float64 at a time: 64 MiB of 2048 features."""
+"""Rows converted to float64 at a time: 64 MiB with 2048 features."""
 AUGMENTS = ("crop_flip", "none")
 LR_RULES = ("given", "linear")
 
@@ -45,45 +45,45 @@ PROTOCOLS: dict[str, dict[str, object]] = {
         "resize_px": 54, "crop_px": 48, "train_images": 1000, "val_images": 400,
     },
 }  # fmt: skip
-"""The recipes by name: facebookresearch/moco README (ImageNet-1K); MoCHi, appendix, as reported (ImageNet-100).
+"""Protocols by name; sources: facebookresearch/moco README (ImageNet-1K); MoCHi, appendix, as reported (ImageNet-100).
 
-1pct and 10pct: as many labels as SimCLR's lists have, 12,811 and 128,116 (google-research/simclr, imagenet_subsets);
-the images are the first of every class by name, classes evenly, or those of train_list=FILE, as SimCLR's own lists.
+1pct and 10pct use as many labels as SimCLR's lists, 12,811 and 128,116 (google-research/simclr, imagenet_subsets):
+the first images of every class by name, spread evenly over the classes, or those listed in train_list=FILE.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinearConfig(FeatureConfig):
-    """One linear classification."""
+    """Config of one linear classification."""
 
     protocol: str = "linear-in1k@moco"
     augment: str = "crop_flip"
-    """crop_flip (RandomResizedCrop and flip, decoded anew every epoch) or none (centre crops, features cached)."""
+    """crop_flip (RandomResizedCrop and flip, decoded again in every epoch) or none (centre crops, features cached)."""
     standardise: bool = False
-    """Bring every feature to mean 0 and deviation 1 over the training images first (needs augment=none): then one
-    learning rate suits backbones whose features have very different lengths, a random one among them."""
+    """Scale every feature to mean 0 and deviation 1 over the training images (needs augment=none), so that one learning
+    rate suits backbones with features of very different norms, including random ones."""
     epochs: int = 100
     """Passes over the training images."""
     batch_size: int = 256
-    """Global batch: over all ranks."""
+    """Batch size over all ranks."""
     lr: float = 30.0
     """Learning rate of the head."""
     lr_rule: str = "given"
-    """given (lr as it stands) or linear (lr x batch_size / 256)."""
+    """given (lr unchanged) or linear (lr x batch_size / 256)."""
     sweep: tuple[float, ...] = ()
-    """Rates to try beside `lr`, each with a head of its own; all accuracies are in the result."""
+    """Learning rates to try besides `lr`, each with its own head; the result lists all accuracies."""
     momentum: float = 0.9
     """SGD momentum."""
     weight_decay: float = 0.0
-    """Of the head; MoCo's is 0."""
+    """Weight decay of the head; MoCo uses 0."""
     milestones: tuple[int, ...] = (60, 80)
-    """Epochs at which the rate drops."""
+    """Epochs at which the learning rate drops."""
     gamma: float = 0.1
-    """Factor of a drop."""
+    """Factor of the learning rate at each milestone."""
 
 
 def check_linear_config(config: LinearConfig) -> None:
-    """Raise ValueError with every mistake in the settings."""
+    """Raise ValueError that lists every mistake in the config."""
     mistakes = check_feature_config(config)
     for key, allowed in (("augment", AUGMENTS), ("lr_rule", LR_RULES)):
         if getattr(config, key) not in allowed:
@@ -101,18 +101,18 @@ def check_linear_config(config: LinearConfig) -> None:
 
 
 def list_rates(config: LinearConfig) -> tuple[float, ...]:
-    """Return the learning rates in force, `lr` first: scaled by batch_size / 256 under lr_rule=linear."""
+    """Return the effective learning rates, `lr` first; lr_rule=linear scales them by batch_size / 256."""
     factor = config.batch_size / LR_BATCH if config.lr_rule == "linear" else 1.0
     return tuple(factor * rate for rate in dict.fromkeys((config.lr, *config.sweep)))
 
 
 def rate_factor(config: LinearConfig, epoch: int) -> float:
-    """Return gamma to the number of milestones that `epoch` (0-based) has reached."""
+    """Return gamma to the power of the number of milestones reached at `epoch` (0-based)."""
     return float(config.gamma ** sum(epoch >= milestone for milestone in config.milestones))
 
 
 class Heads(nn.Module):
-    """One linear classifier per learning rate, all from the same start: weights N(0, 0.01²), biases 0 [MoCo]."""
+    """One linear classifier per learning rate, identically initialised: weights N(0, 0.01²), biases 0 [MoCo]."""
 
     def __init__(self, width: int, classes: int, rates: Sequence[float], seed: int) -> None:
         super().__init__()
@@ -127,48 +127,48 @@ class Heads(nn.Module):
         return [features @ weight.T + bias for weight, bias in zip(self.weight, self.bias, strict=True)]
 
     def groups(self) -> list[dict[str, object]]:
-        """Return one optimizer group per head, each with its own rate."""
+        """Return one optimizer parameter group per head, with its own learning rate."""
         return [
             {"params": [weight, bias], "lr": rate}
             for weight, bias, rate in zip(self.weight, self.bias, self.rates, strict=True)
         ]
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Return the sum of the heads' mean cross entropies: each head's gradient is that of its own alone."""
+        """Return the sum of the heads' mean cross entropies; each head's gradient depends on its own term only."""
         losses = [cross_entropy(logits, labels) for logits in self(features)]
         return torch.stack(losses).sum()
 
     @torch.no_grad()
     def count_hits(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Return how many of the B images each head classifies rightly, (L,) int64."""
+        """Return the number of correctly classified images among B for each head, (L,) int64."""
         return torch.stack([(logits.argmax(dim=1) == labels).sum() for logits in self(features)])
 
 
 def build_optimizer(heads: Heads, config: LinearConfig) -> torch.optim.SGD:
-    """Return SGD over the heads alone."""
+    """Return an SGD optimizer of the heads' parameters."""
     return torch.optim.SGD(heads.groups(), momentum=config.momentum, weight_decay=config.weight_decay)
 
 
 def set_rates(optimizer: torch.optim.Optimizer, heads: Heads, factor: float) -> None:
-    """Set each head's rate to `factor` times its own."""
+    """Set each head's learning rate to `factor` times its base rate."""
     for group, rate in zip(optimizer.param_groups, heads.rates, strict=True):
         group["lr"] = factor * rate
 
 
 @dataclass(frozen=True)
 class Standardiser:
-    """An affine change of every feature, found on the training images."""
+    """Affine transform of every feature, fitted on the training images."""
 
     mean: Tensor  # (D,)
     scale: Tensor  # (D,)
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Return (features - mean) / deviation; features that never vary become 0."""
+        """Return (features - mean) / deviation, shape (B, D); constant features become 0."""
         return (features - self.mean) * self.scale
 
 
 def fit_standardiser(features: Rows) -> Standardiser:
-    """Return the standardiser of the training features (n, D); sums run in float64, slice by slice."""
+    """Return the standardiser of the training features (n, D), summed in float64 slice by slice."""
     slices = [slice(begin, begin + STATISTICS_ROWS) for begin in range(0, len(features), STATISTICS_ROWS)]
     mean = torch.stack([features[rows].double().sum(dim=0) for rows in slices]).sum(dim=0) / len(features)
     squares = torch.stack([(features[rows].double() - mean).square().sum(dim=0) for rows in slices]).sum(dim=0)
@@ -179,17 +179,18 @@ def fit_standardiser(features: Rows) -> Standardiser:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Accuracy in percent of every head after an epoch (1-based)."""
+    """Top-1 accuracy of every head, in percent, after an epoch (1-based)."""
 
     epoch: int
     top1: tuple[float, ...]
 
 
 def summarise_accuracy(history: Sequence[Accuracy], rates: Sequence[float]) -> tuple[dict[str, float], dict[str, Any]]:
-    """Return the metrics and the details of a run; a sweep reports the rate that is best at the end.
+    """Return the metrics and details of a run; a sweep reports the learning rate with the best final accuracy.
 
     Returns:
-        {"top1": after the last epoch, "top1_best": after the best epoch}, and per rate both numbers and the epoch.
+        {"top1": after the last epoch, "top1_best": after the best epoch}, and details with both values and the best
+        epoch for each learning rate.
 
     """
     last = history[-1].top1

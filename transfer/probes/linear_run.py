@@ -1,7 +1,8 @@
-"""Train linear heads from a checkpoint on disk to a result on disk; stops on request and goes on where it was.
+"""Train linear heads on a frozen backbone and write the result; runs stop on request and resume exactly.
 
-OUT/linear.pt holds heads, optimizer and position, OUT/features/ the features while it runs, which no process ever
-holds all of. A batch is a pure function of seed, epoch and step, so a resumed run equals the uninterrupted one.
+OUT/linear.pt holds the heads, the optimizer state and the position. OUT/features/ holds the cached features during
+the run; no process loads all of them. A batch is a pure function of seed, epoch and step, so a resumed run equals the
+uninterrupted one.
 """
 
 import json
@@ -23,8 +24,7 @@ from pretrain.runtime.settings import as_dict
 from pretrain.runtime.stopping import StopFlag, YieldRequested
 from pretrain.runtime.storage import open_whole, sweep_temporary_files, write_text
 from transfer.metrics.bootstrap import bootstrap_accuracy, summarise_draws, write_draws
-from transfer.probes import features as features_module
-from transfer.probes.features import Features, FrozenBackbone, build_batches, extract_features
+from transfer.probes.features import UNRELATED, Features, extract_features, find_split, list_deviations
 from transfer.probes.linear_heads import (
     PROTOCOLS,
     Accuracy,
@@ -40,27 +40,28 @@ from transfer.probes.linear_heads import (
 )
 from transfer.probes.predictions import name_images, write_predictions
 from transfer.results.run_result import RunResult, write_result
+from transfer.weights.frozen_backbone import FrozenBackbone, build_batches, choose_device
 
 logger = logging.getLogger(__name__)
 CHECKPOINT_MINUTES = 10.0
-"""Longest time between two checkpoints within an epoch."""
+"""Maximum time between two checkpoints within an epoch."""
 EVALUATION_ROWS = 4096
-"""Features classified at a time."""
+"""Validation features classified per step."""
 FEATURES_FOLDER = "features"
 
 
 class LinearTraining:
-    """One run: its data, its heads and where it stands."""
+    """State of one run: data, heads, optimizer and position."""
 
     def __init__(self, config: LinearConfig, weights: Path, stop: StopFlag) -> None:
         self.config, self.stop, self.out = config, stop, Path(config.out)
         self.began = time.monotonic()
         self.seconds_before = 0.0
         self.weights = weights
-        self.device = features_module.choose_device(config.device)
+        self.device = choose_device(config.device)
         self.model = FrozenBackbone(weights, self.device, config.precision)
         self.digest = self.model.digest
-        source = features_module.find_split(config, "train")
+        source = find_split(config, "train")
         self.images = LabelledImages(
             source, crop_px=config.crop_px, resize_px=config.resize_px, random_seed=config.seed
         )
@@ -76,7 +77,12 @@ class LinearTraining:
         self.standardise: Standardiser | None = None
 
     def run(self) -> RunResult:
-        """Train what is left of the epochs and return the result; YieldRequested after a stop was asked for."""
+        """Train the remaining epochs and return the result.
+
+        Raises:
+            YieldRequested: a stop was requested; the checkpoint is saved.
+
+        """
         steps = self.sampler.steps_per_epoch
         self._resume()
         heartbeat = Heartbeat(
@@ -109,10 +115,10 @@ class LinearTraining:
                 self._save()
                 saved = time.monotonic()
             if stopping:
-                raise YieldRequested(self.stop.reason or "another rank was asked to stop")
+                raise YieldRequested(self.stop.reason or "another rank received a stop request")
 
     def _iterate(self, train: Features | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield this rank's (features, labels) of each batch of the epoch, from the current step on."""
+        """Yield this rank's features (B, D) and labels (B,) of each batch, starting at the current step."""
         self.sampler.set_position(self.epoch, self.step)
         if train is None:
             for batch in build_batches(self.images, self.sampler, self.config.workers):
@@ -123,12 +129,12 @@ class LinearTraining:
             yield self._prepare(train.values[rows]), train.labels[rows].to(self.device)
 
     def _prepare(self, features: Tensor) -> Tensor:
-        """Return features (B, D) as the heads see them."""
+        """Return features (B, D) on the device, standardised if the config requires it."""
         return (self.standardise(features) if self.standardise else features).to(self.device)
 
     @torch.no_grad()
     def _finish_epoch(self, val: Features) -> None:
-        """Measure, prove that the backbone rests, keep the best heads, write the line and the checkpoint."""
+        """Evaluate the heads, verify that the backbone is unchanged, keep the best heads and write the checkpoint."""
         hits = torch.zeros(len(self.heads.rates), dtype=torch.int64, device=self.device)
         for rows in self._own_chunks(val):
             hits += self.heads.count_hits(self._prepare(val.values[rows]), val.labels[rows].to(self.device))
@@ -140,19 +146,21 @@ class LinearTraining:
         self.history.append(Accuracy(self.epoch, top1))
         self.proved = self.model.prove_frozen()
         if self.epoch == self.config.epochs or self.config.augment != "none" or self.epoch % 10 == 0:
-            logger.info("epoch %d: top-1 %s %%; all %d backbone tensors rest", self.epoch, _percent(top1), self.proved)
+            logger.info(
+                "epoch %d: top-1 %s %%; all %d backbone tensors unchanged", self.epoch, _percent(top1), self.proved
+            )
             self._save()
 
     def _own_chunks(self, val: Features) -> Iterator[slice]:
-        """Yield the rows of `val` that this rank measures: chunks are dealt out in turn."""
+        """Yield the chunks of rows of `val` that this rank evaluates; chunks are assigned round-robin."""
         every = EVALUATION_ROWS * distributed.world_size()
         for begin in range(EVALUATION_ROWS * distributed.rank(), len(val.labels), every):
             yield slice(begin, begin + EVALUATION_ROWS)
 
     def _load_features(self) -> tuple[Features | None, Features]:
-        """Return the features of both splits, on disk; train is None when its images are augmented.
+        """Return the cached features of both splits; None for train if its images are augmented.
 
-        The centre crops of val never change, so their features are taken once and not after every epoch.
+        The centre crops of val never change, so their features are extracted once.
         """
         splits = ("val",) if self.config.augment != "none" else ("train", "val")
         found = {split: self._take_features(split) for split in splits}
@@ -164,7 +172,7 @@ class LinearTraining:
     def _take_features(self, split: str) -> Features:
         def after_batch(_done: int) -> None:
             if any(distributed.any_rank(self.stop.is_set)):
-                raise YieldRequested(self.stop.reason or "another rank was asked to stop")
+                raise YieldRequested(self.stop.reason or "another rank received a stop request")
 
         folder = self.out / FEATURES_FOLDER
         return extract_features(self.model, self.config, split, folder, after_batch=after_batch)
@@ -196,22 +204,24 @@ class LinearTraining:
         state = _read_tensors(path)
         now = self._settings()
         added = {key: value for key, value in as_dict(LinearConfig()).items() if key in now.keys() - state["settings"]}
-        if added | state["settings"] != now:  # a setting that did not exist then had its default
-            raise ValueError(f"{path}: a run with other settings or weights; remove {self.out} or name another out=")
+        if added | state["settings"] != now:  # a field that did not exist then had its default
+            raise ValueError(
+                f"{path}: belongs to a run with another config or other weights; choose a new out= or delete {self.out}"
+            )
         self.heads.load_state_dict(state["heads"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.best, self.epoch, self.step = state["best"], state["epoch"], state["step"]
         self.history = [Accuracy(int(epoch), tuple(top1)) for epoch, *top1 in state["history"]]
         self.seconds_before = state["seconds"]
-        logger.info("going on after epoch %d, step %d", self.epoch, self.step)
+        logger.info("resuming after epoch %d, step %d", self.epoch, self.step)
 
     def _settings(self) -> dict[str, Any]:
-        kept = {key: value for key, value in as_dict(self.config).items() if key not in features_module.UNRELATED}
+        kept = {key: value for key, value in as_dict(self.config).items() if key not in UNRELATED}
         return {**kept, "weights_sha256": self.digest}
 
     @torch.no_grad()
     def _predict(self, val: Features, rate: float) -> Tensor:
-        """Return the class (n,) that the head of `rate` gives every image of val, on every rank."""
+        """Return the class (n,) of every image of val, predicted by the head of `rate`, on every rank."""
         head = self.heads.rates.index(rate)
         predicted = torch.zeros(len(val.labels), dtype=torch.int64)
         for rows in self._own_chunks(val):
@@ -230,7 +240,7 @@ class LinearTraining:
             protocol=self.config.protocol,
             seed=self.config.seed,
             metrics=metrics,
-            deviations=features_module.list_deviations(PROTOCOLS, self.config),
+            deviations=list_deviations(PROTOCOLS, self.config),
             weights_sha256=self.digest,
             seconds=self.seconds_before + time.monotonic() - self.began,
             details=details,
@@ -243,11 +253,21 @@ class LinearTraining:
         return result
 
 
+def train_linear(config: LinearConfig, weights: Path, stop: StopFlag) -> RunResult:
+    """Train linear heads on the backbone in `weights`, or resume, and return the result.
+
+    Raises:
+        YieldRequested: a stop was requested; the checkpoint is saved.
+
+    """
+    return LinearTraining(config, weights, stop).run()
+
+
 def _read_tensors(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"{path}: damaged ({error}); remove it and run again") from error
+        raise ValueError(f"{path}: damaged checkpoint ({error}); delete it and run the same command again") from error
     assert isinstance(state, dict)
     return state
 

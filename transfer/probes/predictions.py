@@ -1,16 +1,16 @@
-"""What a classifier said about each test image, beside its result: for paired comparisons of two backbones.
+"""A classifier's prediction for each test image, stored with its result for paired comparisons of two backbones.
 
-OUT/predictions.npz (read with numpy.load(path, allow_pickle=False)) holds one row per test image, in the order of the
-list of files (class folders sorted by name, then paths sorted by bytes), which is the same for every backbone:
+OUT/predictions.npz (read with numpy.load(path, allow_pickle=False)) holds one row per test image. The order
+(class folders sorted by name, then paths sorted by bytes) is the same for every backbone:
 
   format      int64 (), FORMAT
   ids         bytes (n,), UTF-8, "<class folder>/<path below it>"
   labels      int32 (n,), the true class
-  predicted   int32 (n,), the class with the highest score; image i is right where predicted[i] == labels[i]
-  classes     bytes (C,), UTF-8, the class folders that labels and predictions count
-  test_sha256 bytes (), hexadecimal SHA-256 of classes, labels and ids: two files are paired where it is equal
+  predicted   int32 (n,), the class with the highest score; image i is correct if predicted[i] == labels[i]
+  classes     bytes (C,), UTF-8, the class folders that labels and predictions index
+  test_sha256 bytes (), hexadecimal SHA-256 of classes, labels and ids: two files are comparable if it is equal
 
-100 x mean(predicted == labels) is top1 of metrics.json: of kNN, or of the linear head that it reports, after the last
+100 x mean(predicted == labels) equals top1 of metrics.json: of kNN, or of the reported linear head after the last
 epoch.
 """
 
@@ -39,7 +39,7 @@ class Predictions:
     test_sha256: str
 
     def right(self) -> npt.NDArray[np.bool_]:
-        """Return (n,) whether each image was classified rightly."""
+        """Return whether each image was classified correctly, (n,)."""
         right: npt.NDArray[np.bool_] = self.predicted == self.labels
         return right
 
@@ -50,7 +50,7 @@ def name_images(images: ImageFolder) -> list[str]:
 
 
 def write_predictions(out: str | Path, images: ImageFolder, predicted: npt.NDArray[np.int64]) -> Path:
-    """Write OUT/predictions.npz: `predicted[i]` is the class of `images`' i-th; see the module's text for the form."""
+    """Write OUT/predictions.npz, where `predicted` (n,) are the classes of `images`; format: module docstring."""
     assert len(predicted) == len(images)
     path = Path(out) / PREDICTIONS_NAME
     with open_whole(path) as stream:
@@ -70,7 +70,7 @@ def read_predictions(path: str | Path) -> Predictions:
     """Return the content of a predictions.npz, or of the one in the folder `path`.
 
     Raises:
-        ValueError: no such file, or not one of this form.
+        ValueError: no such file, or another format.
 
     """
     path = Path(path)
@@ -79,7 +79,9 @@ def read_predictions(path: str | Path) -> Predictions:
         with np.load(path, allow_pickle=False) as content:
             values = {name: content[name] for name in FIELDS}
     except (OSError, ValueError, KeyError, EOFError) as error:
-        raise ValueError(f"{path}: no predictions ({error}); run the kNN or linear evaluation again") from error
+        raise ValueError(
+            f"{path}: no readable predictions ({error}); run the kNN or linear evaluation again"
+        ) from error
     if int(values["format"]) != FORMAT or len(values["labels"]) != len(values["predicted"]):
         raise ValueError(f"{path}: format {values['format']}, expected {FORMAT}; run the evaluation again")
     return Predictions(

@@ -10,9 +10,9 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
-from transfer.weights.containers import read_tree
 from transfer.weights.file_claims import ASSUMED, Claims, read_claims
-from transfer.weights.input_units import INPUT_UNITS, TORCHVISION, describe_unit
+from transfer.weights.files.containers import read_tree
+from transfer.weights.pixel_formats import PIXEL_FORMATS, TORCHVISION, describe_pixel_format
 from transfer.weights.recognition import Candidate, Recognition, recognise
 from transfer.weights.resnet_names import (
     COUNTER,
@@ -43,7 +43,7 @@ class Backbone:
     filled: int = 0
     """Batch counters and, of Caffe2's files, running statistics that the file did not hold (all of a kind or none)."""
     pixel_format: str = TORCHVISION
-    """The input that the weights want: a key of `transfer.weights.input_units.INPUT_UNITS`."""
+    """The input that the weights want: a key of `transfer.weights.pixel_formats.PIXEL_FORMATS`."""
     assumed: str = ""
     """What was taken for granted about network and input."""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -137,20 +137,26 @@ def build_resnet(depth: int) -> nn.Module:
 
 
 def fit_input(backbone: Backbone) -> dict[str, Tensor]:
-    """Return the tensors with a first convolution that takes torchvision's input in place of the weights' own.
+    """Return the tensors with the first convolution adapted to torchvision's input.
 
-    With x = (pixel - mean) / std for torchvision's numbers, another unit's input is a_c x_c + b_c in each channel. All
-    known units but `half` have torchvision's means, so b is 0 and the padding stays 0; `half` is refused.
+    With x = (pixel - mean) / std for torchvision's numbers, the input in another pixel format is a_c x_c + b_c in each
+    channel c. All known formats except `half` have torchvision's means, so b is 0 and the padding stays 0; `half` is
+    refused.
+
+    Raises:
+        ValueError: the means of the weights' pixel format differ from torchvision's.
+
     """
-    ours, theirs = INPUT_UNITS[TORCHVISION], INPUT_UNITS[backbone.pixel_format]
+    ours, theirs = PIXEL_FORMATS[TORCHVISION], PIXEL_FORMATS[backbone.pixel_format]
     if ours == theirs:
         return dict(backbone.state)
     order = slice(None) if theirs.order == ours.order else [2, 1, 0]
     mean, std = torch.tensor(theirs.mean)[order], torch.tensor(theirs.std)[order]  # (3,) in the order of RGB
     if not torch.allclose(mean, torch.tensor(ours.mean)):
         raise ValueError(
-            f"the weights want {describe_unit(backbone.pixel_format)}; features are computed with torchvision's input, "
-            "and these means cannot be folded into a padded convolution. Fine-tune with a config of their own input"
+            f"the weights expect the pixel format {describe_pixel_format(backbone.pixel_format)}; features are "
+            "computed from torchvision's, and other means cannot be folded into a padded convolution. Fine-tune with "
+            f"pixel_format={backbone.pixel_format} instead"
         )
     weight = backbone.state["conv1.weight"][:, order] * (torch.tensor(ours.std) / std)[:, None, None]  # (64, 3, 7, 7)
     return {**backbone.state, "conv1.weight": weight.contiguous()}
@@ -158,7 +164,7 @@ def fit_input(backbone: Backbone) -> dict[str, Tensor]:
 
 def place_strides(model: nn.Module, pixel_format: str) -> None:
     """Move the strides of a torchvision ResNet's bottlenecks to where the weights had them."""
-    if not INPUT_UNITS[pixel_format].stride_in_1x1:
+    if not PIXEL_FORMATS[pixel_format].stride_in_1x1:
         return
     for module in model.modules():
         if isinstance(module, Bottleneck):
@@ -215,7 +221,7 @@ def _take(found: Recognition, tree: Mapping[str, Any], where: str, claims: Claim
             f"{where}: refused:\n{summarise_mistakes(mistakes)}\nThe training diverged or the file is damaged"
         )
     config = tree.get("config")
-    unit = claims.unit or TORCHVISION
+    pixel_format = claims.pixel_format or TORCHVISION
     return Backbone(
         state=state,
         depth=depth,
@@ -225,8 +231,8 @@ def _take(found: Recognition, tree: Mapping[str, Any], where: str, claims: Claim
         reason=found.reason(),
         dropped=found.dropped,
         filled=filled,
-        pixel_format=unit,
-        assumed=f"input {describe_unit(unit)}: {claims.because}; {ASSUMED}",
+        pixel_format=pixel_format,
+        assumed=f"input {describe_pixel_format(pixel_format)}: {claims.because}; {ASSUMED}",
         options={
             **({"prefix": said.prefix} if said.prefix else {}),
             **({"pixel_format": said.pixel_format} if said.pixel_format else {}),

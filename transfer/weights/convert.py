@@ -16,12 +16,19 @@ from torch import Tensor
 
 from pretrain.runtime.machine import read_commit
 from pretrain.runtime.storage import TEMPORARY_PREFIX, digest_file, read_json, write_whole
-from transfer.weights.array_pickle import write_arrays
 from transfer.weights.backbone import Backbone, read_backbone
-from transfer.weights.containers import digest_checkpoint
-from transfer.weights.input_units import INPUT_UNITS, TORCHVISION, describe_unit
-from transfer.weights.manifest import Manifest, keep_plain, manifest_path, read_manifest, unit_of, write_manifest
+from transfer.weights.files.array_pickle import write_arrays
+from transfer.weights.files.containers import digest_checkpoint
+from transfer.weights.manifest import (
+    Manifest,
+    keep_plain,
+    manifest_path,
+    pixel_format_of,
+    read_manifest,
+    write_manifest,
+)
 from transfer.weights.parity import measure_parity, name_implementation
+from transfer.weights.pixel_formats import PIXEL_FORMATS, TORCHVISION, describe_pixel_format
 from transfer.weights.resnet_names import expected_shapes, name_table
 from transfer.weights.sources.remote_weights import fetch_weights, is_remote
 
@@ -122,15 +129,15 @@ def _make_manifest(
     matched: int,
     parity: dict[str, float],
 ) -> Manifest:
-    unit = INPUT_UNITS[backbone.pixel_format]
+    pixels = PIXEL_FORMATS[backbone.pixel_format]
     return Manifest(
         source=origin,
         output={"path": output.name, "sha256": digest_file(written), "format": to, "tensors": matched},
         depth=backbone.depth,
-        pixel_format=unit.order,
-        pixel_mean=unit.mean,
-        pixel_std=unit.std,
-        stride_in_1x1=unit.stride_in_1x1,
+        pixel_format=pixels.order,
+        pixel_mean=pixels.mean,
+        pixel_std=pixels.std,
+        stride_in_1x1=pixels.stride_in_1x1,
         assumed=backbone.assumed,
         matched=matched,
         expected=len(expected_shapes(backbone.depth)),
@@ -142,11 +149,11 @@ def _make_manifest(
 
 
 def _check_input(backbone: Backbone, to: str) -> None:
-    """Refuse to lose the input unit: only Detectron2's files are used with a config that says it."""
+    """Refuse an output format that cannot record the pixel format: readers would assume torchvision's."""
     if backbone.pixel_format != TORCHVISION and to != "detectron2":
         raise ValueError(
-            f"to={to}: the weights want {describe_unit(backbone.pixel_format)}, which a file under these names cannot "
-            "say; its readers would take torchvision's input. Use to=detectron2"
+            f"to={to}: the weights expect the pixel format {describe_pixel_format(backbone.pixel_format)}, which this "
+            "output format cannot record, so its readers would assume torchvision's. Use to=detectron2"
         )
 
 
@@ -198,12 +205,12 @@ def check_converted(
             f"{weights_path}: holds {len(copy.state)} tensors of a ResNet-{copy.depth}; the manifest says "
             f"{manifest.expected} of a ResNet-{manifest.depth}"
         )
-    unit = unit_of(manifest)
-    if copy.pixel_format != unit:
+    wanted = pixel_format_of(manifest)
+    if copy.pixel_format != wanted:
         raise ValueError(
-            f"{weights_path}: is for the input {copy.pixel_format}, its manifest says {unit}; convert again"
+            f"{weights_path}: is for the input {copy.pixel_format}, its manifest says {wanted}; convert again"
         )
-    measure_parity(copy.state, to_detectron2(copy.state, copy.depth), copy.depth, unit)
+    measure_parity(copy.state, to_detectron2(copy.state, copy.depth), copy.depth, wanted)
     named = source or manifest.source["path"]
     if source is None and (is_remote(named) or not Path(named).exists()):
         return manifest, False

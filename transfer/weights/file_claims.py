@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from pretrain.runtime.storage import read_json
-from transfer.weights.input_units import INPUT_UNITS, TORCHVISION, describe_unit, find_unit
+from transfer.weights.pixel_formats import PIXEL_FORMATS, TORCHVISION, describe_pixel_format, match_pixel_format
 
 RGB_AUTHORS = ("moco", "third_party", "torchvision", "mochi-transfer")
 """`__author__` of the scripts that rename a torchvision ResNet for Detectron2: facebookresearch/moco
@@ -46,27 +46,27 @@ _MAX_VALUES = 20_000
 class Claims:
     """What the file says."""
 
-    unit: str | None
-    """Name of an input unit; None: not said."""
+    pixel_format: str | None
+    """Name of an pixel format; None: not said."""
     because: str
     """What in the file says so, or who asked for it."""
 
 
 def read_claims(tree: Mapping[str, Any], path: str | Path, style: str, pixel_format: str | None = None) -> Claims:
-    """Return the input unit of a file's weights, from what it says and what the user says.
+    """Return the pixel format of a file's weights, from what it says and what the user says.
 
     Args:
         tree: the checkpoint.
         path: where it lies; a config.json beside safetensors is read too.
         style: the way of naming of the chosen ResNet.
-        pixel_format: the user's word: a key of `INPUT_UNITS`; None: what the file says.
+        pixel_format: the user's word: a key of `PIXEL_FORMATS`; None: what the file says.
 
     Raises:
         ValueError: the network is another one, the user's word contradicts the file's, or neither says which input.
 
     """
-    if pixel_format is not None and pixel_format not in INPUT_UNITS:
-        raise ValueError(f"pixel_format={pixel_format}: expected one of {', '.join(INPUT_UNITS)}")
+    if pixel_format is not None and pixel_format not in PIXEL_FORMATS:
+        raise ValueError(f"pixel_format={pixel_format}: expected one of {', '.join(PIXEL_FORMATS)}")
     values = list(_walk(tree)) + list(_walk(_read_config_beside(path)))
     texts = [text for key, text in values if isinstance(text, str) and ("=" in text or ":" in text)]
     mistakes = [*_find_other_networks(values), *_find_modifiers(values), *_find_modifiers_in_texts(texts)]
@@ -75,20 +75,20 @@ def read_claims(tree: Mapping[str, Any], path: str | Path, style: str, pixel_for
             f"{path}: its tensors are named and shaped like a plain ResNet's, but the file says that the network is "
             f"another one: {'; '.join(dict.fromkeys(mistakes))}. It computes other features: nothing to convert"
         )
-    said = _find_unit(tree, values, texts, style)
-    if said and pixel_format and said.unit != pixel_format:
-        raise ValueError(f"{path}: pixel_format={pixel_format}, but the file says {said.unit} ({said.because})")
+    said = _find_pixel_format(tree, values, texts, style)
+    if said and pixel_format and said.pixel_format != pixel_format:
+        raise ValueError(f"{path}: pixel_format={pixel_format}, but the file says {said.pixel_format} ({said.because})")
     if pixel_format:
-        return Claims(unit=pixel_format, because="pixel_format=")
+        return Claims(pixel_format=pixel_format, because="pixel_format=")
     if said:
         return said
     if style == "detectron2":
-        choices = "".join(f"\n  pixel_format={name}: {describe_unit(name)}" for name in INPUT_UNITS)
+        choices = "".join(f"\n  pixel_format={name}: {describe_pixel_format(name)}" for name in PIXEL_FORMATS)
         raise ValueError(
             f"{path}: files under Detectron2's names hold weights for different inputs, and this one does not say for "
             f"which. Say it (the config it was trained with has INPUT.FORMAT and MODEL.PIXEL_MEAN):{choices}"
         )
-    return Claims(unit=TORCHVISION, because="nothing in the file says otherwise")
+    return Claims(pixel_format=TORCHVISION, because="nothing in the file says otherwise")
 
 
 def _walk(tree: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
@@ -161,35 +161,39 @@ def _find_backbone(text: str) -> str:
     return text[match.end() : match.end() + 20_000]
 
 
-def _find_unit(tree: Mapping[str, Any], values: list[tuple[str, Any]], texts: list[str], style: str) -> Claims | None:
+def _find_pixel_format(
+    tree: Mapping[str, Any], values: list[tuple[str, Any]], texts: list[str], style: str
+) -> Claims | None:
     named = tree.get("pixel_format")
     if style == "caffe2":
-        return Claims(unit="msra", because="Caffe2's names")
-    if isinstance(named, str) and named in INPUT_UNITS:
-        return Claims(unit=named, because="the file's own pixel_format")
-    return _find_detectron2_unit(tree) if style == "detectron2" else _find_settings_unit(values, texts)
+        return Claims(pixel_format="msra", because="Caffe2's names")
+    if isinstance(named, str) and named in PIXEL_FORMATS:
+        return Claims(pixel_format=named, because="the file's own pixel_format")
+    return _find_detectron2_format(tree) if style == "detectron2" else _find_config_format(values, texts)
 
 
-def _find_detectron2_unit(tree: Mapping[str, Any]) -> Claims | None:
+def _find_detectron2_format(tree: Mapping[str, Any]) -> Claims | None:
     model, author = tree.get("model"), str(tree.get("__author__", ""))
     if isinstance(model, Mapping) and "pixel_mean" in model:
         return _read_pixel_tensors(model)
-    return Claims(unit=TORCHVISION, because=f"__author__ is {author}") if author.lower() in RGB_AUTHORS else None
+    return (
+        Claims(pixel_format=TORCHVISION, because=f"__author__ is {author}") if author.lower() in RGB_AUTHORS else None
+    )
 
 
-def _find_settings_unit(values: list[tuple[str, Any]], texts: list[str]) -> Claims | None:
+def _find_config_format(values: list[tuple[str, Any]], texts: list[str]) -> Claims | None:
     styles = [value for key, value in values if key == "style"]
     pattern = r"['\"]?style['\"]?\s*[=:]\s*['\"](\w+)"
     styles += [match[1] for text in texts for match in re.finditer(pattern, _find_backbone(text))]
     if "caffe" in styles:
-        return Claims(unit="msra", because='style is "caffe": BGR, std 1, stride in the 1×1 convolution')
+        return Claims(pixel_format="msra", because='style is "caffe": BGR, std 1, stride in the 1×1 convolution')
     cfg = dict(values)
     mean, std = cfg.get("mean"), cfg.get("std")
     if not isinstance(mean, tuple) or not isinstance(std, tuple) or not _are_numbers(mean) or not _are_numbers(std):
         return None
     scale = 255.0 if max(mean) <= 1 else 1.0
-    unit = find_unit(tuple(scale * n for n in mean), tuple(scale * n for n in std))
-    return Claims(unit=unit, because=f"mean {list(mean)}, std {list(std)} in its settings") if unit else None
+    name = match_pixel_format(tuple(scale * n for n in mean), tuple(scale * n for n in std))
+    return Claims(pixel_format=name, because=f"mean {list(mean)}, std {list(std)} in its settings") if name else None
 
 
 def _read_pixel_tensors(model: Mapping[str, Any]) -> Claims | None:
@@ -197,8 +201,12 @@ def _read_pixel_tensors(model: Mapping[str, Any]) -> Claims | None:
         tuple(float(value) for value in model[name].flatten()[:3]) if isinstance(model.get(name), Tensor) else ()
         for name in ("pixel_mean", "pixel_std")
     )
-    unit = find_unit(mean, std)
-    return Claims(unit=unit, because=f"pixel_mean {json.dumps(mean)}, pixel_std {json.dumps(std)}") if unit else None
+    name = match_pixel_format(mean, std)
+    return (
+        Claims(pixel_format=name, because=f"pixel_mean {json.dumps(mean)}, pixel_std {json.dumps(std)}")
+        if name
+        else None
+    )
 
 
 def _are_numbers(values: tuple[Any, ...]) -> bool:

@@ -11,9 +11,9 @@ from typing import Any
 from pretrain.runtime.storage import write_json, write_text
 from transfer.results.run_result import read_result
 from transfer.weights.convert import convert
-from transfer.weights.input_units import INPUT_UNITS, TORCHVISION
 from transfer.weights.manifest import Manifest
 from transfer.weights.model_card import render_model_card
+from transfer.weights.pixel_formats import PIXEL_FORMATS, TORCHVISION
 
 WEIGHTS = "model.safetensors"
 FILES = (WEIGHTS, f"{WEIGHTS}.manifest.json", "config.json", "README.md")
@@ -52,7 +52,7 @@ def write_hub_folder(
 
 def describe_for_timm(manifest: Manifest, licence: str = "") -> dict[str, Any]:
     """Return config.json as timm's hf-hub and local-dir loaders read it (timm/models/_hub.py)."""
-    unit = INPUT_UNITS[TORCHVISION]
+    wanted = PIXEL_FORMATS[TORCHVISION]
     return {
         "architecture": f"resnet{manifest.depth}",
         "num_classes": 0,
@@ -62,8 +62,8 @@ def describe_for_timm(manifest: Manifest, licence: str = "") -> dict[str, Any]:
             "pool_size": [7, 7],
             "crop_pct": 0.875,
             "interpolation": "bilinear",
-            "mean": [round(value / 255, 6) for value in unit.mean],
-            "std": [round(value / 255, 6) for value in unit.std],
+            "mean": [round(value / 255, 6) for value in wanted.mean],
+            "std": [round(value / 255, 6) for value in wanted.std],
             "first_conv": "conv1",
             "classifier": "fc",
             "num_classes": 0,

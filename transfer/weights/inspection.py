@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from transfer.weights.backbone import read_backbone, read_epoch
-from transfer.weights.containers import describe_container, digest_checkpoint, read_tree
+from transfer.weights.files.containers import describe_container, digest_checkpoint, read_tree
 from transfer.weights.key_names import find_containers
 from transfer.weights.recognition import list_resnets
 from transfer.weights.resnet_names import expected_shapes

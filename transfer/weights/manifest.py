@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.runtime.storage import digest_file, read_json, write_json
-from transfer.weights.input_units import INPUT_UNITS, TORCHVISION, find_unit
+from transfer.weights.pixel_formats import PIXEL_FORMATS, TORCHVISION, match_pixel_format
 
-_UNIT = INPUT_UNITS[TORCHVISION]
+_DEFAULT = PIXEL_FORMATS[TORCHVISION]
 MAX_SETTINGS = 10_000
 """Values; the settings of a pretraining are some hundred."""
 
@@ -24,11 +24,11 @@ class Manifest:
     output: dict[str, Any]
     """path (the file's name), sha256, format, tensors."""
     depth: int
-    pixel_format: str = _UNIT.order
+    pixel_format: str = _DEFAULT.order
     """RGB or BGR."""
-    pixel_mean: tuple[float, ...] = _UNIT.mean
-    pixel_std: tuple[float, ...] = _UNIT.std
-    stride_in_1x1: bool = _UNIT.stride_in_1x1
+    pixel_mean: tuple[float, ...] = _DEFAULT.mean
+    pixel_std: tuple[float, ...] = _DEFAULT.std
+    stride_in_1x1: bool = _DEFAULT.stride_in_1x1
     """Torchvision's bottleneck has its stride in the 3×3 convolution."""
     assumed: str = ""
     """What was taken for granted about the network and its input, since no tensor shows it."""
@@ -46,20 +46,20 @@ class Manifest:
     """The pretraining's settings, where the source holds them; see `keep_plain`."""
 
 
-def unit_of(manifest: Manifest) -> str:
-    """Return the name of the input unit that a manifest describes.
+def pixel_format_of(manifest: Manifest) -> str:
+    """Return the name of the pixel format that a manifest describes.
 
     Raises:
         ValueError: it is none of the known ones.
 
     """
-    unit = find_unit(manifest.pixel_mean, manifest.pixel_std, manifest.pixel_format)
-    if unit is None or INPUT_UNITS[unit].stride_in_1x1 != manifest.stride_in_1x1:
+    name = match_pixel_format(manifest.pixel_mean, manifest.pixel_std, manifest.pixel_format)
+    if name is None or PIXEL_FORMATS[name].stride_in_1x1 != manifest.stride_in_1x1:
         raise ValueError(
             f"the manifest describes no known input: {manifest.pixel_format}, mean {list(manifest.pixel_mean)}, std "
             f"{list(manifest.pixel_std)}, stride in the 1×1: {manifest.stride_in_1x1}; convert the checkpoint again"
         )
-    return unit
+    return name
 
 
 def manifest_path(weights_path: str | Path) -> Path:

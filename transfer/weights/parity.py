@@ -12,7 +12,7 @@ from torch.nn import functional
 import transfer.detectron2_compat as compat
 from transfer.res5_block import build_res5
 from transfer.weights.backbone import build_resnet, place_strides
-from transfer.weights.input_units import INPUT_UNITS, TORCHVISION
+from transfer.weights.pixel_formats import PIXEL_FORMATS, TORCHVISION
 from transfer.weights.resnet_names import STAGES
 
 MAX_DIFFERENCE = 1e-4
@@ -42,7 +42,7 @@ def measure_parity(
     image = torch.randn(1, 3, _IMAGE_PX, _IMAGE_PX, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         ours = run_torchvision(source, depth, image, pixel_format)
-        theirs = _run_all(output, depth, image, INPUT_UNITS[pixel_format].stride_in_1x1)
+        theirs = _run_all(output, depth, image, PIXEL_FORMATS[pixel_format].stride_in_1x1)
     parity = {stage: max(_difference(ours[stage], other[stage]) for other in theirs) for stage in STAGES}
     if not all(value <= MAX_DIFFERENCE for value in parity.values()):
         raise ValueError(

@@ -137,8 +137,8 @@ def test_seeds_of_one_method_are_drawn_as_their_mean_with_its_deviation() -> Non
     ]  # fmt: skip
     assert pooled[1]["intra_variance"] == pytest.approx(5.0)
     assert pooled[1]["intra_variance_std"] == pytest.approx(math.sqrt(13))  # of 2, 4, 9
-    assert (pooled[1]["separation"], pooled[1]["encoders"]) == (15.0, 3)  # the infinite one is left out
-    assert pooled[3] == rows[3]  # one encoder stays as it is
+    assert (pooled[1]["separation"], pooled[1]["encoders"]) == (15.0, 3)  # the infinite value is omitted
+    assert pooled[3] == rows[3]  # a single encoder is unchanged
     labels = [text.get_text() for text in DRAWERS["class_distances"](pooled).axes[0].get_legend().get_texts()]
     assert labels == ["mochi: 15.00 ± 7.07 (3 seeds)", "random: 5.00"]
     assert method_of("moco@v2") == "moco@v2"
@@ -210,13 +210,13 @@ def test_head_is_refused_when_an_encoder_has_none(
 ) -> None:
     bare = write_encoder(tmp_path / "bare.pt", 3, head=False)
     assert run_command(analyse_encoder.main, "", [*words, f"bare={bare}", f"out={tmp_path}", "space=head"]) == 2
-    assert "there is no head for bare" in capsys.readouterr().err
+    assert "no head was found for bare" in capsys.readouterr().err
 
 
 def test_unknown_words_are_refused_with_the_settings(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_command(analyse_encoder.main, "", [*words, f"out={tmp_path}", "imges=3"]) == 2
-    assert "imges=3: neither a setting nor a weights file" in capsys.readouterr().err
+    assert "imges=3: neither a config key nor a weights file" in capsys.readouterr().err
     assert run_command(analyse_encoder.main, "", [str(CONFIG), f"out={tmp_path}"]) == 2
     assert "NAME=WEIGHTS" in capsys.readouterr().err

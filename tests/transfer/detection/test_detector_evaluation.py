@@ -26,7 +26,7 @@ def test_equal_metrics_pass_and_nan_equals_nan() -> None:
     ],
 )
 def test_a_metric_that_differs_appears_or_is_lost_in_the_re_evaluation_is_refused(again: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="a result that cannot be reproduced is not written"):
+    with pytest.raises(ValueError, match="no result is written, because it cannot be reproduced"):
         judge_reevaluation(LOGGED, again, "cpu")
 
 

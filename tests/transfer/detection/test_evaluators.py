@@ -52,7 +52,7 @@ def register_voc(folder: Path, year: int = 2007) -> tuple[str, Batches]:
 
 
 def register_coco(folder: Path) -> tuple[str, dict[str, Any], Batches]:
-    """Category ids are tens, so that contiguous ones differ."""
+    """Return annotations whose category ids are multiples of ten, so that contiguous ids differ."""
     truth, results = make_coco(np.random.default_rng(0), IMAGES, categories=5)
     for record in [*truth["annotations"], *results]:
         record["category_id"] *= 10
@@ -107,7 +107,7 @@ def test_voc_evaluator_names_classes_without_truth(tmp_path: Path, caplog: pytes
     evaluator = VocEvaluator(f"{name}_more", tmp_path / "out")
     assert evaluate(evaluator, []) == {"AP": 0.0, "AP50": 0.0, "AP75": 0.0}
     assert evaluator.details["classes_without_truth"] == ["okapi"]
-    assert "no box to find for 1 of 5 classes (okapi)" in caplog.text
+    assert "no ground-truth box for 1 of 5 classes (okapi)" in caplog.text
 
 
 def test_voc_evaluator_refuses_an_image_of_another_set(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pretrain.runtime.storage import read_json, read_json_lines
 from tests.making.detector_runs import CONFIGS, SHORT, SMALL_RESNET, command_of, make_backbone, make_small_digits, start
 from tools.finetune_detector import main as finetune_detector
 from transfer.detection.config import read_detector_config
-from transfer.detection.finetune import RunName, finetune
+from transfer.detection.finetune import FinetuneRun, finetune
 from transfer.detection.reevaluation import compare_detections, read_detections
 from transfer.metrics.bootstrap import read_draws
 
@@ -94,7 +94,7 @@ def test_some_images_prove_the_saved_file_and_changed_detections_are_refused(
     compare_detections(cfg, tmp_path / "evaluation", tmp_path / "evaluation_again", 2)
     for path in (tmp_path / "evaluation" / name).rglob("*.*"):
         path.write_text(re.sub(r"\b0\.(\d)", r"0.1\1", path.read_text()))
-    with pytest.raises(ValueError, match="detects other boxes than the run evaluated on 2 of 2 images"):
+    with pytest.raises(ValueError, match="differ from those that the run evaluated on 2 of 2 images"):
         compare_detections(cfg, tmp_path / "evaluation", tmp_path / "evaluation_again", 2)
 
 
@@ -129,7 +129,7 @@ def test_run_stopped_in_an_evaluation_begins_with_it_again_and_loses_no_step(
     cfg = read_detector_config(CONFIGS / config, [*SHORT, *SMALL_RESNET, *more])
     cfg.SEED, cfg.DATASETS.ROOT, cfg.OUTPUT_DIR = 3, str(data), str(stopped)
     stop = StopFlag()
-    run = RunName(backbone="test", weights=backbones[18], out=stopped)
+    run = FinetuneRun(backbone="test", weights=backbones[18], out=stopped)
 
     class StopInEvaluation(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -201,8 +201,8 @@ def test_accumulated_step_is_recorded_and_finished_run_returns_at_once(
     other = str(make_backbone(tmp_path, RUNS["coco_fpn_digits.yaml"], seed=1))
     with pytest.raises(ValueError, match=r"weights_sha256 was .*, is"):
         finetune_detector([words[0], other, *words[2:]])
-    (tmp_path / "metrics.json").rename(tmp_path / "done.json")  # as if it had been stopped before its end
-    with pytest.raises(ValueError, match=r"holds a run with other settings.*weights_sha256: was"):
+    (tmp_path / "metrics.json").rename(tmp_path / "done.json")  # simulates a run stopped before its end
+    with pytest.raises(ValueError, match=r"holds a run with another config or other weights.*weights_sha256: was"):
         finetune_detector([words[0], other, *words[2:]])
     (tmp_path / "done.json").rename(tmp_path / "metrics.json")
     assert json.loads((tmp_path / "progress.json").read_text())["phase"] == "done"

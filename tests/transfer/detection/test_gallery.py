@@ -60,7 +60,7 @@ def test_gallery_has_a_column_for_truth_and_each_run(tmp_path: Path) -> None:
     columns = [picture[26 : 26 + 120, start : start + 160] for start in (0, 166, 332)]
     for column in columns:  # something was drawn on the grey image
         assert (np.abs(column - 120).max(axis=2) > 30).mean() > 0.01
-    # the second image has its truth, but no detection above the threshold
+    # the second image has ground truth, but no detection above the threshold
     below = picture[26 + 120 + GAP_PIXELS : 26 + 240 + GAP_PIXELS]
     assert (np.abs(below[:, :160] - 120).max(axis=2) > 30).any()
     assert not (np.abs(below[:, 166:326] - 120).max(axis=2) > 30).any()

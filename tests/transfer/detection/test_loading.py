@@ -18,12 +18,12 @@ from tests.making.family_checkpoints import (
     make_teacher_student,
     save,
 )
-from transfer.detection.config import read_detector_config, set_input_unit
+from transfer.detection.config import read_detector_config, set_pixel_format
 from transfer.detection.loaded_weights import check_loaded, check_manifest, fresh_names, kind_of
 from transfer.detection.protocols import lint
 from transfer.weights.backbone import read_backbone
 from transfer.weights.convert import check_converted, convert
-from transfer.weights.manifest import Manifest, read_manifest, unit_of
+from transfer.weights.manifest import Manifest, pixel_format_of, read_manifest
 
 # isort: split
 from detectron2.checkpoint import DetectionCheckpointer
@@ -40,7 +40,7 @@ FRESH = {"voc-c4": 15, "coco-c4": 19, "coco-fpn@moco": 74, "coco-fpn@infomin": 1
 
 
 def make_config(kind: str, depth: int = 50) -> Any:
-    """Return the protocol's architecture as written in MoCo's and InfoMin's configs, with BN for one process."""
+    """Return the protocol's architecture as in MoCo's and InfoMin's configs, with BN for one process."""
     cfg = get_cfg()
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.WEIGHTS = ""
@@ -111,11 +111,11 @@ def test_manifest_that_contradicts_the_config_is_refused_with_both_values(weight
     with pytest.raises(ValueError) as caught:
         check_manifest(manifest, cfg)
     for line in (
-        "INPUT.FORMAT: the config says BGR, the weights want RGB",
-        "MODEL.PIXEL_MEAN: the config says [103.53, 116.28, 123.675], the weights want [123.675, 116.28, 103.53]",
-        "MODEL.PIXEL_STD: the config says [1.0, 1.0, 1.0], the weights want [58.395, 57.12, 57.375]",
-        "MODEL.RESNETS.STRIDE_IN_1X1: the config says True, the weights want False",
-        "MODEL.RESNETS.DEPTH: the config says 101, the weights want 50",
+        "INPUT.FORMAT: the config has BGR, the weights need RGB",
+        "MODEL.PIXEL_MEAN: the config has [103.53, 116.28, 123.675], the weights need [123.675, 116.28, 103.53]",
+        "MODEL.PIXEL_STD: the config has [1.0, 1.0, 1.0], the weights need [58.395, 57.12, 57.375]",
+        "MODEL.RESNETS.STRIDE_IN_1X1: the config has True, the weights need False",
+        "MODEL.RESNETS.DEPTH: the config has 101, the weights need 50",
     ):
         assert line in str(caught.value)
 
@@ -138,12 +138,12 @@ def test_stock_detectron2_loads_318_of_318_and_trains_one_step(kind: str, weight
     cfg.INPUT.MASK_FORMAT = "bitmask"
     model = build_model(cfg)
     assert len(model.state_dict()) == TOTALS[kind]
-    with pytest.raises(ValueError, match="318 tensors are off"):
-        check_loaded(model, weights, kind)  # before loading nothing is equal
+    with pytest.raises(ValueError, match="318 tensors are wrong"):
+        check_loaded(model, weights, kind)  # nothing is equal before loading
     load(model, weights)
     report = check_loaded(model, weights, kind)
     assert (report.equal, report.fresh) == (318, FRESH[kind])
-    assert str(report) == f"318 tensors equal the file; {FRESH[kind]} are fresh, exactly those of {kind}"
+    assert str(report) == f"318 tensors equal the file; {FRESH[kind]} are newly initialised, exactly those of {kind}"
 
     other = tmp_path / "full.pth"
     convert(weights, other, layout="fpn" if "fpn" in kind else "c4")
@@ -183,10 +183,10 @@ def test_detectors_of_basic_blocks_load_every_tensor_leave_the_same_ones_fresh_a
 
 
 @cache
-def build_detector(kind: str, unit: str = "torchvision") -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
-    """Return a model of the kind, with few regions, and a copy of its first weights."""
+def build_detector(kind: str, pixel_format: str = "torchvision") -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    """Return a model of the kind with few regions, and a copy of its initial weights."""
     cfg = make_config(kind)
-    set_input_unit(cfg, unit)
+    set_pixel_format(cfg, pixel_format)
     cfg.INPUT.MASK_FORMAT = "bitmask"
     cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 8
     cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = 16
@@ -202,12 +202,12 @@ FAMILIES = {
     "stable-pretraining": (make_teacher_student, "student"),
     "caffe2": (lambda *_: {"blobs": caffe2_state(50)}, None),
 }
-"""Fixture → the maker of its tree, and the branch that must be said."""
+"""{fixture: (function that makes its tree, branch that must be given)}."""
 TRAINED = [
     *("moco", "dino", "lightly (plain PyTorch)", "mmselfsup (mmpretrain's MoCo)", "torchvision-detector"),
     *("detectron2 (RetinaNet)", "extracted (FSDP)", "caffe2"),
 ]
-"""One of every kind of scheme: names, children's numbers, wrappers, Detectron2's, Caffe2's; some have no counters."""
+"""One family per key scheme: names, child indices, wrappers, Detectron2, Caffe2; some lack counters."""
 
 
 def convert_family(name: str, depth: int, folder: Path) -> Manifest:
@@ -259,9 +259,9 @@ def test_msras_manifest_fits_the_msra_config_and_no_other(tmp_path: Path) -> Non
     manifest = convert_family("caffe2", 50, tmp_path)
     check_manifest(manifest, read_detector_config(CONFIGS / "voc_c4_24k_moco_msra.yaml"))
     cfg = read_detector_config(CONFIGS / "voc_c4_24k_moco.yaml")
-    with pytest.raises(ValueError, match=r"INPUT\.FORMAT: the config says RGB, the weights want BGR"):
+    with pytest.raises(ValueError, match=r"INPUT\.FORMAT: the config has RGB, the weights need BGR"):
         check_manifest(manifest, cfg)
-    set_input_unit(cfg, unit_of(manifest))
+    set_pixel_format(cfg, pixel_format_of(manifest))
     check_manifest(manifest, cfg)
     assert lint(cfg) == []
 
@@ -273,12 +273,12 @@ def test_wrong_depth_wrong_kind_and_one_spoilt_tensor_are_refused(weights: Path,
     load(model, weights)
     with pytest.raises(
         ValueError,
-        match=r"the coco-fpn@moco model did not load it wholly, 705 tensors are off \(the model has 333, the file 318",
+        match=r"not fully loaded into the coco-fpn@moco model, 705 tensors are wrong \(the model has 333, the file 318",
     ):
         check_loaded(model, weights, "coco-fpn@moco")
     with torch.no_grad():
         model.roi_heads.res5[2].conv3.weight[0] += 1e-3
-    with pytest.raises(ValueError, match=r"1 tensors are off.*\n  roi_heads\.res5\.2\.conv3\.weight: differs"):
+    with pytest.raises(ValueError, match=r"1 tensors are wrong.*\n  roi_heads\.res5\.2\.conv3\.weight: differs"):
         check_loaded(model, weights, "voc-c4")
     path = save(tmp_path, make_state(34))
     convert(path, tmp_path / "r34.pkl")

@@ -56,7 +56,7 @@ def test_counters_momentum_and_weights_stay_and_frozen_norms_are_left_out() -> N
 
 def test_too_few_batches_is_a_sentence_and_leaves_the_statistics() -> None:
     model = make_network()
-    with pytest.raises(ValueError, match=r"wants 4 batches .*, the data gave 3"):
+    with pytest.raises(ValueError, match=r"needs 4 batches .*, but the data yielded 3"):
         update_statistics(model, make_batches(3, 3), 4)
     assert torch.equal(model[1].running_mean, torch.zeros(8))
 

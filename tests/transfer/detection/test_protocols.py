@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from transfer.detection.config import INPUT_UNITS, flatten_config, get_key, read_detector_config
+from transfer.detection.config import PIXEL_FORMATS, flatten_config, get_key, read_detector_config
 from transfer.detection.protocols import (
     CONFIG_FOLDER,
     FULL_SIZE,
@@ -50,7 +50,7 @@ IN_FORCE = {
     "TEST.EVAL_PERIOD": 0,
     "TEST.PRECISE_BN.ENABLED": True,
     "TEST.PRECISE_BN.NUM_ITER": 200,
-    **INPUT_UNITS["torchvision"],
+    **PIXEL_FORMATS["torchvision"],
 }
 C4 = {
     "MODEL.BACKBONE.NAME": "build_resnet_backbone",
@@ -142,12 +142,12 @@ def test_full_size_protocols_are_those_of_the_reference_and_digits_ones_cut_them
         assert not keys & {"MODEL.BACKBONE.FREEZE_AT", "MODEL.RESNETS.NORM", "MODEL.ROI_HEADS.NAME", "SOLVER.MOMENTUM"}
 
 
-def test_supervised_input_unit_is_within_the_protocol_and_a_mixture_is_a_sentence() -> None:
+def test_supervised_pixel_format_is_within_the_protocol_and_a_mixture_is_a_sentence() -> None:
     cfg = read_detector_config(CONFIG_FOLDER / "voc_c4_24k_moco_msra.yaml")
-    assert {key: get_key(cfg, key) for key in INPUT_UNITS["msra"]} == INPUT_UNITS["msra"]
+    assert {key: get_key(cfg, key) for key in PIXEL_FORMATS["msra"]} == PIXEL_FORMATS["msra"]
     assert lint(cfg) == []
     cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False
-    with pytest.raises(ValueError, match="four keys only change together"):
+    with pytest.raises(ValueError, match="Set these four keys together"):
         lint(cfg)
 
 
@@ -190,11 +190,11 @@ def test_fewer_gpus_divide_batch_and_rate_and_stretch_the_schedule() -> None:
     )
     same = rewrite_for_fewer(read_protocol("voc-c4-24k@moco"), "same", 4)
     assert lint(same) == []
-    assert "nothing changes" in describe_rewrite(read_protocol("voc-c4-24k@moco"), same, "same", 4)
+    assert "no change" in describe_rewrite(read_protocol("voc-c4-24k@moco"), same, "same", 4)
     assert describe_rewrite(same, same, "same", 1) == ""
     accumulated = rewrite_for_fewer(read_protocol("voc-c4-24k@moco"), "accumulate", 4)
     assert [(entry.key, entry.got) for entry in lint(accumulated)] == [("SOLVER.ACCUMULATE", 4)]
-    with pytest.raises(ValueError, match="cannot be divided by it; take one of"):
+    with pytest.raises(ValueError, match="is not divisible by it; use one of"):
         rewrite_for_fewer(read_protocol("voc-c4-24k@moco"), "divide", 3)
 
 
@@ -211,7 +211,7 @@ def test_wrong_protocol_and_wrong_keys_are_sentences(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such config file"):
         read_detector_config(tmp_path / "none.yaml")
     (tmp_path / "based.yaml").write_text("_BASE_: other.yaml\n")
-    with pytest.raises(ValueError, match="complete in itself"):
+    with pytest.raises(ValueError, match="a detector config is self-contained"):
         read_detector_config(tmp_path / "based.yaml")
 
 

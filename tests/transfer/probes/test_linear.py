@@ -20,7 +20,7 @@ from tools.digits.layouts import write_classes
 from tools.digits.scenes import load_pools
 from transfer.metrics.bootstrap import read_draws
 from transfer.probes import linear_heads
-from transfer.probes.features import FrozenBackbone, extract_features, find_finished, find_split, list_deviations
+from transfer.probes.features import extract_features, find_finished, find_split, list_deviations
 from transfer.probes.linear_heads import (
     PROTOCOLS,
     Accuracy,
@@ -35,6 +35,7 @@ from transfer.probes.linear_heads import (
     summarise_accuracy,
 )
 from transfer.probes.linear_run import LinearTraining
+from transfer.weights.frozen_backbone import FrozenBackbone
 
 CONFIGS = PROJECT_ROOT / "configs" / "transfer"
 SMALL = {"crop_px": 32, "resize_px": 36, "workers": 0, "device": "cpu", "batch_size": 20, "epochs": 3, "lr": 0.1}
@@ -209,7 +210,7 @@ def test_resumed_run_equals_uninterrupted_run(data: Path, weights: Path, tmp_pat
     for _ in range(20):
         stop = StopFlag()
         training = LinearTraining(config, weights, stop)
-        # Stop after every single step: the flag is set once the features are there.
+        # Stop after every step: the flag is set once the features exist.
         training._train_epoch = stop_first(training, stop)  # type: ignore[method-assign]
         try:
             resumed = training.run()
@@ -251,7 +252,7 @@ def stop_first(training: LinearTraining, stop: StopFlag):
 
 def test_other_settings_do_not_continue_a_run(data: Path, weights: Path, tmp_path: Path) -> None:
     LinearTraining(make_config(data, tmp_path, augment="none", epochs=1), weights, StopFlag()).run()
-    with pytest.raises(ValueError, match="other settings"):
+    with pytest.raises(ValueError, match="another config"):
         LinearTraining(make_config(data, tmp_path, augment="none", epochs=2), weights, StopFlag()).run()
 
 
@@ -270,7 +271,7 @@ def test_run_of_an_older_version_goes_on_and_its_result_stands(data: Path, weigh
     (tmp_path / "metrics.json").unlink()
     again = LinearTraining(config, weights, StopFlag()).run()
     assert again.metrics == result["metrics"]
-    with pytest.raises(ValueError, match="other settings"):
+    with pytest.raises(ValueError, match="another config"):
         LinearTraining(replace(config, lr=7.0), weights, StopFlag()).run()
 
 

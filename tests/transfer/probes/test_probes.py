@@ -1,4 +1,4 @@
-"""Linear and kNN evaluation with several ranks, features on disk, and what was said about each test image."""
+"""Linear and kNN evaluation with several ranks, features on disk, and predictions per test image."""
 
 import json
 from pathlib import Path
@@ -112,7 +112,7 @@ def test_predictions_name_every_test_image_once_in_the_order_of_the_list(data: P
     fewer = read_predictions(write_predictions(tmp_path, images.select(np.arange(22)), predicted[:22]))
     assert fewer.test_sha256 != written.test_sha256
     (tmp_path / "predictions.npz").write_bytes(b"PK no archive")
-    with pytest.raises(ValueError, match=r"predictions\.npz: no predictions"):
+    with pytest.raises(ValueError, match=r"predictions\.npz: no readable predictions"):
         read_predictions(tmp_path)
 
 
@@ -141,7 +141,7 @@ from pretrain.runtime import distributed
 from pretrain.runtime import progress
 from pretrain.runtime.stopping import StopFlag
 from transfer.probes import linear_run
-from transfer.probes.features import choose_device
+from transfer.weights.frozen_backbone import choose_device
 from transfer.probes.linear_heads import LinearConfig
 
 data, weights, mode = sys.argv[1:]
@@ -182,7 +182,7 @@ from pretrain.runtime import distributed
 from pretrain.runtime.stopping import StopFlag
 from pretrain.runtime.command_line import run_command
 from transfer.probes import knn_run
-from transfer.probes.features import choose_device
+from transfer.weights.frozen_backbone import choose_device
 
 data, weights, mode = sys.argv[1:]
 knn_run.BANK_ROWS = 16

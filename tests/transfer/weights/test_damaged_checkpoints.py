@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from transfer.weights.containers import read_tree
+from transfer.weights.files.containers import read_tree
 
 WEIGHTS = torch.arange(64.0)
 

@@ -19,8 +19,8 @@ from tools import convert_checkpoint
 from transfer.weights.backbone import fit_input, load_backbone, read_backbone
 from transfer.weights.convert import check_converted, convert
 from transfer.weights.families import render_table
-from transfer.weights.input_units import INPUT_UNITS, TORCHVISION
-from transfer.weights.manifest import read_manifest, unit_of
+from transfer.weights.manifest import pixel_format_of, read_manifest
+from transfer.weights.pixel_formats import PIXEL_FORMATS, TORCHVISION
 from transfer.weights.resnet_names import detectron2_name
 
 
@@ -96,16 +96,19 @@ def test_a_detectron2_file_that_does_not_say_its_input_is_asked_for_it(tmp_path:
     path = save(tmp_path, detectron2(q))
     with pytest.raises(ValueError, match=r"does not say for which[^$]*pixel_format=msra: msra \(BGR"):
         read_backbone(path)
-    for name in INPUT_UNITS:
+    for name in PIXEL_FORMATS:
         assert read_backbone(path, pixel_format=name).pixel_format == name
     with pytest.raises(ValueError, match="expected one of torchvision, msra"):
         read_backbone(path, pixel_format="rgb")
 
 
-@pytest.mark.parametrize("name", INPUT_UNITS)
+@pytest.mark.parametrize("name", PIXEL_FORMATS)
 def test_pixel_mean_and_std_of_a_detector_say_its_input(name: str, tmp_path: Path) -> None:
-    unit = INPUT_UNITS[name]
-    pixels = {"pixel_mean": torch.tensor(unit.mean).view(3, 1, 1), "pixel_std": torch.tensor(unit.std).view(3, 1, 1)}
+    wanted = PIXEL_FORMATS[name]
+    pixels = {
+        "pixel_mean": torch.tensor(wanted.mean).view(3, 1, 1),
+        "pixel_std": torch.tensor(wanted.std).view(3, 1, 1),
+    }
     assert read_backbone(save(tmp_path, detectron2(make_state(), **pixels))).pixel_format == name
     odd = {**pixels, "pixel_mean": torch.full((3, 1, 1), 7.0)}
     with pytest.raises(ValueError, match="does not say for which"):
@@ -118,14 +121,14 @@ def test_msras_input_goes_through_conversion_manifest_and_check(tmp_path: Path) 
     manifest = convert(source, tmp_path / "b.pkl")
     assert (manifest.source["family"], manifest.pixel_format, manifest.stride_in_1x1) == ("caffe2", "BGR", True)
     assert manifest.pixel_std == (1.0, 1.0, 1.0)
-    assert unit_of(read_manifest(tmp_path / "b.pkl")) == "msra"
+    assert pixel_format_of(read_manifest(tmp_path / "b.pkl")) == "msra"
     assert read_backbone(tmp_path / "b.pkl").pixel_format == "msra"
     assert check_converted(tmp_path / "b.pkl")[1]
     convert(tmp_path / "b.pkl", tmp_path / "c.pth")
     convert(tmp_path / "c.pth", tmp_path / "d.pkl")
     assert (tmp_path / "d.pkl").read_bytes() == (tmp_path / "b.pkl").read_bytes()
     for to, name in (("torchvision", "e.pth"), ("safetensors", "e.safetensors"), ("moco", "e.tar")):
-        with pytest.raises(ValueError, match="which a file under these names cannot say"):
+        with pytest.raises(ValueError, match="output format cannot record"):
             convert(source, tmp_path / name, to=to)
 
 
@@ -135,13 +138,13 @@ def test_features_of_msra_weights_are_those_of_bgr_pixels_and_strides_in_the_1x1
     convert(save(tmp_path, {"blobs": caffe2_state(50)}), path)
     backbone = read_backbone(path)
     pixels = torch.randint(0, 256, (1, 3, 64, 64)).double()  # RGB, 0…255
-    unit, ours = INPUT_UNITS["msra"], INPUT_UNITS[TORCHVISION]
+    theirs, ours = PIXEL_FORMATS["msra"], PIXEL_FORMATS[TORCHVISION]
 
     def normalise(images: torch.Tensor, mean: Any, std: Any) -> torch.Tensor:
         return (images - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
 
     bgr = functional.conv2d(
-        normalise(pixels.flip(1), unit.mean, unit.std), backbone.state["conv1.weight"].double(), stride=2, padding=3
+        normalise(pixels.flip(1), theirs.mean, theirs.std), backbone.state["conv1.weight"].double(), stride=2, padding=3
     )
     rgb = functional.conv2d(
         normalise(pixels, ours.mean, ours.std), fit_input(backbone)["conv1.weight"].double(), stride=2, padding=3

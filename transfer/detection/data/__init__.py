@@ -1,1 +1,1 @@
-"""Data sets for Detectron2: registered, checked, shared between ranks."""
+"""Data sets for Detectron2: register, check and share them between ranks; the order of the training data."""

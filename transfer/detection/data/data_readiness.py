@@ -1,6 +1,6 @@
-"""Read training and test sets by the loader and evaluator that the run uses, before its first step.
+"""Read training and test sets with the run's own loader and evaluator before its first step.
 
-What would stop a run at its end, when the test set is first read, stops it at its start.
+Errors in the test set are thus reported at the start of a run instead of after training.
 """
 
 import os
@@ -16,9 +16,9 @@ from transfer.detection.evaluators import build_evaluator
 
 
 def check_data_sets(cfg: Any, out: Path) -> None:
-    """Raise ValueError, on every rank, with all that is wrong with the registered sets of `cfg`; all ranks call it.
+    """Raise ValueError on all ranks with every mistake in the registered sets of `cfg`; all ranks call it.
 
-    The main process reads the annotations, builds the evaluators, looks for every image and decodes a sample.
+    The main rank reads the annotations, builds the evaluators, checks that every image exists and decodes a sample.
     """
     distributed.on_main(lambda: _refuse_obstacles(cfg, out))
 
@@ -29,14 +29,14 @@ def _refuse_obstacles(cfg: Any, out: Path) -> None:
 
 
 def find_obstacles(cfg: Any, out: Path) -> Iterator[str]:
-    """Yield a sentence for each thing that would stop training or evaluation."""
+    """Yield one sentence per mistake that would stop training or evaluation."""
     for name in dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]):
         try:
             load = DatasetCatalog[name]
             entries = load.peek() if hasattr(load, "peek") else load()
             yield from check_images(name, entries)
             if name in cfg.DATASETS.TRAIN and not any(entry["annotations"] for entry in entries):
-                yield f"{name}: none of its {len(entries)} images has an annotation to learn from"
+                yield f"{name}: none of its {len(entries)} images has an annotation to train on"
             if name in cfg.DATASETS.TEST:
                 build_evaluator(cfg, name, out)
         except (ValueError, OSError) as error:
@@ -44,7 +44,7 @@ def find_obstacles(cfg: Any, out: Path) -> Iterator[str]:
 
 
 def check_images(name: str, entries: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Yield what is wrong with the images: a file is missing, or one of a sample is not as the annotation says."""
+    """Yield mistakes in the images: missing files, and images of a sample that do not match their annotation."""
     listed: dict[str, set[str]] = {}
     lost = [entry["file_name"] for entry in entries if not _is_there(entry["file_name"], listed)]
     if lost:
@@ -58,7 +58,7 @@ def check_images(name: str, entries: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _is_there(path: str, listed: dict[str, set[str]]) -> bool:
-    """Return whether a file exists; each folder is read once, which on a network file system is far cheaper."""
+    """Return whether a file exists; each folder is listed once, which is faster on network file systems."""
     folder, name = os.path.split(path)
     if folder not in listed:
         listed[folder] = {entry.name for entry in Path(folder).iterdir()} if Path(folder).is_dir() else set()

@@ -1,10 +1,10 @@
-"""Train a detector on a share of the labels: which images are labelled, fixed by percent and fold.
+"""Select the labelled images for training on a share of the labels, determined by percentage and fold.
 
-The draw is that of open-mmlab/mmdetection, tools/misc/split_coco.py, whose lists of folds 1 to 5 semi-supervised
-detection is compared on: int(percent / 100 x images) numbers from NumPy's legacy generator seeded with the fold, with
-replacement, so that a few images are drawn twice and a list is shorter than its name says. Of COCO's 118,287 images
-fold 1 has 1,174, 5,764 and 11,285 for 1, 5 and 10 %. VOC has no such list; its images are drawn the same way, in the
-order of the lists in DATASETS.TRAIN: 1,574 of 16,551 for 10 %, fold 1.
+The selection is that of open-mmlab/mmdetection, tools/misc/split_coco.py, whose folds 1 to 5 are the benchmark of
+semi-supervised detection: int(percent / 100 x images) numbers drawn from NumPy's legacy generator seeded with the fold,
+with replacement, so that a list is slightly shorter than its name says. Of COCO's 118,287 images fold 1 has 1,174,
+5,764 and 11,285 for 1, 5 and 10 %. VOC has no such lists; its images are drawn the same way, in the order of the lists
+in DATASETS.TRAIN: 1,574 of 16,551 for 10 %, fold 1.
 """
 
 from collections.abc import Sequence
@@ -22,10 +22,10 @@ ALL_PERCENT = 100.0
 
 
 def draw_labelled(images: int, percent: float, fold: int) -> npt.NDArray[np.int64]:
-    """Return the positions, ascending, of the labelled ones among so many images.
+    """Return the sorted positions of the labelled images among `images`.
 
     Raises:
-        ValueError: a percentage outside (0, 100], a negative fold, or no image left.
+        ValueError: a percentage outside (0, 100], a negative fold, or no labelled image.
 
     """
     if not 0 < percent <= ALL_PERCENT or fold < 0:
@@ -35,13 +35,13 @@ def draw_labelled(images: int, percent: float, fold: int) -> npt.NDArray[np.int6
         )
     count = int(percent / ALL_PERCENT * images)
     if not count:
-        raise ValueError(f"DATASETS.LABELLED_PERCENT={percent:g}: leaves none of {images} images; raise it")
+        raise ValueError(f"DATASETS.LABELLED_PERCENT={percent:g}: selects none of {images} images; raise it")
     drawn = np.random.RandomState(fold).choice(images, size=count)
     return np.unique(drawn).astype(np.int64)
 
 
 def read_training_entries(cfg: Any) -> list[dict[str, Any]]:
-    """Return the images of DATASETS.TRAIN in Detectron2's form: the labelled share, then Detectron2's own filter."""
+    """Return the entries of DATASETS.TRAIN: the labelled share, then filtered as Detectron2 does."""
     names, keep_all = list(cfg.DATASETS.TRAIN), cfg.DATASETS.LABELLED_PERCENT == ALL_PERCENT
     filtered = bool(cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
     if keep_all:
@@ -53,7 +53,7 @@ def read_training_entries(cfg: Any) -> list[dict[str, Any]]:
 
 
 def _in_file_order(name: str) -> Sequence[dict[str, Any]]:
-    """Return the images of a data set as its file lists them; Detectron2 sorts those of a COCO file by id."""
+    """Return the entries of a data set in file order; Detectron2 sorts those of a COCO file by id."""
     entries: list[dict[str, Any]] = list(get_detection_dataset_dicts([name], filter_empty=False))
     path = MetadataCatalog.get(name).get("json_file")
     if not path:

@@ -1,4 +1,4 @@
-"""Check the data that a detector's config names: what a run would refuse, and what the deeper look finds."""
+"""Check the data sets of a detector config: mistakes that stop a run, and damaged images."""
 
 from pathlib import Path
 from typing import Any
@@ -8,15 +8,15 @@ from transfer.data_checks.voc_and_coco import DataReport, check_data
 from transfer.detection.config import read_detector_config
 from transfer.detection.data.own_sets import find_voc_mistakes, read_images, settle_own_data
 
-REMEDY = "correct the annotations or the config; see transfer/detection/data/own_data.py for the form"
+REMEDY = "correct the annotations or the config; see transfer/detection/data/own_data.py for the format"
 
 
 def check_config_data(config: str | Path, root: str | Path, *, deep: bool = False) -> DataReport:
-    """Return counts, notes and problems of the sets that `config` trains and tests on, below `root`.
+    """Return counts, notes and problems of the training and test sets of `config`, below `root`.
 
     Args:
-        config: a detector's config, one with data_sets among them.
-        root: of the data; empty: as the config says.
+        config: path of a detector config, which may declare data_sets.
+        root: of the data sets; empty: DATASETS.ROOT of the config.
         deep: decode every image instead of a sample.
 
     """

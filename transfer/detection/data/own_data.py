@@ -1,7 +1,7 @@
-"""Own data sets and own protocols of a detector's config, in a file that holds only what differs.
+"""User-defined data sets and protocols, in a config file that lists only the differences.
 
-  PROTOCOL: mine-boxes              # a name of one's own: results never stand beside published rows
-  BASED_ON: coco-fpn-1x@moco        # the named protocol whose settings hold where this file says nothing
+  PROTOCOL: mine-boxes              # a new name: results are never compared with published rows
+  BASED_ON: coco-fpn-1x@moco        # the named protocol that provides all other keys
   MODEL: {MASK_ON: False}           # boxes only
   data_sets:
     mine:                           # registered as mine_train and mine_test
@@ -13,10 +13,10 @@
       folder: scans
       train: train                  # name of the list
       test: val
-      classes: [cell, scratch]      # may be left out: those of the training annotations, sorted
+      classes: [cell, scratch]      # optional; default: those of the training annotations, sorted
 
-Paths count from the root of the data (data=ROOT), or from the config's folder when none is given. The number of classes
-comes from the data. VOC-format sets are measured with VOC 2012's AP (all points).
+Paths are relative to the data root (data=ROOT), or to the config's folder if none is given. The number of classes is
+read from the data. VOC-format sets are evaluated with VOC 2012's AP (all points).
 """
 
 import re
@@ -28,7 +28,7 @@ from transfer.detection.protocol_files import CONFIG_FOLDER, PROTOCOL_FILES
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 RESERVED = ("voc", "coco", "knn", "linear")
-"""Beginnings of the named protocols: published numbers and noise are looked up by them."""
+"""Prefixes of the named protocols, by which published results and noise are found."""
 PARTS = ("train", "test")
 FORMATS = {"coco": ("format", *PARTS), "voc": ("format", *PARTS, "folder", "classes")}
 COCO_FILES = ("annotations", "images")
@@ -36,15 +36,15 @@ Read = Callable[[Path], dict[str, Any]]
 
 
 def expand_own(values: Mapping[str, Any], path: Path, read: Read) -> dict[str, Any]:
-    """Return the settings of the file `path` with BASED_ON's beneath them and `data_sets` turned into keys.
+    """Return the config keys of the file `path`, merged over those of BASED_ON, with `data_sets` expanded.
 
     Args:
-        values: what the file says.
-        path: of the file, for texts and as the root of relative paths.
-        read: returns the settings of another file.
+        values: content of the file.
+        path: of the file, for error texts and as the root of relative paths.
+        read: returns the content of another config file.
 
     Raises:
-        ValueError: every mistake in BASED_ON, PROTOCOL and data_sets, a line each.
+        ValueError: one line per mistake in BASED_ON, PROTOCOL and data_sets.
 
     """
     values = dict(values)
@@ -53,26 +53,26 @@ def expand_own(values: Mapping[str, Any], path: Path, read: Read) -> dict[str, A
         return values
     mistakes = [*_check_names(values.get("PROTOCOL", ""), base), *_check_sets(sets)]
     if sets and not mistakes:
-        said = values.get("DATASETS", {})
+        given = values.get("DATASETS", {})
         mistakes = [
-            f"data_sets: no set has a {part} part; add one, or say DATASETS.{part.upper()}"
+            f"data_sets: no set has a {part} part; add one, or set DATASETS.{part.upper()}"
             for part in PARTS
-            if not any(part in entry for entry in sets.values()) and part.upper() not in said
+            if not any(part in entry for entry in sets.values()) and part.upper() not in given
         ]
     if mistakes:
         raise ValueError("\n".join(f"{path}: {mistake}" for mistake in mistakes))
-    beneath = read(CONFIG_FOLDER / PROTOCOL_FILES[base]) if base else {}
+    defaults = read(CONFIG_FOLDER / PROTOCOL_FILES[base]) if base else {}
     if not sets:
-        return _lay_over(beneath, values)
+        return _merge(defaults, values)
     keys = _list_sets(sets)
     keys["COCO_FORMAT"] += values.get("DATASETS", {}).get("COCO_FORMAT", [])
-    values = _lay_over(values, {"DATASETS": {"COCO_FORMAT": keys.pop("COCO_FORMAT")}})
+    values = _merge(values, {"DATASETS": {"COCO_FORMAT": keys.pop("COCO_FORMAT")}})
     from_data = {"MODEL": {"ROI_HEADS": {"NUM_CLASSES": 0}}, "DATASETS": keys | {"ROOT": str(path.parent.absolute())}}
-    return _lay_over(_lay_over(beneath, from_data), values)
+    return _merge(_merge(defaults, from_data), values)
 
 
 def is_own(cfg: Any) -> bool:
-    """Return whether the config's protocol is one of the user's own."""
+    """Return whether the config's protocol is user-defined."""
     return bool(cfg.BASED_ON)
 
 
@@ -85,13 +85,13 @@ def _check_names(protocol: Any, base: Any) -> Iterator[str]:
     if not base:
         return
     if base not in PROTOCOL_FILES:
-        yield f"BASED_ON: no protocol is named {base!r}; expected one of {', '.join(PROTOCOL_FILES)}"
+        yield f"BASED_ON: unknown protocol {base!r}; expected one of {', '.join(PROTOCOL_FILES)}"
     if not isinstance(protocol, str) or not NAME.fullmatch(protocol):
         yield f"PROTOCOL: expected a name of letters, digits, '.', '_' and '-'; got {protocol!r}"
     elif protocol.lower().startswith(RESERVED):
         yield (
-            f"PROTOCOL: {protocol!r} begins like a named protocol ({', '.join(RESERVED)}), whose published numbers are "
-            f"not about these data; call it mine-{protocol}, for example"
+            f"PROTOCOL: {protocol!r} starts with a reserved prefix ({', '.join(RESERVED)}), which compares it with "
+            f"published results; use another name, such as mine-{protocol}"
         )
 
 
@@ -110,7 +110,7 @@ def _check_sets(sets: Any) -> Iterator[str]:
         if unknown := sorted(map(str, entry.keys() - {*FORMATS[kind]})):
             yield f"{where}: unknown {', '.join(unknown)}; allowed are {', '.join(FORMATS[kind])}"
         if not entry.keys() & {*PARTS}:
-            yield f"{where}: says neither train nor test"
+            yield f"{where}: has neither train nor test"
         yield from _check_coco(where, entry) if kind == "coco" else _check_voc(where, entry)
 
 
@@ -135,7 +135,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _list_sets(sets: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Return the keys of DATASETS that name the sets: what to train and test on, and where each lies."""
+    """Return the keys of DATASETS for the sets: TRAIN and TEST, and the files of each set."""
     keys: dict[str, list[Any]] = {"TRAIN": [], "TEST": [], "COCO_FORMAT": [], "VOC_FORMAT": []}
     for name, entry in sets.items():
         for part in PARTS:
@@ -150,10 +150,10 @@ def _list_sets(sets: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Any]]:
     return {key: value for key, value in keys.items() if value or key == "COCO_FORMAT"}
 
 
-def _lay_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Return both mappings as one; `above` holds where both say something, mappings are joined."""
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return both mappings merged recursively; `above` takes precedence."""
     joined = dict(below)
     for key, value in above.items():
         old = joined.get(key)
-        joined[key] = _lay_over(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        joined[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return joined

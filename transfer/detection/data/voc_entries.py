@@ -1,4 +1,4 @@
-"""VOC's annotations as the entries that Detectron2 trains on: those of its own loader, or a sentence with the file."""
+"""Read VOC annotations as Detectron2 entries, equal to those of its own loader, with errors that name the file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +12,10 @@ from transfer.metrics.voc_annotations import read_annotation, read_image_set
 def load_voc_entries(root: str | Path, split: str, class_names: Sequence[str]) -> list[dict[str, Any]]:
     """Return one entry per image of ROOT/ImageSets/Main/<split>.txt; difficult objects are kept.
 
-    Equal to detectron2.data.datasets.load_voc_instances, which cannot read an image set of one line.
+    Equal to detectron2.data.datasets.load_voc_instances, which fails on an image set of one line.
 
     Raises:
-        ValueError: one line per annotation that cannot be read, is without a size, or has an unknown class.
+        ValueError: one line per annotation that is unreadable, lacks a size, or has an unknown class.
 
     """
     entries, mistakes = [], []
@@ -35,13 +35,13 @@ def _load_entry(root: Path, name: str, class_names: Sequence[str]) -> dict[str, 
     annotation = read_annotation(path)
     if annotation.size is None:
         raise ValueError(
-            f"{path}: it has no size of whole pixels: expected <size><width>…</width><height>…</height></size>"
+            f"{path}: it has no size in whole pixels; expected <size><width>…</width><height>…</height></size>"
         )
     unknown = sorted({entry.name for entry in annotation.objects} - set(class_names))
     if unknown:
         raise ValueError(
-            f"{path}: unknown classes {unknown}; expected {', '.join(class_names)} (register a data set of other "
-            "classes in COCO's format, DATASETS.COCO_FORMAT)"
+            f"{path}: unknown classes {unknown}; expected {', '.join(class_names)} (set DATASETS.VOC_CLASSES "
+            "for other classes)"
         )
     return {
         "file_name": str(root / "JPEGImages" / f"{name}.jpg"),

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from transfer.weights.array_pickle import ARRAY_TABLE
+from transfer.weights.files.array_pickle import ARRAY_TABLE
 from transfer.weights.files.pickle_machine import Build, Instance, Name, UnsafePickleError, check_key
 
 _MAX_ELEMENTS = 2**31

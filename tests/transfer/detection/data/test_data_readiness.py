@@ -1,4 +1,4 @@
-"""What training and evaluation accept and refuse of data, before the first step and by tools.check_data alike."""
+"""Which data training and evaluation accept, checked before the first step and by tools.check_data alike."""
 
 import json
 import re
@@ -21,8 +21,8 @@ from tests.making.detector_runs import make_small_digits
 from transfer.data_checks.problems import check_image
 from transfer.data_checks.voc_and_coco import check_data
 from transfer.detection.data.data_readiness import check_data_sets
+from transfer.detection.data.datasets import VOC_CLASSES, register_datasets
 from transfer.detection.data.voc_entries import load_voc_entries
-from transfer.detection.datasets import VOC_CLASSES, register_datasets
 from transfer.detection.evaluators import build_evaluator
 from transfer.detection.protocols import read_protocol
 from transfer.metrics.coco_files import read_coco_entries
@@ -39,7 +39,7 @@ def data(digits: Path, tmp_path: Path) -> Path:
 
 
 def check(data: Path, protocol: str) -> None:
-    """Do what a run does before its first step."""
+    """Register and check the data sets as a run does before its first step."""
     cfg = read_protocol(protocol)
     cfg.DATASETS.ROOT = str(data)
     register_datasets(cfg)
@@ -96,7 +96,7 @@ def test_voc_sets_may_have_classes_of_their_own(data: Path) -> None:
 
 
 def renumber(content: dict[str, Any]) -> None:
-    """Number the same categories backwards, from 50 on."""
+    """Renumber the categories in reverse order, starting at 50."""
     new = {entry["id"]: 50 + 3 * number for number, entry in enumerate(reversed(content["categories"]))}
     for entry in content["categories"]:
         entry["id"] = new[entry["id"]]

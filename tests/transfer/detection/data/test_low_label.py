@@ -1,4 +1,4 @@
-"""Which images are labelled: the public draw, in the file's order, the same on every rank and at every resume."""
+"""The labelled images are those of the public lists, in file order, on every rank and after every resume."""
 
 import json
 from pathlib import Path
@@ -8,9 +8,9 @@ import pytest
 
 from tests.making.own_sets import write_coco_set, write_voc_set
 from transfer.detection.config import read_detector_config
+from transfer.detection.data.datasets import register_datasets
 from transfer.detection.data.low_label import draw_labelled, read_training_entries
 from transfer.detection.data.own_sets import settle_own_data
-from transfer.detection.datasets import register_datasets
 
 SETS = """
 PROTOCOL: mine

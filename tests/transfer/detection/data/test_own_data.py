@@ -1,4 +1,4 @@
-"""Own data sets under an own protocol's name: read, checked, trained on, measured, and kept from published rows."""
+"""User-defined data sets and protocols: read, checked, trained on, evaluated, never compared with published rows."""
 
 import json
 from pathlib import Path
@@ -16,8 +16,8 @@ from tests.making.own_sets import SHAPES, write_coco_set, write_voc_set
 from tools.check_data import main as check_data
 from tools.finetune_detector import main as finetune_detector
 from transfer.detection.config import flatten_config, read_detector_config
+from transfer.detection.data.datasets import register_datasets
 from transfer.detection.data.own_sets import settle_own_data
-from transfer.detection.datasets import register_datasets
 from transfer.detection.loaded_weights import fresh_names
 from transfer.detection.protocol_files import PROTOCOL_FILES
 from transfer.detection.protocols import lint, read_protocol
@@ -98,7 +98,7 @@ data_sets:
         "unknown tests",
         "d.folder",
         "d.classes",
-        "e: says neither",
+        "e: has neither",
     ):
         assert part in str(caught.value), part
 
@@ -108,7 +108,7 @@ def test_test_categories_of_another_name_are_refused(shapes: Path) -> None:
     content = json.loads(path.read_text())
     content["categories"][1]["name"] = "gasket"
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"shapes_test: .*it lacks \['nut'\] and has \['gasket'\] more"):
+    with pytest.raises(ValueError, match=r"shapes_test: .*missing \['nut'\], unknown \['gasket'\]"):
         settle_own_data(read_detector_config(write_config(shapes, FPN + COCO_SETS)))
 
 
@@ -123,7 +123,9 @@ def test_mistakes_of_a_voc_format_set_are_told_before_the_first_step(tmp_path: P
     changed = tmp_path / "VOCparts" / "Annotations" / "val002.xml"
     changed.write_text(changed.read_text().replace("crack", "scratch"))
     (tmp_path / "VOCparts" / "ImageSets" / "Main" / "val.txt").write_text("val000 1\nval001 1\nval002 -1\n")
-    with pytest.raises(ValueError, match=r"(?s)val001: no image .*val002\.xml: the class 'scratch' is none of cell"):
+    with pytest.raises(
+        ValueError, match=r"(?s)val001: no image .*val002\.xml: unknown class 'scratch', expected one of cell"
+    ):
         register_datasets(cfg)
     cfg.MODEL.MASK_ON = True
     with pytest.raises(ValueError, match=r"boxes only: set MODEL\.MASK_ON: False"):

@@ -8,10 +8,10 @@ from detectron2.data import get_detection_dataset_dicts
 
 from pretrain.runtime.machine import PROJECT_ROOT
 from tests.making.detector_runs import make_small_digits
+from transfer.detection.data.datasets import register_datasets
 from transfer.detection.data.packed_entries import pack_entries, read_on_node
-from transfer.detection.datasets import register_datasets
+from transfer.detection.data.training_stream import load_training_entries
 from transfer.detection.protocols import read_protocol
-from transfer.detection.training_stream import load_training_entries
 
 ENTRIES: list[dict[str, Any]] = [{"image_id": number, "annotations": [{"bbox": [1.5, number]}]} for number in range(5)]
 

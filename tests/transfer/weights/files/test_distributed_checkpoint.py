@@ -8,8 +8,8 @@ import torch
 from torch.distributed import checkpoint
 
 from tests.making.family_checkpoints import make_state, under
-from transfer.weights.containers import describe_container, read_tree
 from transfer.weights.convert import check_converted, convert
+from transfer.weights.files.containers import describe_container, read_tree
 from transfer.weights.inspection import inspect_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from yacs.config import CfgNode
 
 from tests.transfer.weights.test_damaged_checkpoints import WEIGHTS, save
-from transfer.weights.containers import read_tree
+from transfer.weights.files.containers import read_tree
 
 
 class AttributeDict(dict[str, Any]):

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from transfer.weights.containers import describe_container, read_tree
+from transfer.weights.files.containers import describe_container, read_tree
 
 TREE = {"state_dict": {"a.weight": torch.arange(6.0).reshape(2, 3), "n": torch.tensor(3)}, "epoch": 4}
 

@@ -1,7 +1,7 @@
-"""The order of a detector's training data as a function of (seed, rank, batches so far), so that a killed run goes on.
+"""Training data order as a pure function of (seed, rank, completed batches), so that a killed run resumes exactly.
 
-Detectron2's loader and mapper do the work; what differs is that each element knows its position in the endless stream,
-draws its augmentation from (seed, position), and that a stream can begin after any number of batches.
+Uses Detectron2's loader and mapper. In addition, each example carries its position in the infinite stream, its
+augmentation is seeded with (seed, position), and a stream can start after any number of batches.
 """
 
 import random
@@ -20,25 +20,25 @@ from transfer.detection.data.low_label import ALL_PERCENT, read_training_entries
 from transfer.detection.data.packed_entries import PackedEntries, pack_entries
 
 PRECISE_BN_STREAM = 1
-"""Name of the stream of PreciseBN's batches; training's is 0."""
+"""Stream number of PreciseBN's batches; that of training is 0."""
 
 
 class PositionSampler(Sampler[int]):
-    """Yield position x size + image index for ever, this rank's share, as if `batches_done` batches had been taken.
+    """Yield this rank's codes, position x size + image index, without end, starting after `batches_done` batches.
 
-    Each epoch is a permutation of all images drawn from (seed, stream, epoch); rank r takes positions r, r + world, ….
+    Each epoch is a permutation of all images seeded with (seed, stream, epoch); rank r takes positions r, r + world, ….
     """
 
     def __init__(
         self, wide: Sequence[bool], *, seed: tuple[int, int], batch: int, batches_done: int, grouped: bool
     ) -> None:
-        """Take `wide`, whether each image is wider than high; `batch` images a rank; Detectron2's grouping or not."""
+        """Take, per image, whether it is wider than high; `batch` images per rank; aspect ratio grouping on or off."""
         self.wide, self.seed, self.batch = list(wide), seed, batch
         self.batches_done, self.grouped = batches_done, grouped
         self.rank, self.world = comm.get_rank(), comm.get_world_size()
 
     def __iter__(self) -> Iterator[int]:
-        """Begin with what lay in the groups of the last batch taken: images that wait for others of their shape."""
+        """Start with the images left in the aspect ratio groups after the last completed batch."""
         stream = self._stream()
         waiting: tuple[list[int], list[int]] = ([], [])
         done = 0
@@ -63,10 +63,10 @@ class PositionSampler(Sampler[int]):
 
 
 class PositionedExamples(IterableDataset[Any]):
-    """Training examples in the sampler's order; augmentation's chances come from (seed, stream, position) alone.
+    """Training examples in the sampler's order, with augmentation seeded with (seed, stream, position) only.
 
-    Worker w of W makes every W-th example from the w-th on, and the loader takes from the workers in turn: the order is
-    the sampler's. Detectron2 would share out a sampler's indices itself, since 2022 in chunks, which changes the order.
+    Worker w of W produces every W-th example from the w-th on, and the loader reads from the workers in turn, so the
+    order is the sampler's. Detectron2 would split the indices itself, since 2022 in chunks, which changes the order.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class PositionedExamples(IterableDataset[Any]):
         self.codes, self.entries, self.mapper, self.seed = codes, entries, mapper, seed
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield this worker's share."""
+        """Yield this worker's share of the examples."""
         worker = get_worker_info()
         if worker is None:
             yield from map(self.make_example, self.codes)
@@ -84,7 +84,7 @@ class PositionedExamples(IterableDataset[Any]):
             yield from map(self.make_example, islice(self.codes, worker.id, None, worker.num_workers))
 
     def make_example(self, code: int) -> Any:
-        """Return the mapped example of `code`, as `PositionSampler` yields it."""
+        """Return the mapped example for a `code` of `PositionSampler`."""
         position, index = divmod(int(code), len(self.entries))
         chance = int(np.random.SeedSequence([*self.seed, position]).generate_state(1)[0])
         np.random.seed(chance)  # noqa: NPY002  Detectron2's augmentations draw from NumPy's global generator
@@ -93,10 +93,10 @@ class PositionedExamples(IterableDataset[Any]):
 
 
 class SeededBatches:
-    """Give a loader's batches, and seed torch with (seed, stream, rank, number of the batch) after each is fetched.
+    """Yield a loader's batches and seed torch with (seed, stream, rank, batch number) after fetching each.
 
-    Anchors and regions are then sampled the same after a resume. Not before the fetch: a loader that starts draws from
-    torch's generator itself.
+    Anchor and region sampling is thus the same after a resume. Seeding must follow the fetch, because a starting loader
+    draws from torch's generator.
     """
 
     def __init__(self, loader: Any, seed: tuple[int, int], first: int) -> None:
@@ -110,13 +110,13 @@ class SeededBatches:
 
 
 def load_training_entries(cfg: Any) -> tuple[Any, list[bool]]:
-    """Return the packed entries of DATASETS.TRAIN, or of its labelled share, and whether each image is wider than high.
+    """Return the packed entries of DATASETS.TRAIN or its labelled share, and whether each image is wider than high.
 
-    The entries and their order are those of Detectron2's get_detection_dataset_dicts; FILTER_EMPTY_ANNOTATIONS leaves
-    out images without annotations, or with crowds alone.
+    Entries and order equal those of Detectron2's get_detection_dataset_dicts; FILTER_EMPTY_ANNOTATIONS omits images
+    without annotations or with crowd annotations only.
 
     Raises:
-        ValueError: no image is left.
+        ValueError: no image remains.
 
     """
     names, filter_empty = list(cfg.DATASETS.TRAIN), cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
@@ -135,29 +135,29 @@ def load_training_entries(cfg: Any) -> tuple[Any, list[bool]]:
         packed = whole if isinstance(whole, PackedEntries) else pack_entries(whole)
         parts.append(packed.select(kept))
     if not wide:
-        raise ValueError(f"{', '.join(names)}: no image has an annotation to learn from")
+        raise ValueError(f"{', '.join(names)}: no image has an annotation to train on")
     return (parts[0] if len(parts) == 1 else ConcatDataset(parts)), wide
 
 
 def build_train_loader(cfg: Any, *, seed: int, batches_done: int = 0, stream: int = 0) -> Any:
-    """Return Detectron2's training loader over cfg.DATASETS.TRAIN, to go on after `batches_done` batches of this rank.
+    """Return Detectron2's training loader over cfg.DATASETS.TRAIN, starting after `batches_done` batches of this rank.
 
     Raises:
-        ValueError: the batch does not divide by ranks and accumulation, or the order could not be kept.
+        ValueError: the batch size is not divisible by ranks x accumulation, or the loader config cannot keep the order.
 
     """
     end_workers_at_exit()
     parts = comm.get_world_size() * cfg.SOLVER.ACCUMULATE
     if cfg.SOLVER.IMS_PER_BATCH % parts:
         raise ValueError(
-            f"SOLVER.IMS_PER_BATCH={cfg.SOLVER.IMS_PER_BATCH} does not divide by {comm.get_world_size()} processes x "
-            f"{cfg.SOLVER.ACCUMULATE} accumulated parts; take another number of processes"
+            f"SOLVER.IMS_PER_BATCH={cfg.SOLVER.IMS_PER_BATCH} is not divisible by {comm.get_world_size()} processes x "
+            f"{cfg.SOLVER.ACCUMULATE} accumulated parts; use another number of processes"
         )
     grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
     if not grouped and cfg.DATALOADER.NUM_WORKERS > 1:
         raise ValueError(
-            "DATALOADER.ASPECT_RATIO_GROUPING=False keeps the order of the data over a resume only with "
-            "DATALOADER.NUM_WORKERS of 0 or 1; leave the grouping on, as every protocol has it"
+            "DATALOADER.ASPECT_RATIO_GROUPING=False resumes in the same data order only with DATALOADER.NUM_WORKERS of "
+            "0 or 1; enable the grouping, as in every protocol"
         )
     entries, wide = load_training_entries(cfg)
     batch = cfg.SOLVER.IMS_PER_BATCH // parts

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transfer.weights.array_pickle import UnsafePickleError, read_arrays, write_arrays
+from transfer.weights.files.array_pickle import UnsafePickleError, read_arrays, write_arrays
 
 
 def read(data: bytes) -> Any:

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from tests.making.detector_runs import make_small_digits
-from transfer.detection.datasets import register_datasets
+from transfer.detection.data.datasets import register_datasets
+from transfer.detection.data.training_stream import PositionSampler, build_train_loader
 from transfer.detection.protocols import read_protocol
-from transfer.detection.training_stream import PositionSampler, build_train_loader
 
 WIDE = [True, False, True, True, False, True, False]
 
@@ -54,8 +54,8 @@ def test_another_seed_or_stream_is_another_order() -> None:
 def test_ranks_share_the_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     positions = []
     for rank in range(2):
-        monkeypatch.setattr("transfer.detection.training_stream.comm.get_rank", lambda rank=rank: rank)
-        monkeypatch.setattr("transfer.detection.training_stream.comm.get_world_size", lambda: 2)
+        monkeypatch.setattr("transfer.detection.data.training_stream.comm.get_rank", lambda rank=rank: rank)
+        monkeypatch.setattr("transfer.detection.data.training_stream.comm.get_world_size", lambda: 2)
         sampler = PositionSampler(WIDE, seed=(1, 0), batch=1, batches_done=0, grouped=False)
         positions += [code // len(WIDE) for code in islice(sampler, 10)]
     assert sorted(positions) == list(range(20))

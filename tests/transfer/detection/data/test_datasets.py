@@ -8,7 +8,7 @@ from tests.making.detector_runs import make_small_digits
 from tools.check_data import main as check_data_command
 from tools.digits.layouts import VOC_NAMES
 from transfer.data_checks.voc_and_coco import check_data
-from transfer.detection.datasets import register_datasets
+from transfer.detection.data.datasets import register_datasets
 from transfer.detection.protocols import read_protocol
 
 from detectron2.data import DatasetCatalog, MetadataCatalog  # isort: skip
@@ -97,7 +97,7 @@ def test_whole_digits_have_no_problem(data: Path, capsys: pytest.CaptureFixture[
     assert "no problems found" in capsys.readouterr().out
     report = check_data(data)
     assert report.counts["coco/train2017"] == 8
-    assert len(report.notes) == 5  # none of the counts is the published set's
+    assert len(report.notes) == 5  # no count equals that of the published set
 
 
 def test_every_problem_is_listed_at_once_with_its_remedy(data: Path) -> None:

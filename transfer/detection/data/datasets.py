@@ -1,8 +1,9 @@
-"""Register VOC, COCO and any COCO-format data set under a root that the config or the command line gives.
+"""Register VOC, COCO and other COCO-format data sets below the root given by the config or the command line.
 
-Nothing happens at import and no environment variable is read; Detectron2's own registrations of the same names (made
-for the root "datasets") are replaced. Layout below the root, as Detectron2 documents it: VOC2007/ and VOC2012/ with
-Annotations, ImageSets/Main, JPEGImages (2007: trainval and test merged); coco/annotations and coco/{train,val}2017.
+Importing this module registers nothing, and no environment variable is read. Detectron2's registrations of the same
+names (for the root "datasets") are replaced. Layout below the root, as documented by Detectron2: VOC2007/ and
+VOC2012/ with Annotations, ImageSets/Main, JPEGImages (2007: trainval and test merged); coco/annotations and
+coco/{train,val}2017.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ from transfer.detection.data.voc_entries import load_voc_entries
 from transfer.metrics.coco_files import LAYOUT_HINT, CocoEntries, read_coco_entries
 
 VOC_CLASSES: tuple[str, ...] = tuple(CLASS_NAMES)
-"""VOC's twenty categories in Detectron2's order; DATASETS.VOC_CLASSES names those of a set with others."""
+"""VOC's twenty categories in Detectron2's order; DATASETS.VOC_CLASSES overrides them."""
 VOC_SPLITS = ("train", "val", "trainval", "test")
 COCO_SETS = {
     "coco_2017_train": ("coco/annotations/instances_train2017.json", "coco/train2017"),
@@ -31,7 +32,7 @@ COCO_SETS = {
 
 @dataclass(frozen=True, kw_only=True)
 class CocoSet:
-    """A COCO-format data set's files."""
+    """Name and files of a COCO-format data set."""
 
     name: str
     annotations: Path
@@ -39,20 +40,19 @@ class CocoSet:
 
 
 def register_datasets(cfg: Any) -> None:
-    """Register every data set that the config trains or tests on, below cfg.DATASETS.ROOT.
+    """Register every training and test set of the config below cfg.DATASETS.ROOT.
 
-    Categories are matched by name: COCO-format sets may number those of the first training set as they like.
-
-    VOC's difficult boxes stay in training (Detectron2's loader keeps them) and are ignored by the evaluation.
+    Categories are matched by name, so COCO-format sets may use different category ids.
+    VOC's difficult boxes are used in training (as in Detectron2's loader) and ignored by the evaluation.
 
     Raises:
-        ValueError: one line per mistake: unknown name, missing files, another number of classes than the model has,
-            or no masks where MODEL.MASK_ON asks for them.
+        ValueError: one line per mistake: unknown name, missing files, a number of classes that differs from the
+            model's, or no masks although MODEL.MASK_ON is set.
 
     """
     root = Path(cfg.DATASETS.ROOT)
     if not cfg.DATASETS.ROOT or not root.is_dir():
-        raise ValueError(f"data={cfg.DATASETS.ROOT or ''}: no such folder of data sets; give data=ROOT, {LAYOUT_HINT}")
+        raise ValueError(f"data={cfg.DATASETS.ROOT or ''}: no such data set folder; give data=ROOT, {LAYOUT_HINT}")
     names = list(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]))
     mistakes: list[str] = []
     class_names: tuple[str, ...] | None = None
@@ -65,10 +65,10 @@ def register_datasets(cfg: Any) -> None:
 
 
 def find_coco_sets(root: str | Path, extra: Sequence[Sequence[str]] = ()) -> dict[str, CocoSet]:
-    """Return COCO's two sets and those of DATASETS.COCO_FORMAT by name; paths are relative to `root`.
+    """Return COCO's two sets and those of DATASETS.COCO_FORMAT by name; relative paths start at `root`.
 
     Raises:
-        ValueError: an entry is no [name, annotation file, image folder].
+        ValueError: an entry is not [name, annotation file, image folder].
 
     """
     bad = [entry for entry in extra if len(entry) != 3 or not all(isinstance(part, str) for part in entry)]
@@ -82,7 +82,7 @@ def find_coco_sets(root: str | Path, extra: Sequence[Sequence[str]] = ()) -> dic
 
 
 def split_voc_name(name: str) -> tuple[int, str] | None:
-    """Return (2007, "trainval") of "voc_2007_trainval"; None for a name of another form."""
+    """Return (2007, "trainval") for "voc_2007_trainval"; None for any other pattern."""
     parts = name.split("_")
     if len(parts) == 3 and parts[0] == "voc" and parts[1] in ("2007", "2012") and parts[2] in VOC_SPLITS:
         return int(parts[1]), parts[2]
@@ -101,7 +101,7 @@ def _register(cfg: Any, root: Path, name: str, class_names: tuple[str, ...] | No
     else:
         yield (
             f"{name}: no such data set; expected voc_<2007 or 2012>_<{'|'.join(VOC_SPLITS)}>, or one of "
-            f"{', '.join(coco)} (name your own under data_sets:, see transfer/detection/data/own_data.py)"
+            f"{', '.join(coco)} (declare your own under data_sets, see transfer/detection/data/own_data.py)"
         )
 
 
@@ -109,7 +109,7 @@ def _register_voc(cfg: Any, root: Path, name: str, year: int, split: str) -> Ite
     folder = root / f"VOC{year}"
     image_set = folder / "ImageSets" / "Main" / f"{split}.txt"
     if cfg.MODEL.MASK_ON:
-        yield f"{name}: VOC's detection annotations hold boxes only; MODEL.MASK_ON needs masks: take a coco protocol"
+        yield f"{name}: VOC's detection annotations hold boxes only, but MODEL.MASK_ON needs masks; use a COCO protocol"
         return
     if not image_set.is_file():
         yield f"{name}: {image_set} is missing; {LAYOUT_HINT}"
@@ -150,35 +150,35 @@ def _register_coco(cfg: Any, files: CocoSet, class_names: tuple[str, ...] | None
 
 
 def split_facts(files: CocoSet, class_names: tuple[str, ...] | None) -> tuple[list[dict[str, Any]], CocoEntries]:
-    """Return the entries of a set, and all else that is known of it."""
+    """Return (entries, content without the entries) of a set."""
     content = _read_coco(files.annotations, files.images, class_names)
     return content.entries, replace(content, entries=[])
 
 
 def _find_misfit(cfg: Any, files: CocoSet, content: CocoEntries) -> str:
-    """Return why the model of `cfg` cannot learn or be tested on a set; an empty string when it can."""
+    """Return why a set does not fit the model of `cfg`; an empty string if it fits."""
     classes, bare = len(content.class_names), content.boxes - content.masks
     if classes != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
         return f"has {classes} categories, MODEL.ROI_HEADS.NUM_CLASSES is {_classes(cfg)}"
     if cfg.MODEL.MASK_ON and bare:
         return (
-            f"{bare} of {content.boxes} annotations have no segmentation, but MODEL.MASK_ON needs masks: take a box "
-            "protocol (MODEL.MASK_ON=False is a deviation), or another annotation file"
+            f"{bare} of {content.boxes} annotations have no segmentation, but MODEL.MASK_ON needs masks; use a box "
+            "protocol (MODEL.MASK_ON=False is a deviation) or another annotation file"
         )
     trains = cfg.MODEL.MASK_ON and files.name in cfg.DATASETS.TRAIN
     if trains and content.rle_masks and cfg.INPUT.MASK_FORMAT == "polygon":
         return (
-            f"{content.rle_masks} masks are RLE, which Detectron2 does not train on as polygons; set "
-            "INPUT.MASK_FORMAT=bitmask, or write them as polygons"
+            f"{content.rle_masks} masks are RLE, which INPUT.MASK_FORMAT=polygon does not support; set "
+            "INPUT.MASK_FORMAT=bitmask, or convert the masks to polygons"
         )
     return ""
 
 
 class OnceRead:
-    """Give the entries that registering has read to the first who asks, and read the file again for others.
+    """Return the entries read at registration on the first call, and read the file again on later calls.
 
-    So a file of 400 MB is parsed once for checking and training, and its entries are not held in memory beside those of
-    the loader.
+    A file of 400 MB is thus parsed once for checking and training, and its entries are not kept in memory in addition
+    to the loader's.
     """
 
     def __init__(self, entries: Sequence[dict[str, Any]], files: CocoSet, class_names: tuple[str, ...]) -> None:
@@ -186,14 +186,16 @@ class OnceRead:
         self.files, self.class_names = files, class_names
 
     def peek(self) -> Sequence[dict[str, Any]]:
-        """Return the entries, and keep them for the next who asks."""
+        """Return the entries and keep them for the next call."""
         self._entries = self()
         return self._entries
 
     def __call__(self) -> Sequence[dict[str, Any]]:
         """Return the entries."""
         entries = self._entries
-        if not isinstance(entries, PackedEntries):  # these are shared by the ranks and cost none of them memory
+        if not isinstance(
+            entries, PackedEntries
+        ):  # packed entries are memory-mapped and shared by the ranks: keep them
             self._entries = None
         if entries is None:
             entries = _read_coco(self.files.annotations, self.files.images, self.class_names).entries
@@ -212,7 +214,7 @@ def _forget(name: str) -> None:
 
 
 def _read_coco(path: Path, images: Path, class_names: Sequence[str] | None) -> CocoEntries:
-    """Return the entries with Detectron2's own constant for the form of a box, which its mapper asks for."""
+    """Return the entries with Detectron2's BoxMode as bbox_mode, which its mapper requires."""
     content = read_coco_entries(path, images, class_names)
     for entry in content.entries:
         for record in entry["annotations"]:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from pretrain.runtime.storage import digest_file
-from transfer.weights.array_pickle import finish_values, name_some, read_arrays
+from transfer.weights.files.array_pickle import finish_values, name_some, read_arrays
 from transfer.weights.files.distributed_checkpoint import digest_folder, is_distributed, read_folder
 from transfer.weights.files.pickle_machine import PickleMachine, UnsafePickleError
 from transfer.weights.files.torch_storages import TORCH_TABLE, Place, Storages
