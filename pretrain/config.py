@@ -1,4 +1,4 @@
-"""Every setting of a pretraining run, with its default and where the default comes from.
+"""Config of a pretraining run: every field with its default and the source of the default.
 
 Sources: [MoCo] facebookresearch/moco; [MoCHi] arXiv 2010.01028; [SynCo] arXiv 2410.02401; [SimCLR] arXiv 2002.05709;
 [MoCo-v3] facebookresearch/moco-v3.
@@ -9,45 +9,45 @@ from typing import TypeVar
 
 Value = TypeVar("Value")
 FREE = "free"
-"""Key of a field's metadata: a run that is resumed may have another value of it, see `pretrain.continuation`."""
+"""Metadata key of fields whose value may change when a run is resumed; see `pretrain.continuation`."""
 
 
 def free(default: Value) -> Value:
-    """Return a field with `default` that does not change what is learned, up to rounding."""
+    """Return a field that affects the training result only by rounding, so that it may change on resume."""
     return field(default=default, metadata={FREE: True})
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where the images are and how two views are made of each."""
+    """Location of the images and how two views of each are made."""
 
     root: str = free("")
-    """ImageNet layout: ROOT/train/<class>/*.JPEG and, for the monitors, ROOT/val/<class>/*.JPEG; or a flat folder of
-    images without classes, ROOT or ROOT/train."""
+    """ImageNet layout: ROOT/train/<class>/*.JPEG and, for run.knn_every_epochs, ROOT/val/<class>/*.JPEG; or a flat
+    folder of images without classes, ROOT or ROOT/train."""
     class_list: str = ""
     """imagenet100, or a text file with one class folder per line; empty: all classes."""
     cache: str = ""
-    """Folder made by tools.pack_images; empty: decode the JPEG files."""
+    """Folder written by tools.pack_images; empty: decode the image files."""
     pipeline: str = "auto"
     """cpu (crops and photometrics in the workers), crops (photometrics on the device) or auto (crops on CUDA)."""
     augmentation: str = "moco_v2"
     """moco_v1, moco_v2, infomin, moco_v2_no_blur (images too small to be blurred, as in SimCLR on CIFAR-10), or
-    crop_flip (no colours: the usual one of supervised training)."""
+    crop_flip (no colour changes: the standard augmentation of supervised training)."""
     crop_px: int = 224
     """Side of a view in pixels."""
     min_scale: float = 0.2
-    """Smallest share of the image's area that a crop covers [MoCo]."""
+    """Smallest fraction of the image area that a crop covers [MoCo]."""
     workers: int = free(8)
     """DataLoader processes per rank; 0 decodes in the main process."""
     skip_broken: bool = False
-    """Replace an unreadable image by its successor and count it, instead of stopping with its name."""
+    """Replace an unreadable image with the next one and count it; false: stop with an error that names the file."""
     max_megapixels: float = 179.0
-    """Refuse an image file that declares more, before it is decoded: a megapixel takes 3 MB."""
+    """Refuse an image whose header declares more megapixels, before decoding it; one megapixel takes 3 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Encoders, head and queue."""
+    """Encoders, projection head and queue."""
 
     arch: str = "resnet50"
     """torchvision's name: resnet18, 34, 50, 101 or 152."""
@@ -55,11 +55,11 @@ class ModelConfig:
     """moco (queue, momentum encoder), simclr (in-batch negatives) or supervised (cross-entropy with the classes of the
     training folders; no head, no mixing)."""
     zero_init_residual: bool = False
-    """Start each residual block as the identity, the scale of its last batch norm being 0 (Goyal et al., arXiv
-    1706.02677, section 5.1; MoCo-v3): a deep network learns sooner in a short run."""
+    """Initialise the scale of each residual block's last batch norm to 0, so that the block starts as the identity
+    (Goyal et al., arXiv 1706.02677, section 5.1; MoCo-v3); a deep network then learns sooner in a short run."""
     head: str = "mlp"
-    """mlp (MoCo-v2: Linear-ReLU-Linear, hidden width as the features), linear (MoCo-v1), or mlp_bn (batch norm
-    after both layers, as in MoCo-v3, arXiv 2104.02057: a run of some hundred steps does not collapse)."""
+    """mlp (MoCo-v2: Linear-ReLU-Linear, hidden width equal to the feature width), linear (MoCo-v1), or mlp_bn (batch
+    norm after both layers, as in MoCo-v3, arXiv 2104.02057: prevents collapse in runs of a few hundred steps)."""
     dim: int = 128
     """D, the width of queries and keys [MoCo]."""
     queue_len: int = 65536
@@ -69,21 +69,21 @@ class ModelConfig:
     temperature: float = 0.2
     """tau [MoCo v2]; 0.07 in v1."""
     shuffle_bn: bool = True
-    """Shuffle the global key batch before the key encoder, so that a key's batch statistics do not give away its query
-    [MoCo §3.3]; it takes several ranks or `bn_groups`."""
+    """Shuffle the global key batch before the key encoder, so that a key's batch statistics do not reveal its query
+    [MoCo §3.3]; requires several ranks or `bn_groups` above 1."""
     bn_groups: int = 1
-    """Of MoCo only: encode each rank's images in so many groups, each with batch statistics of its own, as so many GPUs
-    would: what makes the shuffle work on one GPU (MoCo's CIFAR-10 demo splits batch norm for this)."""
+    """MoCo only: number of groups in which each rank encodes its images, each with its own batch statistics, as that
+    many GPUs would; makes the shuffle effective on one GPU (MoCo's CIFAR-10 demo splits batch norm for this)."""
     sync_bn: bool = False
-    """Synchronise batch statistics over the ranks, in place of shuffling."""
+    """Synchronise batch statistics over the ranks instead of shuffling."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixingConfig:
-    """Hard negative mixing: MoCHi(N, s, s'), SynCo's types, and what the paper compares them with."""
+    """Hard negative mixing: MoCHi (N, s, s'), SynCo's types and the variants that the paper compares with."""
 
     n: int = 0
-    """N, how many of the hardest negatives of each query may be mixed; 0 turns mixing off [MoCHi §4]."""
+    """N, the number of hardest negatives per query to mix from; 0 disables mixing [MoCHi §4]."""
     s: int = 0
     """s, pair mixes per query: normalize(a n_i + (1-a) n_j), a ~ U(0,1)."""
     s_prime: int = 0
@@ -95,37 +95,38 @@ class MixingConfig:
     cooldown_epochs: int = 0
     """Epochs without mixing at the end."""
     oracle: bool = False
-    """Remove queue entries of the query's class from the denominator and the mixes (needs labels) [MoCHi §3]."""
+    """Remove negatives of the query's class from the denominator and the mixes (requires labels) [MoCHi §3]."""
     mask_same_image: bool = False
-    """Remove the query image's own older keys from the denominator and the mixes; off in the paper."""
+    """Remove older keys of the query's image from the denominator and the mixes; false in the paper."""
     detach: bool = True
-    """Stop the gradient at the synthetic features (all public code); off: also through q inside h' (MoCHi only)."""
+    """Treat the synthetic features as constants, as all public code does; false: the gradient also flows through q
+    inside h' (MoCHi only)."""
     approximate: bool = False
-    """Find the hardest N approximately; faster, recall about 95 %, never the default."""
+    """Find the N hardest negatives approximately: faster, with a recall of about 95 %."""
     hcl_beta: float = 0.0
-    """Re-weight the real negatives by exp(beta t / tau) as HCL does (arXiv 2010.04592); 0: off."""
+    """Beta of HCL (arXiv 2010.04592), which re-weights the real negatives by exp(beta t / tau); 0 disables it."""
 
     @property
     def is_synco(self) -> bool:
-        """Whether the mixes are SynCo's six types, in place of MoCHi's two."""
+        """Whether the mixes are SynCo's six types instead of MoCHi's two."""
         return any(self.synco)
 
     @property
     def count(self) -> int:
-        """Return M, how many mixes each query gets while mixing is on."""
+        """Return M, the number of mixes per query while mixing is on."""
         return sum(self.synco) if self.is_synco else self.s + self.s_prime
 
     @property
     def is_on(self) -> bool:
-        """Whether there is anything to mix: hardest negatives, and mixes of them."""
+        """Whether mixing is configured: N > 0 and at least one mix per query."""
         return self.n > 0 and self.count > 0
 
     def is_on_in(self, epoch: int, epochs: int) -> bool:
-        """Whether `epoch` (from 0) of `epochs` mixes: not in the warm-up at the start, nor in the cool-down."""
+        """Whether `epoch` (0-based) of `epochs` mixes, i.e. lies neither in the warm-up nor in the cool-down."""
         return self.is_on and self.warmup_epochs <= epoch < epochs - self.cooldown_epochs
 
     def without_mixes(self) -> "MixingConfig":
-        """Return the same without mixes: HCL's weights, the oracle and the masks stay."""
+        """Return this config without mixes; HCL's re-weighting, the oracle and the masks are kept."""
         return replace(self, s=0, s_prime=0, synco=())
 
 
@@ -136,85 +137,86 @@ class OptimizerConfig:
     name: str = "sgd"
     """sgd [MoCo], adamw or lars [MoCo-v3]."""
     lr: float = 0.03
-    """The highest learning rate, at a global batch of `lr_batch`; MoCo: 0.03 at 256."""
+    """Peak learning rate at a global batch of `lr_batch`; MoCo: 0.03 at 256."""
     lr_rule: str = "given"
-    """How `lr` follows `run.batch_size`: given (as it stands), linear (lr x batch_size / lr_batch: for SGD, Goyal et
-    al., arXiv 1706.02677) or sqrt (lr x the root of that: for AdamW, Malladi et al., arXiv 2205.10287; for LARS at
-    small batches [SimCLR, appendix B.1])."""
+    """How `lr` scales with `run.batch_size`: given (not at all), linear (lr x batch_size / lr_batch: for SGD, Goyal et
+    al., arXiv 1706.02677) or sqrt (lr x sqrt(batch_size / lr_batch): for AdamW, Malladi et al., arXiv 2205.10287; for
+    LARS at small batches [SimCLR, appendix B.1])."""
     lr_batch: int = 256
-    """The batch that `lr` is meant for, where `lr_rule` scales it."""
+    """Global batch size to which `lr` refers if `lr_rule` is linear or sqrt."""
     momentum: float = 0.9
-    """Of SGD [MoCo] and LARS; AdamW's first beta."""
+    """Momentum of SGD [MoCo] and LARS; beta1 of AdamW."""
     weight_decay: float = 1e-4
-    """Per optimizer as its source does: sgd and adamw on all parameters, lars not on biases and batch norm (see
+    """Applied as in each optimizer's source: sgd and adamw to all parameters, lars not to biases and batch norm (see
     pretrain/optimization/optimizers.py). 1e-4 with sgd [MoCo]; MoCo-v3: 0.1 with adamw, 1e-6 with lars."""
     warmup_steps: int = 0
-    """Steps in which the rate rises linearly to its peak; 0 in MoCo, 10 epochs in SimCLR."""
+    """Steps over which the rate rises linearly to its peak; 0 in MoCo, 10 epochs in SimCLR."""
     schedule: str = "cosine"
-    """cosine (to 0) or step (x 0.1 at each of `milestones`) [MoCo]; linear (to 0), for budgets that are short (Li,
-    Yumer and Ramanan, "Budgeted Training", arXiv 1905.04753)."""
+    """cosine (to 0) or step (x 0.1 at each of `milestones`) [MoCo]; linear (to 0), for short budgets (Li, Yumer and
+    Ramanan, "Budgeted Training", arXiv 1905.04753)."""
     milestones: tuple[float, ...] = (0.6, 0.8)
-    """Where the step schedule drops, as shares of all epochs: 120 and 160 of 200 in MoCo-v1."""
+    """Drops of the step schedule as fractions of all epochs: 120 and 160 of 200 in MoCo-v1."""
     per_step: bool = False
-    """Move the rate every step instead of every epoch (the reference moves it per epoch): needed where the epochs are
-    few."""
+    """Update the rate every step instead of every epoch (the reference updates it per epoch); needed in runs of few
+    epochs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """How fast and on what; what is `free` does not change what is learned, up to rounding."""
+    """Device, precision and speed; `free` fields affect the training result only by rounding."""
 
     device: str = free("auto")
     """auto (cuda if there is one), cuda or cpu."""
     precision: str = free("auto")
-    """fp32, bf16, fp16, or auto: bf16 on a CUDA device that computes in it, fp16 on an older one (V100, T4), fp32 on a
-    CPU. fast: as auto, but bf16 on a CPU with instructions for it (AVX-512 BF16, AMX), which takes 0.56 of the time
-    (ResNet-18, one core of an EPYC). The contrastive head stays in float32."""
+    """fp32, bf16, fp16, or auto: bf16 on a CUDA device that supports it natively, fp16 on an older one (V100, T4), fp32
+    on a CPU. fast: as auto, but bf16 on a CPU with bf16 instructions (AVX-512 BF16, AMX), which takes 0.56 of the time
+    (ResNet-18, one core of an EPYC). The contrastive loss is always computed in float32."""
     tf32: bool = free(True)
-    """Let CUDA matrix products round to TF32."""
+    """Allow TF32 in CUDA matrix products and convolutions."""
     channels_last: bool = free(True)
     """Memory format of images and weights."""
     compile: bool = free(False)
     """torch.compile the query encoder."""
     gradient_checkpointing: bool = free(False)
-    """Recompute the query encoder's activations in the backward: less memory, more time (BN moves twice)."""
+    """Recompute the query encoder's activations in the backward pass: less memory, more time (batch norm's running
+    statistics are updated twice per step)."""
     max_batch_per_rank: int = 0
-    """Accumulate gradients over slices of at most this many images; 0: the whole share of the rank at once. Batch
-    statistics are those of a slice, so it changes what is learned."""
+    """Accumulate gradients over slices of at most this many images; 0: the rank's entire batch at once. Batch
+    statistics are computed per slice, so this changes the training result."""
     threads: int = free(0)
-    """Intra-op CPU threads; 0: torch's choice."""
+    """Intra-op CPU threads; 0: torch's default."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Length, seeds, files."""
+    """Length of the run, seed, checkpoints and logging."""
 
     out: str = free("")
     """Folder of the run: checkpoints/, metrics.jsonl, progress.json, tensorboard/, encoder.pt."""
     epochs: int = 200
     """Passes over the data; 0 writes the random initialisation as encoder.pt."""
     batch_size: int = 256
-    """Global batch: over all ranks and accumulation slices."""
+    """Global batch size, summed over all ranks and accumulation slices."""
     seed: int = 0
-    """Of weights, order, augmentation and mixing."""
+    """Seed of initial weights, sample order, augmentation and mixing."""
     checkpoint_minutes: float = free(15.0)
-    """Longest time between two checkpoints; one is also written at the end of every epoch."""
+    """Maximum time between checkpoints; one is also written at the end of every epoch."""
     checkpoint_steps: int = free(0)
-    """Write a checkpoint every so many steps; 0: by time and epoch only."""
+    """Steps between checkpoints; 0: by time and epoch only."""
     milestone_every_epochs: int = free(0)
-    """Keep the checkpoint of every n-th epoch for ever; 0: only the newest two and the last."""
+    """Keep the checkpoint of every n-th epoch permanently; 0: keep only the newest two."""
     log_every_steps: int = free(20)
     """Steps between two lines of metrics.jsonl and TensorBoard."""
     knn_every_epochs: int = free(0)
-    """kNN accuracy on ROOT/val every n epochs; 0: never."""
+    """Measure kNN accuracy on ROOT/val every n epochs; 0: never."""
     analyse_every_epochs: int = free(0)
-    """Hardness histogram and the paper's other monitors of queue or SimCLR batch, every n epochs; 0: never."""
+    """Measure the hardness curve and the paper's other diagnostics of the negatives every n epochs; 0: never."""
     resume: bool = free(True)
-    """Continue from the newest valid checkpoint in OUT/checkpoints."""
+    """Resume from the newest valid checkpoint in OUT/checkpoints."""
     profile_steps: int = free(0)
-    """Profile so many steps, after three that warm up: OUT/profile/ gets a trace and a table; 0: none."""
+    """Steps to profile, after three warm-up steps; writes a trace and a table to OUT/profile/. 0: no profile."""
     wandb: bool = free(False)
-    """Also log to Weights & Biases, under the same keys (needs the package wandb)."""
+    """Also log to Weights & Biases, under the same keys (requires the package wandb)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Check a pretraining's settings before anything is started: all mistakes at once."""
+"""Validate a pretraining config before the run starts; all mistakes are reported at once."""
 
 import math
 from dataclasses import fields
@@ -27,7 +27,7 @@ CHOICES = {
     "engine.precision": ("auto", "fast", "fp32", "bf16", "fp16"),
 }
 AT_LEAST = {
-    "data.crop_px": 32,  # torchvision's ResNet halves five times
+    "data.crop_px": 32,  # torchvision's ResNet downsamples five times
     "data.workers": 0,
     "model.dim": 1,
     "model.queue_len": 1,
@@ -45,7 +45,7 @@ AT_LEAST = {
     "engine.threads": 0,
     "run.epochs": 0,
     "run.batch_size": 2,  # batch norm needs two images
-    "run.seed": 0,  # numpy's generators take no negative seed
+    "run.seed": 0,  # numpy's generators reject negative seeds
     "run.log_every_steps": 1,
     "run.checkpoint_minutes": 0,
     "run.checkpoint_steps": 0,
@@ -58,7 +58,7 @@ LARGEST_SEED = 2**63 - 1
 
 
 def check_config(config: PretrainConfig, world_size: int = 1) -> None:
-    """Raise one SettingsError with a line for every setting out of its range, or at odds with another."""
+    """Raise one SettingsError with a line for every value that is out of range or conflicts with another."""
     mistakes = [
         f"{key}: expected one of {', '.join(allowed)}; got {_get(config, key)!r}"
         for key, allowed in CHOICES.items()
@@ -77,7 +77,7 @@ def check_config(config: PretrainConfig, world_size: int = 1) -> None:
 
 
 def _find_infinite(config: PretrainConfig) -> list[str]:
-    """Return the numbers that are NaN or infinite: comparisons with bounds do not find a NaN."""
+    """Report NaN and infinite values, since range comparisons do not detect NaN."""
     parts = {part.name: getattr(config, part.name) for part in fields(config)}
     return [
         f"{name}.{field.name}: expected a finite number; got {value}"
@@ -88,21 +88,21 @@ def _find_infinite(config: PretrainConfig) -> list[str]:
 
 
 def _find_bad_ranges(config: PretrainConfig) -> list[str]:
-    data, model, settings = config.data, config.model, config.optimizer
+    data, model, optimizer = config.data, config.model, config.optimizer
     mistakes = []
     if data.min_scale <= 0 or data.min_scale > 1:
-        mistakes.append(f"data.min_scale: expected a share in (0, 1]; got {data.min_scale}")
+        mistakes.append(f"data.min_scale: expected a fraction in (0, 1]; got {data.min_scale}")
     if model.momentum < 0 or model.momentum > 1:
         mistakes.append(f"model.momentum: expected a number in [0, 1]; got {model.momentum}")
     if model.temperature <= 0:
         mistakes.append(f"model.temperature: expected a number above 0; got {model.temperature}")
-    if settings.momentum < 0 or settings.momentum >= 1:
-        mistakes.append(f"optimizer.momentum: expected a number in [0, 1); got {settings.momentum}")
-    if settings.lr <= 0:
-        mistakes.append(f"optimizer.lr: expected a number above 0; got {settings.lr}")
-    marks = settings.milestones
+    if optimizer.momentum < 0 or optimizer.momentum >= 1:
+        mistakes.append(f"optimizer.momentum: expected a number in [0, 1); got {optimizer.momentum}")
+    if optimizer.lr <= 0:
+        mistakes.append(f"optimizer.lr: expected a number above 0; got {optimizer.lr}")
+    marks = optimizer.milestones
     if any(not 0 < share < 1 for share in marks) or any(a >= b for a, b in pairwise(marks)):
-        mistakes.append(f"optimizer.milestones: expected rising shares of all epochs in (0, 1); got {marks}")
+        mistakes.append(f"optimizer.milestones: expected increasing fractions of all epochs in (0, 1); got {marks}")
     if any(count < 0 for count in config.mixing.synco):
         mistakes.append(f"mixing.synco: expected counts of 0 or more; got {config.mixing.synco}")
     if config.run.seed > LARGEST_SEED:
@@ -116,15 +116,15 @@ def _find_contradictions(config: PretrainConfig) -> list[str]:
     if model.method == "supervised" and (mixing.n or mixing.oracle or mixing.mask_same_image or mixing.hcl_beta):
         mistakes.append("mixing: supervised pretraining has no negatives; leave mixing at its defaults (mixing.n=0)")
     if model.method == "moco" and mixing.n > model.queue_len:
-        mistakes.append(f"mixing.n: {mixing.n} hardest negatives of a queue of only {model.queue_len}")
+        mistakes.append(f"mixing.n: expected at most model.queue_len={model.queue_len}; got {mixing.n}")
     if model.bn_groups > 1 and model.method != "moco":
-        mistakes.append(f"model.bn_groups: MoCo alone encodes in groups; {model.method} needs model.bn_groups=1")
+        mistakes.append(f"model.bn_groups: only MoCo encodes in groups; {model.method} needs model.bn_groups=1")
     if model.bn_groups > 1 and model.sync_bn:
-        mistakes.append("model.bn_groups: keeps batch statistics apart, and model.sync_bn joins them; choose one")
+        mistakes.append("model.bn_groups: splits batch statistics, but model.sync_bn merges them; choose one")
     if not config.run.out:
-        mistakes.append("run.out: say where the run's files go, e.g. run.out=runs/first")
+        mistakes.append("run.out: is empty; set the folder of the run, e.g. run.out=runs/first")
     if config.run.epochs and not (config.data.root or config.data.cache):
-        mistakes.append("data.root: say where the images are (ROOT/train/<class>/*.JPEG), or give data.cache")
+        mistakes.append("data.root: is empty; set the image folder (ROOT/train/<class>/*.JPEG), or set data.cache")
     return mistakes
 
 
@@ -132,30 +132,31 @@ def _find_bad_mixing(mixing: MixingConfig) -> list[str]:
     mistakes = []
     if mixing.n == 0 and mixing.count:
         mistakes.append(
-            "mixing.n: is 0, so nothing can be mixed, but mixes are asked for; set N, the hardest negatives"
+            "mixing.n: is 0, but mixes are configured; set the number of hardest negatives to mix from, e.g. "
+            "mixing.n=1024, or set the mix counts to 0"
         )
     if mixing.synco and len(mixing.synco) != len(TYPES):
         mistakes.append(f"mixing.synco: expected six counts ({', '.join(TYPES)}); got {mixing.synco}")
     if mixing.synco and (mixing.s or mixing.s_prime):
         mistakes.append("mixing.synco: replaces s and s_prime; set both to 0")
     if mixing.synco and not mixing.detach:
-        mistakes.append(
-            "mixing.detach: false is a variant of MoCHi's mixes; SynCo's are always constant, set it to true"
-        )
+        mistakes.append("mixing.detach: false applies to MoCHi's mixes only; with mixing.synco set mixing.detach=true")
     return mistakes
 
 
 def _find_bad_batches(config: PretrainConfig, world_size: int) -> list[str]:
-    """Return what is wrong with how the global batch is split over ranks, slices and groups of batch statistics."""
+    """Report mistakes in the split of the global batch over ranks, slices and batch-norm groups."""
     mistakes = []
     batch, size, groups = config.run.batch_size, config.engine.max_batch_per_rank, config.model.bn_groups
     share = batch // world_size
     if batch % world_size:
-        mistakes.append(f"run.batch_size: {batch} cannot be split evenly over {world_size} processes")
+        mistakes.append(
+            f"run.batch_size: {batch} cannot be split evenly over {world_size} processes; choose a multiple"
+        )
     if config.model.method == "simclr" and 0 < size < share:
         mistakes.append(
-            "engine.max_batch_per_rank: SimCLR's negatives are the images of one pass, so slices would leave most of "
-            "them out; use more processes, or engine.gradient_checkpointing=true"
+            "engine.max_batch_per_rank: SimCLR takes its negatives from one forward pass, so slices would omit most of "
+            "them; use more processes, or engine.gradient_checkpointing=true"
         )
     smallest = share if size <= 0 or size >= share else share % size or size
     if smallest < 2 * groups:

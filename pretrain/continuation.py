@@ -1,4 +1,4 @@
-"""Whether a stored run and the present settings are the same recipe; what may differ between two starts."""
+"""Check that a run is resumed with the config it was started with, except for fields marked as free."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from pretrain.runtime.settings import SettingsError, as_dict, from_dict
 
 
 def learned_keys(schema: Any = PretrainConfig, prefix: str = "") -> tuple[str, ...]:
-    """Return the settings ("model.dim") that a resumed run must share: all fields that are not marked as free."""
+    """Return the config keys ("model.dim") that must not change on resume: all fields that are not marked as free."""
     keys: list[str] = []
     for field in dataclasses.fields(schema):
         if dataclasses.is_dataclass(field.type):
@@ -21,15 +21,16 @@ def learned_keys(schema: Any = PretrainConfig, prefix: str = "") -> tuple[str, .
 
 
 def check_same_recipe(stored: Mapping[str, Any], config: PretrainConfig, where: Path) -> None:
-    """Raise SettingsError that names every setting in which `stored` (a checkpoint's config) differs from `config`."""
+    """Raise SettingsError that lists every key in which `stored` (a checkpoint's config) differs from `config`."""
     before, now = as_dict(from_dict(PretrainConfig, stored)), as_dict(config)
     differences = []
     for key in learned_keys():
         part, name = key.split(".")
         if before[part][name] != now[part][name]:
-            differences.append(f"  {key}: {before[part][name]} there, {now[part][name]} asked for")
+            differences.append(f"  {key}: {before[part][name]} stored, {now[part][name]} given")
     if differences:
         raise SettingsError(
-            f"{where}: was made with other settings, so this run cannot continue it:\n" + "\n".join(differences) + "\n"
-            "Use another run.out, or run.resume=false to start from the beginning"
+            f"{where}: was written with a different config, so this run cannot resume from it:\n"
+            + "\n".join(differences)
+            + "\nChoose a new run.out, or set run.resume=false to start from the beginning"
         )

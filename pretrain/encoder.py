@@ -10,13 +10,11 @@ from torch.utils.checkpoint import checkpoint
 from pretrain.config import ModelConfig
 
 ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-
-
 HEADS = ("mlp", "mlp_bn", "linear")
 
 
 def build_encoder(settings: ModelConfig) -> nn.Module:
-    """Return a ResNet with `fc` replaced by the head; weights from torch's global generator."""
+    """Return a ResNet with `fc` replaced by the head, initialised from torch's global generator."""
     build = getattr(torchvision.models, settings.arch)
     encoder: Any = build(num_classes=settings.dim, zero_init_residual=settings.zero_init_residual)
     encoder.fc = build_head(settings.head, encoder.fc)
@@ -30,8 +28,8 @@ def build_head(kind: str, last: nn.Linear) -> nn.Module:
     """Return the projection head that ends in `last`, (D features) to (d).
 
     linear is MoCo-v1's; mlp is MoCo-v2's Linear-ReLU-Linear without batch norm (facebookresearch/moco,
-    moco/builder.py): `fc` or `fc.0`, `fc.2` in the state. mlp_bn has batch norm after both layers, without scale and
-    shift after the last (facebookresearch/moco-v3, moco/builder.py).
+    moco/builder.py): `fc` or `fc.0`, `fc.2` in the state dict. mlp_bn has batch norm after both layers, the last one
+    without scale and shift (facebookresearch/moco-v3, moco/builder.py).
     """
     if kind == "linear":
         return last
@@ -43,10 +41,11 @@ def build_head(kind: str, last: nn.Linear) -> nn.Module:
 
 
 def recompute_in_backward(encoder: nn.Module) -> None:
-    """Let the four stages keep their inputs only and compute their activations again in the backward.
+    """Apply activation checkpointing to res2 … res5: store their inputs only, recompute activations in the backward.
 
-    The weights' names stay. Batch norm's running statistics move twice a step, which training does not read.
+    Parameter names do not change. Batch norm's running statistics are updated twice per step; training does not use
+    them.
     """
     for name in ("layer1", "layer2", "layer3", "layer4"):
-        stage = encoder.get_submodule(name)
-        stage.forward = partial(checkpoint, stage.forward, use_reentrant=False)
+        blocks = encoder.get_submodule(name)
+        blocks.forward = partial(checkpoint, blocks.forward, use_reentrant=False)

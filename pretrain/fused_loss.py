@@ -1,8 +1,8 @@
-"""InfoNCE with mixing in one autograd.Function: the gradient is formed in the forward, in the logits' own memory.
+"""InfoNCE with mixing in one autograd.Function: the forward computes the gradient in the memory of the logits.
 
 Shapes as in pretrain/loss.py. The caller's (B, K) buffer of logits is reused for their exponentials, then for the
-unscaled gradient dloss/dt; the mixes scatter theirs onto their parents. Only dloss/dq, (B, D), is kept for the
-backward: one product with the negatives.
+unscaled gradient dloss/dt; the gradients of the mixes are scattered to their parents. Only dloss/dq (B, D), one product
+with the negatives, is saved for the backward pass.
 """
 
 from typing import Any
@@ -28,7 +28,7 @@ class FusedContrast(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return loss (scalar), hits (B,), hits with mixes (B,).
 
-        `logits` (B, K) hold t / tau (-inf where a negative is excluded) and are overwritten, by
+        `logits` (B, K) hold t / tau (-inf if a negative is excluded) and are overwritten, by
         exp(t / tau - top), then by the unscaled gradient.
         """
         positive = torch.einsum("bd,bd->b", q, k)[:, None] / temperature  # (B, 1)
@@ -52,15 +52,15 @@ class FusedContrast(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Return dloss/dq times the incoming gradient; nothing for the others."""
+        """Return dloss/dq times the incoming gradient; None for the other inputs."""
         (gradient,) = ctx.saved_tensors
         return gradient * gradients[0], None, None, None, None, None
 
 
 def _push(weights: Tensor, mixes: Mixes | None, exp_mixed: Tensor, n: Tensor) -> Tensor:
-    """Return the negatives' part of dloss/dq (B, D), before its scale; `weights` (B, K) is overwritten.
+    """Return the unscaled contribution of the negatives to dloss/dq (B, D); overwrites `weights` (B, K).
 
-    A mix pulls on its parents: exp(q·h / tau - top) times their weights in h is added where they stand.
+    A mix contributes through its parents: exp(q·h / tau - top) times a parent's weight in h is added at its index.
     """
     if mixes is not None:
         for parents, shares in zip(mixes.parents, mixes.weights, strict=True):

@@ -1,6 +1,6 @@
-"""Keep the newest K keys, first in, first out, with the index and the class of the image each came from.
+"""FIFO queue of the newest K keys, with the sample index and the class of each key's image.
 
-Shapes: K the queue's length, D the width of a key, B the keys that come in at once.
+Shapes: K the queue's length, D the width of a key, B the keys enqueued at once.
 """
 
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 UNKNOWN = -1
-"""Index and label of the random rows that the queue begins with: equal to no image and no class."""
+"""Index and label of the random initial rows; matches no image and no class."""
 
 
 @dataclass(frozen=True)
 class KnownKeys:
-    """Embeddings that queries are held against, the newest first, and where each comes from."""
+    """Embeddings used as negatives, newest first, with the sample index and class of each."""
 
     keys: Tensor  # (K, D) of unit length
     indices: Tensor  # (K,) sample index of the image, or UNKNOWN
@@ -23,10 +23,10 @@ class KnownKeys:
 
 
 class KeyQueue(nn.Module):
-    """K unit-length keys as buffers: they move, save and load with the model.
+    """K unit-length keys in buffers, so that they are moved, saved and loaded with the model.
 
-    The memory layout is (K, D), rows contiguous: products and gathers read whole keys. A checkpoint in MoCo's format
-    holds the transpose (facebookresearch/moco, moco/builder.py: `queue` is (dim, K)).
+    The memory layout is (K, D) with contiguous rows, so that products and gathers read complete keys. A checkpoint in
+    MoCo's format holds the transpose (facebookresearch/moco, moco/builder.py: `queue` is (dim, K)).
     """
 
     keys: Tensor
@@ -40,12 +40,15 @@ class KeyQueue(nn.Module):
         Args:
             length: K, at least 1.
             dim: D.
-            generator: of the initial rows; ranks must agree on it.
+            generator: source of the initial rows; its state must be the same on all ranks.
+
+        Raises:
+            ValueError: `length` or `dim` is below 1.
 
         """
         super().__init__()
         if length < 1 or dim < 1:
-            raise ValueError(f"a queue needs at least one key of width one; got length {length}, width {dim}")
+            raise ValueError(f"key queue: expected length and dim of 1 or more; got length {length}, dim {dim}")
         self.register_buffer("keys", F.normalize(torch.randn(length, dim, generator=generator), dim=1))
         self.register_buffer("indices", torch.full((length,), UNKNOWN))
         self.register_buffer("labels", torch.full((length,), UNKNOWN))
@@ -57,9 +60,9 @@ class KeyQueue(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor, indices: Tensor | None = None, labels: Tensor | None = None) -> None:
-        """Put (B, D) keys in place of the oldest ones; exact at the wrap, whatever B and K.
+        """Replace the oldest keys by (B, D) new ones; correct at the wrap-around for any B and K.
 
-        Of more keys than the queue holds, the newest K stay. Ranks must pass the same keys in the same order.
+        If B > K, only the newest K are kept. All ranks must pass the same keys in the same order.
 
         Args:
             keys: (B, D), unit length.
@@ -82,7 +85,7 @@ class KeyQueue(nn.Module):
         return KnownKeys(self.keys[order], self.indices[order], self.labels[order])
 
     def digest(self) -> int:
-        """Return a number that differs when the keys' bytes do: ranks compare it."""
+        """Return a checksum of the keys' bytes, by which ranks compare their queues."""
         words = self.keys.view(torch.int32).long()
         places = torch.arange(1, words.numel() + 1, device=words.device).view_as(words)
         return int((words * places).sum())

@@ -21,11 +21,11 @@ from pretrain.synco import mix_synco
 
 @dataclass(frozen=True)
 class ContrastiveOutput:
-    """The loss of a batch, and how hard the task was for it."""
+    """Loss of a batch and which queries solved the proxy task."""
 
     loss: Tensor  # scalar
-    hits: Tensor  # (B,) bool: the positive lies above every real negative
-    hits_with_mixes: Tensor  # (B,) bool: and above every mix; equal to `hits` without mixing
+    hits: Tensor  # (B,) bool: the positive's logit exceeds every real negative's
+    hits_with_mixes: Tensor  # (B,) bool: and every mix's; equal to `hits` without mixing
 
     @property
     def accuracy(self) -> float:
@@ -50,24 +50,28 @@ def contrastive_loss(
 ) -> ContrastiveOutput:
     """Return InfoNCE of each query against its key, the negatives and, with `mixing`, their mixes.
 
-    Runs in float32 whatever autocast says (bfloat16 logits cost 1e-2 of the gradient), in float64 for float64 input.
-    Without gradients to keys and negatives (MoCo) the fused form is used: same values, less time and memory.
+    Computed in float32 regardless of autocast (bfloat16 logits change the gradient by 1e-2), in float64 for float64
+    input. If neither keys nor negatives require gradients (MoCo), the fused form is used: same values, less time and
+    memory.
 
     Args:
         queries: q, (B, D), unit length.
         keys: k, (B, D), unit length: row i is the positive of query i.
         negatives: n, (K, D), unit length.
         temperature: tau, above 0.
-        mixing: N, s, s' and the options; None: the real negatives only.
-        generator: of the mixing's draws, on the device of the tensors.
-        exclude: (B, K) bool: negatives that leave a query's denominator and its mixes (`find_excluded`).
+        mixing: N, s, s' and the variants; None: the real negatives only.
+        generator: source of the mixing's random numbers, on the device of the tensors.
+        exclude: (B, K) bool: negatives to remove from a query's denominator and mixes (`find_excluded`).
+
+    Raises:
+        ValueError: `temperature` is not above 0.
 
     """
     if temperature <= 0:
         raise ValueError(f"temperature: expected a number above 0, got {temperature}")
     with torch.autocast(queries.device.type, enabled=False):
-        kind = torch.float64 if queries.dtype == torch.float64 else torch.float32
-        q, k, n = (tensor.to(kind) for tensor in (queries, keys, negatives))
+        dtype = torch.float64 if queries.dtype == torch.float64 else torch.float32
+        q, k, n = (tensor.to(dtype) for tensor in (queries, keys, negatives))
         plain = mixing is not None and (mixing.is_synco or mixing.hcl_beta)
         if plain or k.requires_grad or n.requires_grad:
             return plain_loss(q, k, n, temperature, mixing, generator, exclude)
@@ -90,7 +94,7 @@ def plain_loss(
     generator: torch.Generator | None,
     exclude: Tensor | None,
 ) -> ContrastiveOutput:
-    """Return the same as `contrastive_loss`, written plainly and differentiated by autograd: the reference form."""
+    """Return the result of `contrastive_loss`, computed step by step with autograd: the reference form."""
     positive = torch.einsum("bd,bd->b", q, k)[:, None]  # (B, 1)
     real = torch.einsum("bd,kd->bk", q, n)  # (B, K)
     columns = [positive / temperature, _weigh(real / temperature, mixing, exclude)]
@@ -111,7 +115,7 @@ def plain_loss(
 def find_excluded(
     settings: MixingConfig, *, indices: tuple[Tensor, Tensor], labels: tuple[Tensor, Tensor]
 ) -> Tensor | None:
-    """Return which negatives leave a query's denominator and mixes, (B, K) bool; None when none do.
+    """Return the (B, K) bool mask of negatives to remove from each query's denominator and mixes; None for no mask.
 
     Args:
         settings: `oracle` removes the query's class, `mask_same_image` the older keys of its own image.
@@ -128,10 +132,10 @@ def find_excluded(
 
 
 def _weigh(logits: Tensor, mixing: MixingConfig | None, exclude: Tensor | None) -> Tensor:
-    """Return the real negatives' logits, without the excluded ones, re-weighted as HCL does where asked.
+    """Return the logits of the real negatives: -inf for excluded ones, re-weighted as in HCL if `hcl_beta` is set.
 
-    HCL (Robinson et al., ICLR 2021, equation 4, without its debiasing) weighs a negative by exp(beta l) over the mean
-    of that over the K negatives, l being its logit: in the exponent, l + beta l - log mean exp(beta l).
+    HCL (Robinson et al., ICLR 2021, equation 4, without its debiasing) weights a negative with logit l by exp(beta l),
+    divided by the mean of exp(beta l) over the K negatives, so its logit becomes l + beta l - log mean exp(beta l).
     """
     if exclude is not None:
         logits = logits.masked_fill(exclude, -torch.inf)

@@ -1,4 +1,4 @@
-"""Choose the method that a configuration names and build its model."""
+"""Build the model of the configured pretraining method."""
 
 from pretrain.config import PretrainConfig
 from pretrain.input.loader import open_source
@@ -11,10 +11,10 @@ Method = MoCo | SimCLR | Supervised
 
 
 def build_method(config: PretrainConfig) -> Method:
-    """Return the model of `config.model.method`; weights from torch's global generator.
+    """Return the model of `config.model.method`, initialised from torch's global generator.
 
-    The supervised classifier has as many outputs as the training set has classes; without training
-    (`run.epochs` = 0) it has `model.dim`, and the data is not read.
+    The supervised classifier has one output per class of the training set; without training (`run.epochs` = 0) it has
+    `model.dim` outputs, and the data is not read.
     """
     if config.model.method == "supervised":
         return Supervised(config.model, classes=_count_classes(config))

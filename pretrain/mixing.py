@@ -1,19 +1,19 @@
-"""Mix hard negatives (MoCHi): harder negatives for contrastive learning, made on the fly at the level of features.
+"""Hard negative mixing (MoCHi): synthesise harder negatives for contrastive learning from features, on the fly.
 
 Source: Kalantidis, Sariyildiz, Pion, Weinzaepfel, Larlus, "Hard Negative Mixing for Contrastive Learning", NeurIPS
 2020 (arXiv 2010.01028), section 4.
 
 Shapes: B queries q (B, D) and K negatives n (K, D), all of unit length; t = q·n (B, K) are the cosines.
-N = how many of the hardest negatives may be mixed; S = s pair mixes, P = s' query mixes per query; M = S + P.
+N = number of hardest negatives to mix from; S = s pair mixes, P = s' query mixes per query; M = S + P.
 
-A mix is never built. With unit vectors its product with the query follows from products that are there already:
+Mixes are never materialised. For unit vectors a mix's product with the query follows from known products:
 
   pair mix    h  = (a n_i + (1-a) n_j) / ‖·‖      q·h  = (a t_i + (1-a) t_j) / sqrt(a² + (1-a)² + 2a(1-a) n_i·n_j)
   query mix   h' = (b q + (1-b) n_j) / ‖·‖        q·h' = (b + (1-b) t_j) / sqrt(b² + (1-b)² + 2b(1-b) t_j)
 
-Only the pair product n_i·n_j touches features. Everything inside h and h' counts as constant: the gradient of q·h is
-h, so a t_i and t_j each with its coefficient; that of q·h' is h', whose part along q vanishes because q was normalised,
-so t_j with the coefficient (1-b)/‖·‖.
+Only the pair product n_i·n_j reads features. h and h' are treated as constants: the gradient of q·h is h, that is t_i
+and t_j with their coefficients; the gradient of q·h' is h', whose component along q vanishes because q is normalised,
+which leaves t_j with the coefficient (1-b)/‖·‖.
 """
 
 from dataclasses import dataclass
@@ -26,18 +26,17 @@ from pretrain.kernels.hardest import find_largest
 from pretrain.kernels.pair_dots import dot_pairs
 
 APPROXIMATE_BINS = 8192
-"""Approximate top-N keeps the largest cosine of each of so many bins of the queue: recall about 95 % at N = 1024."""
+"""Approximate top-N keeps the largest cosine in each of this many bins of the queue: recall about 95 % at N = 1024."""
 
 
 @dataclass(frozen=True)
 class Mixes:
-    """The synthetic negatives of a batch, as the loss needs them: products with the query, and where they come from.
+    """The synthetic negatives of a batch: their products with the query, their parents and the gradient's weights.
 
-    q·h = `cosines`; its gradient with respect to t is `weights` at `parents`: for pair mixes both parents count, for
-    query mixes the second weight is 0.
+    q·h = `cosines`; its gradient with respect to t is `weights` at `parents`. For query mixes the second weight is 0.
     """
 
-    cosines: Tensor  # (B, M), float32; -inf where a query has no negative to mix
+    cosines: Tensor  # (B, M), float32; -inf if a query has no negative to mix
     parents: Tensor  # (2, B, M) indices into the K negatives
     weights: Tensor  # (2, B, M)
 
@@ -51,24 +50,24 @@ def mix(
     generator: torch.Generator | None = None,
     exclude: Tensor | None = None,
 ) -> Tensor:
-    """Return the cosines of s pair mixes and s' query mixes with each query: more columns for the logits.
+    """Return the cosines of s pair mixes and s' query mixes with each query, as additional columns of the logits.
 
-    Works on any negatives: a queue, a memory bank, the other images of the batch.
+    Works with any negatives: a queue, a memory bank, the other images of the batch.
 
     Args:
         queries: q, (B, D), unit length.
-        negatives: n, (K, D), unit length. Where they carry a gradient (SimCLR), pass them detached, and `logits` made
-            with the detached ones: mixes are constants.
+        negatives: n, (K, D), unit length. If they require gradients (SimCLR), pass them detached and compute `logits`
+            from the detached ones, since mixes are constants.
         logits: t = q·n before the temperature, (B, K); gradients flow through it.
-        settings: N, s, s' and the options; s and s' may be larger than N.
-        generator: the source of the random draws, on the device of the tensors.
-        exclude: (B, K) bool, negatives of a query that must not be mixed (its own positives, its class).
+        settings: N, s, s' and the variants; s and s' may exceed N.
+        generator: source of the random numbers, on the device of the tensors.
+        exclude: (B, K) bool, negatives of a query that must not be mixed (its positives, its class).
 
     Returns:
         Cosines, (B, s + s'), float32 (float64 for float64 input), pair mixes first.
 
     Raises:
-        ValueError: the shapes do not fit each other, or mixes of 0 hardest negatives are asked for.
+        ValueError: the shapes do not match, or mixes are configured with n = 0.
 
     Examples:
         In your own training loop:
@@ -92,20 +91,20 @@ def mix(
         return mixes.cosines
     linear = t.gather(1, mixes.parents[0]) * mixes.weights[0]
     linear = linear + t.gather(1, mixes.parents[1]) * mixes.weights[1]
-    return mixes.cosines + (linear - linear.detach())  # the value of the closed form, the gradient of h
+    return mixes.cosines + (linear - linear.detach())  # closed-form value, gradient of h
 
 
 def take_inputs(
     queries: Tensor, negatives: Tensor, logits: Tensor, settings: MixingConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (q, n, t) in float32 (float64 stays), n detached; ValueError when they do not fit each other."""
+    """Return (q, n, t) in float32 (float64 is kept), n detached; ValueError if shapes do not match or n = 0."""
     shapes = tuple(queries.shape), tuple(negatives.shape), tuple(logits.shape)
     if queries.shape[1:] != negatives.shape[1:] or logits.shape != (len(queries), len(negatives)):
         raise ValueError(f"mix: expected queries (B, D), negatives (K, D) and logits (B, K); got {shapes}")
     if settings.n < 1 and settings.count:
-        raise ValueError(f"mixing.n: mixes are asked for, of {settings.n} hardest negatives; expected 1 or more")
-    kind = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    return queries.to(kind), negatives.detach().to(kind), logits.to(kind)
+        raise ValueError(f"mixing.n: expected 1 or more, since mixes are configured; got {settings.n}")
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    return queries.to(dtype), negatives.detach().to(dtype), logits.to(dtype)
 
 
 def draw_mixes(
@@ -117,9 +116,9 @@ def draw_mixes(
     generator: torch.Generator | None = None,
     exclude: Tensor | None = None,
 ) -> Mixes:
-    """Return the mixes of each query: its N hardest negatives, random parents among them, closed forms.
+    """Return the mixes of each query: find its N hardest negatives, draw random parents, apply the closed forms.
 
-    Args: as `mix`; `logits` (B, K) is t / temperature, and only what is drawn of it is scaled back.
+    Args: as `mix`; `logits` (B, K) is t / temperature, of which only the drawn entries are rescaled.
     """
     hardest, allowed = find_hardest(logits, settings.n, exclude=exclude, approximate=settings.approximate)
     batch, s, s_prime = len(logits), settings.s, settings.s_prime
@@ -132,13 +131,13 @@ def draw_mixes(
     pair_norm = mix_norm(a, dot_pairs(negatives, first, second[:, :s]))
     pairs = (a * t_i + (1 - a) * t_j) / pair_norm  # (B, S)
 
-    b, t_n = uniform[:, s:] / 2, t[:, s:]  # b ~ U(0, 0.5): the query never outweighs the negative
+    b, t_n = uniform[:, s:] / 2, t[:, s:]  # b ~ U(0, 0.5): the negative always dominates
     query_norm = mix_norm(b, t_n)
     with_query = (b + (1 - b) * t_n) / query_norm  # (B, P)
 
     slope = (1 - b) / query_norm
     if not settings.detach:
-        slope *= 1 - b * with_query / query_norm  # the whole derivative by t: q inside h' moves too
+        slope *= 1 - b * with_query / query_norm  # full derivative with respect to t, through q inside h' too
 
     empty = (allowed == 0)[:, None]
     return Mixes(
@@ -156,17 +155,17 @@ def draw_mixes(
 def find_hardest(
     cosines: Tensor, n: int, *, exclude: Tensor | None = None, approximate: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return the indices of each query's N hardest negatives (B, N), and how many of them may be used (B,).
+    """Return the indices of each query's N hardest negatives (B, N), and the number of usable ones (B,).
 
-    Fewer than N may be used where `exclude` (B, K) leaves fewer; those stand first. N is cut to K.
+    If `exclude` (B, K) leaves fewer than N, the usable ones come first. N is capped at K.
     """
     if exclude is not None:
         cosines = cosines.masked_fill(exclude, -torch.inf)
     n = min(n, cosines.shape[1])
     if approximate and cosines.shape[1] >= 2 * APPROXIMATE_BINS >= 2 * n:
         width = cosines.shape[1] // APPROXIMATE_BINS
-        whole = cosines[:, : APPROXIMATE_BINS * width].view(len(cosines), APPROXIMATE_BINS, width)
-        largest, place = whole.max(dim=2)
+        binned = cosines[:, : APPROXIMATE_BINS * width].view(len(cosines), APPROXIMATE_BINS, width)
+        largest, place = binned.max(dim=2)
         bins = largest.topk(n, dim=1, sorted=exclude is not None).indices
         hardest = bins * width + place.gather(1, bins)
     else:
@@ -177,20 +176,20 @@ def find_hardest(
 
 
 def draw_parents(hardest: Tensor, allowed: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
-    """Return `count` of the N hardest per query (B, count), uniformly and with replacement, so any count will do."""
+    """Return `count` of the N hardest per query (B, count), drawn uniformly with replacement; any count is valid."""
     draws = torch.rand(len(hardest), count, generator=generator, device=hardest.device)
     places = (draws * allowed[:, None]).long().clamp_(max=hardest.shape[1] - 1)
     return hardest.gather(1, places)
 
 
 def mix_norm(a: Tensor, cosine: Tensor) -> Tensor:
-    """Return ‖a x + (1-a) y‖ of unit vectors with x·y = cosine; never 0, so that opposite parents stay finite."""
+    """Return ‖a x + (1-a) y‖ of unit vectors with x·y = cosine; never 0, so mixes of opposite parents are finite."""
     squared = a**2 + (1 - a) ** 2 + 2 * a * (1 - a) * cosine
     return squared.clamp_min_(torch.finfo(squared.dtype).tiny).sqrt_()
 
 
 def measure_recall(cosines: Tensor, n: int) -> float:
-    """Return the share of the true N hardest negatives that approximate top-N finds."""
+    """Return the fraction of the true N hardest negatives that approximate top-N finds."""
     exact, _ = find_hardest(cosines, n)
     found, _ = find_hardest(cosines, n, approximate=True)
     marks = torch.zeros_like(cosines, dtype=torch.bool).scatter_(1, found, value=True)

@@ -34,14 +34,14 @@ class MoCo(nn.Module):
     def forward(
         self, im_q: Tensor, im_k: Tensor, index: Tensor, label: Tensor, *, generators: Generators, mixing_on: bool
     ) -> tuple[ContrastiveOutput, Tensor]:
-        """Return the loss of a batch, and the keys (G, D) to be queued once the step is done.
+        """Return the loss of a batch, and the keys (G, D) to enqueue after the step.
 
         Args:
             im_q: one view of each image, (B, 3, H, W).
             im_k: another view of each, (B, 3, H, W).
             index: (B,) sample index of each image.
             label: (B,) class of each image; used by the class oracle only.
-            generators: the sources of the shuffle's and the mixing's randomness.
+            generators: random generators of the shuffle and of the mixing.
             mixing_on: whether this epoch mixes.
 
         """
@@ -61,26 +61,26 @@ class MoCo(nn.Module):
         return output, k_all
 
     def known_keys(self, count: int | None = None) -> KnownKeys:
-        """Return the queue's newest `count` keys, all if None: what the next queries meet as negatives."""
+        """Return the queue's newest `count` keys, all if None: the negatives of the next step."""
         return self.queue.newest_first(count)
 
     @torch.no_grad()
     def encode_keys(self, im_k: Tensor, generators: Generators) -> Tensor:
-        """Return the keys of the global batch (G, D), each encoded among other images than its query."""
-        shared = distributed.world_size() * self.settings.bn_groups == 1  # one set of statistics: nothing to gain
+        """Return the keys of the global batch (G, D); with `shuffle_bn`, in shuffled order through the encoder."""
+        shared = distributed.world_size() * self.settings.bn_groups == 1  # one set of statistics: no need to shuffle
         if shared or self.settings.sync_bn or not self.settings.shuffle_bn:
             return distributed.gather(self.encode(self.encoder_k, im_k))
         shuffled, permutation = distributed.shuffle(im_k, generators.shuffle)
         return distributed.unshuffle(self.encode(self.encoder_k, shuffled), permutation)
 
     def encode(self, encoder: nn.Module, images: Tensor) -> Tensor:
-        """Return the embeddings of this rank's images, (B, D) of unit length; batch norm sees one group at a time."""
+        """Return the embeddings of this rank's images, (B, D) of unit length, encoded group by group (`bn_groups`)."""
         groups = [encoder(part) for part in images.tensor_split(self.settings.bn_groups)]
         return F.normalize(torch.cat(groups).float(), dim=1)
 
     @torch.no_grad()
     def update_key_encoder(self) -> None:
-        """Move the key encoder's parameters: k = m k + (1-m) q; its batch norm statistics stay its own."""
+        """Update the key encoder's parameters: k = m k + (1-m) q; batch-norm statistics are not averaged."""
         keys: list[Tensor] = list(self.encoder_k.parameters())
         queries: list[Tensor] = list(self.encoder_q.parameters())
         torch._foreach_lerp_(keys, queries, 1 - self.settings.momentum)

@@ -17,10 +17,10 @@ from pretrain.runtime.randomness import Generators
 
 
 class SimCLR(nn.Module):
-    """One encoder, in-batch negatives, the same mixing as for MoCo."""
+    """One encoder with in-batch negatives and the same mixing as MoCo."""
 
     def __init__(self, settings: ModelConfig, mixing: MixingConfig) -> None:
-        """Build the encoder, called encoder_q as in MoCo, so that the checkpoints look alike."""
+        """Build the encoder, named encoder_q as in MoCo, so that checkpoints have the same format."""
         super().__init__()
         self.settings, self.mixing = settings, mixing
         self.encoder_q = build_encoder(settings)
@@ -29,22 +29,22 @@ class SimCLR(nn.Module):
     def forward(
         self, im_q: Tensor, im_k: Tensor, index: Tensor, label: Tensor, *, generators: Generators, mixing_on: bool
     ) -> tuple[ContrastiveOutput, None]:
-        """Return NT-Xent over both views of each image; nothing to be queued.
+        """Return NT-Xent over both views of each image; None, as there are no keys to enqueue.
 
         Args: as pretrain.moco.MoCo.forward.
         """
         z = F.normalize(self.encoder_q(torch.cat([im_q, im_k])).float(), dim=1)  # (2B, D): first views, then second
-        everyone = distributed.gather_with_gradient(z)  # (2G, D), rank by rank
+        gathered = distributed.gather_with_gradient(z)  # (2G, D), rank by rank
         partners = z.roll(len(im_q), dims=0)
         images = index.repeat(2)
         all_images, all_labels = distributed.gather(images), distributed.gather(label.repeat(2))
-        self.latest = KnownKeys(everyone.detach(), all_images, all_labels)
-        own = images[:, None] == all_images  # itself and its positive: no negatives
+        self.latest = KnownKeys(gathered.detach(), all_images, all_labels)
+        own = images[:, None] == all_images  # the query itself and its positive are not negatives
         excluded = find_excluded(self.mixing, indices=(images, all_images), labels=(label.repeat(2), all_labels))
         output = contrastive_loss(
             z,
             partners,
-            everyone,
+            gathered,
             temperature=self.settings.temperature,
             mixing=self.mixing if mixing_on else self.mixing.without_mixes(),
             generator=generators.mixing,
@@ -53,13 +53,10 @@ class SimCLR(nn.Module):
         return output, None
 
     def known_keys(self, count: int | None = None) -> KnownKeys | None:
-        """Return both views of the latest global batch, (2G, D), or `count` rows of it: each query's negatives.
-
-        None before the first batch.
-        """
+        """Return both views of the latest global batch (2G, D), or its first `count` rows; None before the first."""
         if self.latest is None or count is None:
             return self.latest
         return KnownKeys(self.latest.keys[:count], self.latest.indices[:count], self.latest.labels[:count])
 
     def update_key_encoder(self) -> None:
-        """Do nothing: keys and queries come from the same encoder."""
+        """Do nothing: the same encoder computes keys and queries."""

@@ -1,9 +1,9 @@
-"""Supervised pretraining: cross-entropy with the labels, the control that a contrastive method is measured against.
+"""Supervised pretraining: cross-entropy with the labels, the baseline for the contrastive methods.
 
 Images, views, order and schedule are those of the other methods; the second view of each image is not used. The
 encoder ends in a linear classifier over the classes of the training set and has no projection head, as in He et al.,
-"Deep Residual Learning for Image Recognition", CVPR 2016; the checkpoint is in MoCo's format all the same, so a
-converter takes its trunk like any other.
+"Deep Residual Learning for Image Recognition", CVPR 2016; the checkpoint still has MoCo's format, so converters read
+its trunk like any other.
 
 Shapes: B images of this rank, C classes.
 """
@@ -20,7 +20,7 @@ from pretrain.runtime.randomness import Generators
 
 
 class Supervised(nn.Module):
-    """A classifier, called encoder_q as in MoCo, so that the checkpoints look alike."""
+    """A classifier, named encoder_q as in MoCo, so that checkpoints have the same format."""
 
     def __init__(self, settings: ModelConfig, *, classes: int) -> None:
         """Build the encoder with a classifier of `classes` outputs; `settings.head` and `dim` are not used."""
@@ -31,7 +31,7 @@ class Supervised(nn.Module):
     def forward(
         self, im_q: Tensor, _im_k: Tensor, _index: Tensor, label: Tensor, *, generators: Generators, mixing_on: bool
     ) -> tuple[ContrastiveOutput, None]:
-        """Return the cross-entropy of a batch and which images are classified correctly; no keys.
+        """Return the cross-entropy of a batch and which images are classified correctly; None for the keys.
 
         Args: as pretrain.moco.MoCo.forward; `generators` and `mixing_on` have no effect.
         """

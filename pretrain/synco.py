@@ -1,16 +1,16 @@
-"""SynCo's six types of synthetic hard negatives, the successor of MoCHi's two.
+"""SynCo: six types of synthetic hard negatives, extending MoCHi's two.
 
 Source: Giakoumoglou and Stathaki, "SynCo: Synthetic Hard Negatives in Contrastive Learning" (arXiv 2410.02401),
 section 3 and the README of its code: N = 1024, counts 256, 256, 256, 64, 64, 64.
 
-Shapes as in pretrain/mixing.py; every mix is normalised, and constant for the gradient.
+Shapes as in pretrain/mixing.py; every mix is normalised and treated as a constant by the gradient.
 
   1 interpolation  b q + (1-b) n      b ~ U(0, 0.5)         closed form in t (MoCHi's query mix)
   2 extrapolation  q + b (n - q)      b ~ U(1, 1.5)         closed form in t
   3 mixup          a n_i + (1-a) n_j  a ~ U(0, 1)           closed form in t_i, t_j, n_i·n_j (MoCHi's pair mix)
-  4 noise          n + sigma e        e ~ N(0, I)           needs the noise: built, (B, 64, D)
+  4 noise          n + sigma e        e ~ N(0, I)           depends on the noise: materialised, (B, 64, D)
   5 perturbed      n + delta q        (the gradient of q·n) closed form in t
-  6 adversarial    n + eta sign(q)                          needs n·sign(q): built, (B, 64, D)
+  6 adversarial    n + eta sign(q)                          depends on n·sign(q): materialised, (B, 64, D)
 """
 
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ def mix_synco(
     Args: as `pretrain.mixing.mix`; `settings.synco` holds the six counts.
 
     Raises:
-        ValueError: `settings.synco` has not six counts, or as `mix`.
+        ValueError: `settings.synco` does not have six counts; otherwise as `mix`.
 
     """
     if len(settings.synco) != len(TYPES):
@@ -68,12 +68,12 @@ def mix_synco(
 
 @dataclass(frozen=True)
 class _Source:
-    """What the mixes of a batch are drawn from."""
+    """Inputs from which the mixes of a batch are drawn."""
 
     logits: Tensor  # t, (B, K)
     negatives: Tensor  # n, (K, D), constant
     hardest: Tensor  # (B, N) indices
-    allowed: Tensor  # (B,) how many of them may be used
+    allowed: Tensor  # (B,) number of usable ones among them
     generator: torch.Generator | None
 
     def draw(self, count: int) -> Tensor:
@@ -104,6 +104,6 @@ class _Source:
         return (a * self.logits.gather(1, first) + (1 - a) * self.logits.gather(1, second)) / norm
 
     def build(self, count: int, queries: Tensor, shift: Tensor) -> Tensor:
-        """Return q·h of h = normalize(n + shift), built as (B, count, D)."""
+        """Return q·h of h = normalize(n + shift); h is materialised as (B, count, D)."""
         h = F.normalize(self.negatives[self.draw(count)] + shift, dim=2)
         return torch.einsum("bd,bmd->bm", queries, h)

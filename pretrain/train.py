@@ -1,8 +1,7 @@
-"""The pretraining loop, from settings to encoder.pt, in plain Python from top to bottom.
+"""The pretraining loop, from config to encoder.pt.
 
-Order of one step (facebookresearch/moco, moco/builder.py and main_moco.py): the key encoder moves first, then queries
-and keys are encoded, the loss is taken against the queue as it is, the query encoder moves, and only then the new keys
-enter the queue.
+Order of one step (facebookresearch/moco, moco/builder.py and main_moco.py): update the key encoder, encode queries and
+keys, compute the loss against the current queue, update the query encoder, and only then enqueue the new keys.
 """
 
 import logging
@@ -26,8 +25,8 @@ from pretrain.loss import ContrastiveOutput
 from pretrain.methods import Method, build_method
 from pretrain.moco import MoCo
 from pretrain.monitoring.collapse import CollapseMonitor
-from pretrain.monitoring.epoch_checks import EpochMonitors
-from pretrain.monitoring.metrics_log import Monitor
+from pretrain.monitoring.epoch_checks import EpochChecks
+from pretrain.monitoring.metrics_log import MetricsLog
 from pretrain.optimization.optimizers import build_optimizer
 from pretrain.optimization.rates import find_doubts
 from pretrain.optimization.schedule import build_schedule, find_rate
@@ -42,18 +41,18 @@ from pretrain.runtime.stopping import StopFlag, YieldRequested
 logger = logging.getLogger(__name__)
 
 ENCODER = "encoder.pt"
-"""What a finished run leaves for the converter."""
+"""File that a finished run writes for the converter."""
 
 
 @dataclass
 class Run:
-    """What a run consists of; `step` counts the finished steps."""
+    """State of a run; `step` counts the completed steps."""
 
     config: PretrainConfig
     device: torch.device
     model: Method
     parallel: nn.Module
-    """`model` as it is called in a step: with several ranks its backward averages the gradients."""
+    """`model`, wrapped so that the backward pass averages gradients if there are several ranks."""
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     checkpoints: CheckpointFolder
@@ -64,12 +63,12 @@ class Run:
 
 
 def train(config: PretrainConfig, stop: StopFlag) -> Path:
-    """Pretrain as `config` says, or go on where an earlier start stopped; return the path of encoder.pt.
+    """Run or resume the pretraining that `config` describes; return the path of encoder.pt.
 
     Raises:
-        SettingsError: settings out of range, all of them in one text.
-        YieldRequested: `stop` was set; everything is saved, run again to go on.
-        FloatingPointError: the loss is no number; the text names the last good checkpoint.
+        SettingsError: invalid config; the message lists all mistakes.
+        YieldRequested: `stop` was set; a checkpoint is saved, run again to resume.
+        FloatingPointError: the loss is NaN or infinite; the message names the last good checkpoint.
 
     """
     device = choose_device(config.engine)
@@ -78,7 +77,7 @@ def train(config: PretrainConfig, stop: StopFlag) -> Path:
         encoder = Path(config.run.out) / ENCODER
         if config.run.resume and distributed.on_main(encoder.is_file):
             check_same_recipe(read_content(encoder)["config"], config, encoder)
-            logger.info("%s: is there already, nothing to do", encoder)
+            logger.info("%s: already exists, nothing to do", encoder)
             return encoder
         run = prepare(config, device)
         if config.run.epochs:
@@ -91,12 +90,12 @@ def train(config: PretrainConfig, stop: StopFlag) -> Path:
 
 
 def prepare(config: PretrainConfig, device: torch.device) -> Run:
-    """Return a run at its first step, or at that of its newest whole checkpoint."""
+    """Return a run at step 0, or restored from its newest intact checkpoint."""
     if config.engine.threads:
         torch.set_num_threads(config.engine.threads)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.engine.tf32
     torch.backends.cudnn.benchmark = device.type == "cuda"
-    torch.manual_seed(config.run.seed)  # the same on all ranks: they begin with equal weights and an equal queue
+    torch.manual_seed(config.run.seed)  # same on all ranks: equal initial weights and queue
     layout = torch.channels_last if config.engine.channels_last else torch.contiguous_format
     model = build_method(config).to(device, memory_format=layout)  # type: ignore[call-overload]
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -107,8 +106,8 @@ def prepare(config: PretrainConfig, device: torch.device) -> Run:
     content = folder.load_newest() if config.run.resume else None
     if not distributed.all_equal(-1 if content is None else int(content["step"])):
         raise ValueError(
-            f"{folder.folder}: the ranks found different checkpoints and cannot go on together; is it on a disk that "
-            "all hosts share? Wait until every host sees the same files, then run again"
+            f"{folder.folder}: the ranks found different checkpoints, so the run cannot resume; make sure that all "
+            "hosts share this folder, wait until each sees the same files, then run again"
         )
     if content is not None:
         restore(run, content)
@@ -118,8 +117,8 @@ def prepare(config: PretrainConfig, device: torch.device) -> Run:
         model.encoder_q.compile()
     if isinstance(model, MoCo) and config.model.shuffle_bn and distributed.world_size() * config.model.bn_groups == 1:
         logger.warning(
-            "one process and model.bn_groups=1: there is nobody to shuffle keys with, so queries and keys share batch "
-            "statistics, which give the answer away; set model.bn_groups (8 at batch 256 stands for MoCo's 8 GPUs)"
+            "one process and model.bn_groups=1: keys cannot be shuffled, so queries and keys share batch statistics, "
+            "which reveal the positive; set model.bn_groups (8 at batch 256 corresponds to MoCo's 8 GPUs)"
         )
     for doubt in find_doubts(config) if distributed.is_main() else []:
         logger.warning("%s", doubt)
@@ -128,40 +127,40 @@ def prepare(config: PretrainConfig, device: torch.device) -> Run:
 
 
 def train_epochs(run: Run, stop: StopFlag) -> None:
-    """Run the epochs that are left; save at the end of each, when it is time, and when asked to stop."""
+    """Run the remaining epochs; save a checkpoint after each, whenever one is due, and on a stop request."""
     config = run.config
     loader = open_loader(config, run.device)
     run.steps_per_epoch = steps_per_epoch = loader.sampler.steps_per_epoch
     steps = steps_per_epoch * config.run.epochs
     schedule = build_schedule(config.optimizer, config.run.batch_size)
-    watch = EpochMonitors(config, run.device)
+    checks = EpochChecks(config, run.device)
     health = CollapseMonitor(config, run.model, steps=steps, steps_per_epoch=steps_per_epoch)
-    broken = torch.zeros((), dtype=torch.bool, device=run.device)  # whether a loss was no number: read now and then
+    broken = torch.zeros((), dtype=torch.bool, device=run.device)  # a loss was NaN or infinite; rarely read
     run.saved_time = time.monotonic()
     profiled = config.run.profile_steps if distributed.is_main() else 0
     with (
-        Monitor(config, first_step=run.step, steps=steps, steps_per_epoch=steps_per_epoch) as monitor,
+        MetricsLog(config, first_step=run.step, steps=steps, steps_per_epoch=steps_per_epoch) as log,
         profile_steps(Path(config.run.out) / "profile", profiled, run.device) as note_profiled,
     ):
         for epoch in range(run.step // steps_per_epoch, config.run.epochs):
             mixing_on = config.mixing.is_on_in(epoch, config.run.epochs)
-            for batch in take_batches(loader, epoch, run.step % steps_per_epoch, monitor):
+            for batch in take_batches(loader, epoch, run.step % steps_per_epoch, log):
                 rate = find_rate(schedule, config.optimizer, step=run.step, steps=steps, epochs=config.run.epochs)
                 output = take_step(run, batch, rate, mixing_on=mixing_on)
                 broken |= ~output.loss.detach().isfinite()
                 run.step += 1
                 note_profiled()
                 stopping, save_due = distributed.any_rank(stop.is_set, is_save_due(run))
-                due = monitor.is_due(run.step)
+                due = log.is_due(run.step)
                 if stopping or save_due or due:
                     refuse_broken_loss(run, broken)
-                monitor.note_step(run.step, output, rate, health.look(run.step, float(output.loss)) if due else {})
+                log.note_step(run.step, output, rate, health.look(run.step, float(output.loss)) if due else {})
                 if stopping:
                     stop_here(run, stop)
                 if save_due:
                     save(run)
             refuse_broken_loss(run, broken)
-            monitor.write(run.step, watch.after_epoch(run.model, epoch))
+            log.write(run.step, checks.after_epoch(run.model, epoch))
             every = config.run.milestone_every_epochs
             save(run, milestone=bool(every) and (epoch + 1) % every == 0)
 
@@ -180,22 +179,22 @@ def open_loader(config: PretrainConfig, device: torch.device) -> ViewLoader:
     return loader
 
 
-def take_batches(loader: ViewLoader, epoch: int, start: int, monitor: Monitor) -> Iterator[dict[str, Tensor]]:
-    """Yield the batches of `epoch` from step `start` on, and note how long each was waited for."""
+def take_batches(loader: ViewLoader, epoch: int, start: int, log: MetricsLog) -> Iterator[dict[str, Tensor]]:
+    """Yield the batches of `epoch` from step `start` on, and record the time spent waiting for each."""
     loader.sampler.set_position(epoch, start)
     batches = iter(loader)
     while True:
         began = time.perf_counter()
         batch = next(batches, None)
-        monitor.note_wait(time.perf_counter() - began)
+        log.note_wait(time.perf_counter() - began)
         if batch is None:
             return
-        monitor.note_broken(int(batch["broken"]))
+        log.note_broken(int(batch["broken"]))
         yield batch
 
 
 def take_step(run: Run, batch: dict[str, Tensor], rate: float, *, mixing_on: bool) -> ContrastiveOutput:
-    """Take one optimizer step on this rank's share of the global batch; return its loss and hits."""
+    """Take one optimizer step on this rank's part of the global batch; return its loss and hits."""
     settings, model = run.config.engine, run.model
     for group in run.optimizer.param_groups:
         group["lr"] = rate
@@ -207,7 +206,7 @@ def take_step(run: Run, batch: dict[str, Tensor], rate: float, *, mixing_on: boo
     precision = choose_precision(settings, run.device)
     autocast = torch.autocast(run.device.type, precision) if precision != torch.float32 else nullcontext()
     outputs, keys = [], []
-    slices = list(zip(*(torch.split(whole, size) for whole in (im_q, im_k, index, label)), strict=True))
+    slices = list(zip(*(torch.split(tensor, size) for tensor in (im_q, im_k, index, label)), strict=True))
     for part, inputs in enumerate(slices):
         share = len(inputs[0]) / len(im_q)
         generators = make_generators(run.config.run.seed, run.step, run.device, part)
@@ -227,30 +226,30 @@ def take_step(run: Run, batch: dict[str, Tensor], rate: float, *, mixing_on: boo
 
 
 def join_outputs(outputs: list[tuple[ContrastiveOutput, float]]) -> ContrastiveOutput:
-    """Return one output for all accumulation slices, each given with its share of the batch."""
+    """Combine the outputs of the accumulation slices, each weighted by its fraction of the batch."""
     loss = torch.stack([output.loss.detach() * share for output, share in outputs]).sum()
     hits = torch.cat([output.hits for output, _ in outputs])
     return ContrastiveOutput(loss, hits, torch.cat([output.hits_with_mixes for output, _ in outputs]))
 
 
 def is_save_due(run: Run) -> bool:
-    """Return whether a checkpoint is due in the middle of an epoch, by steps or by this rank's clock."""
+    """Return whether a checkpoint is due within an epoch, by step count or by this rank's clock."""
     every = run.config.run.checkpoint_steps
     late = time.monotonic() - run.saved_time > 60 * run.config.run.checkpoint_minutes
     return run.step != run.saved_step and (late or (every > 0 and run.step % every == 0))
 
 
 def save(run: Run, *, milestone: bool = False) -> None:
-    """Save everything that the next step depends on; the file is written in the background."""
+    """Save the complete state of the run; the file is written in the background."""
     if isinstance(run.model, MoCo) and not distributed.all_equal(run.model.queue.digest()):
-        raise RuntimeError("the ranks' queues differ: keys were not gathered alike, so this run cannot be trusted")
+        raise RuntimeError("the queues of the ranks differ, so this run is invalid; resume from the last checkpoint")
     if distributed.is_main():
         run.checkpoints.save(run.step, describe(run) | {"optimizer": run.optimizer.state_dict()}, milestone=milestone)
     run.saved_step, run.saved_time = run.step, time.monotonic()
 
 
 def describe(run: Run) -> dict[str, Any]:
-    """Return the run in MoCo's checkpoint format, and what more it takes to continue exactly."""
+    """Return the run in MoCo's checkpoint format, plus the state needed to resume exactly."""
     config = run.config
     return {
         "arch": config.model.arch,
@@ -264,19 +263,19 @@ def describe(run: Run) -> dict[str, Any]:
 
 
 def restore(run: Run, content: dict[str, Any]) -> None:
-    """Continue from a checkpoint's content; SettingsError when it belongs to another recipe."""
+    """Load a checkpoint's content into `run`; SettingsError if it was written with a different config."""
     check_same_recipe(content["config"], run.config, run.checkpoints.folder)
     run.model.load_state_dict(from_moco_state(content["state_dict"]))
     run.optimizer.load_state_dict(content["optimizer"])
-    if run.scaler.is_enabled() and content["scaler"]:  # empty where the run had another precision so far
+    if run.scaler.is_enabled() and content["scaler"]:  # empty if the run used another precision so far
         run.scaler.load_state_dict(content["scaler"])
     torch.set_rng_state(content["rng"])
     run.step = run.saved_step = content["step"]
-    logger.info("continuing after step %d", run.step)
+    logger.info("resuming after step %d", run.step)
 
 
 def stop_here(run: Run, stop: StopFlag) -> None:
-    """Save and raise YieldRequested."""
+    """Save a checkpoint and raise YieldRequested."""
     if run.saved_step != run.step:
         save(run)
     run.checkpoints.wait()
@@ -285,7 +284,7 @@ def stop_here(run: Run, stop: StopFlag) -> None:
 
 
 def refuse_broken_loss(run: Run, broken: Tensor) -> None:
-    """Raise FloatingPointError when a loss since the last look was NaN or infinite; nothing broken is saved."""
+    """Raise FloatingPointError if a loss since the last check was NaN or infinite, so that it is never saved."""
     if any(distributed.any_rank(bool(broken))):
         run.checkpoints.wait()
         good = run.checkpoints.list_files()

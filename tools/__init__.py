@@ -2,5 +2,5 @@
 
 from pathlib import Path
 
-# `python -m tools.benchmark_views` and `python -m tools.fault_campaign` work although their files lie with their parts.
+# Also finds commands in these folders: `python -m tools.benchmark_views`, `python -m tools.fault_campaign`.
 __path__ += [str(Path(__file__).parent / folder) for folder in ("benchmarks", "trials")]

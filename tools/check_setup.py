@@ -1,13 +1,13 @@
-"""The doctor: say what is installed, what is missing or at odds, and the exact remedy.
+"""Check the set-up: list what is installed, what is missing or incompatible, and how to fix it.
 
   python -m tools.check_setup [data=ROOT] [out=FOLDER] [slurm=true] [json=true]
 
-data=ROOT   a Detectron2 data root (VOC2007/, VOC2012/, coco/) or an ImageNet folder (train/, val/) to look at
-out=FOLDER  the folder that runs will be written to (its disk is checked); by default runs
-slurm=true  Slurm and Submitit must work; otherwise their absence is only noted
+data=ROOT   a Detectron2 data root (VOC2007/, VOC2012/, coco/) or an ImageNet folder (train/, val/) to check
+out=FOLDER  the folder for runs, whose disk is checked; default: runs
+slurm=true  report missing Slurm or Submitit as a problem instead of a note
 json=true   print JSON for scripts
 
-Exit code 0: everything needed is there (notes are allowed); 1: something must be mended first.
+Exit code 0: no problem found (notes are allowed); 1: at least one problem.
 
 Example: python -m tools.check_setup data=runs/digits/data
 """
@@ -22,41 +22,41 @@ from pretrain.runtime.command_line import run_command, split_arguments
 from pretrain.runtime.settings import read_settings
 
 if TYPE_CHECKING:
-    from tools.doctor.examinations import Finding
+    from tools.doctor.checks import Finding
 
-EXIT_UNFIT = 1
+EXIT_PROBLEM = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorSettings:
-    """What the doctor is asked to look at."""
+    """What to check."""
 
     data: str = ""
-    """A data root to look at; empty: none."""
+    """A data root to check; empty: none."""
     out: str = "runs"
-    """Where runs are written: its disk is checked."""
+    """The folder for runs, whose disk is checked."""
     slurm: bool = False
-    """Whether Slurm must work."""
+    """Whether Slurm is required."""
     json: bool = False
-    """Print JSON."""
+    """Print the findings as JSON."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the table of findings; return 1 when something must be mended."""
+    """Print the findings; return 1 if one of them is a problem, else 0."""
     _, overrides = split_arguments(arguments, [])
     settings = read_settings(DoctorSettings, None, overrides)
-    from tools.doctor.examinations import examine_setup  # heavy: imports torch
+    from tools.doctor.checks import check_setup  # heavy: imports torch
 
-    findings = examine_setup(data=settings.data, out=settings.out, slurm_needed=settings.slurm)
+    findings = check_setup(data=settings.data, out=settings.out, slurm_needed=settings.slurm)
     if settings.json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
         print_findings(findings)
-    return EXIT_UNFIT if any(finding.state == "problem" for finding in findings) else 0
+    return EXIT_PROBLEM if any(finding.state == "problem" for finding in findings) else 0
 
 
 def print_findings(findings: Sequence["Finding"]) -> None:
-    """Print one line per finding, the remedy under each that has one."""
+    """Print one table row per finding."""
     from rich.console import Console  # late, so that --help is quick
     from rich.table import Table
 

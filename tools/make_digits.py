@@ -1,13 +1,12 @@
-"""Make the embedded data: handwritten digits in the layouts of ImageNet, VOC and COCO.
+"""Make the embedded data sets: handwritten digits in the layouts of ImageNet, VOC and COCO.
 
   python -m tools.make_digits data/digits
   python -m tools.make_digits data/digits seed=1 imagenet_train=20000 coco_train=2000
 
-Real handwritten digits (scikit-learn's bundled set, nothing is downloaded) are painted bright, at random sizes and
-places, on dark textured grounds; images of train and of test or val show different digits on different textures.
-Written are OUT/imagenet/{train,val}/<digit>/*.JPEG, OUT/VOC2007, OUT/VOC2012 and OUT/coco, as Detectron2's loaders
-expect them. The same settings give the same bytes. OUT/digits.json, written last, says that the set is whole and how it
-was made.
+Paints real handwritten digits (bundled with scikit-learn; nothing is downloaded) at random sizes and positions, bright
+on dark textured backgrounds. Train images share neither digits nor textures with test and val images. Writes
+OUT/imagenet/{train,val}/<digit>/*.JPEG, OUT/VOC2007, OUT/VOC2012 and OUT/coco in the layouts that Detectron2 reads. The
+same options give the same bytes. OUT/digits.json, written last, marks the set as complete and records its options.
 """
 
 import shutil
@@ -26,48 +25,48 @@ if TYPE_CHECKING:
     import numpy as np
 
 RECIPE = 2
-"""Raised when the same settings come to give other images."""
+"""Version of the images; incremented when the same options produce different images."""
 CROWD_SHARE = 0.03
-"""Share of COCO scenes with a crowd region."""
+"""Fraction of COCO scenes with a crowd region."""
 SET_NAMES = ("imagenet", "VOC2007", "VOC2012", "coco")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DigitsConfig:
-    """How many images of what size; the counts are those of the demo."""
+    """Numbers and sizes of images; the defaults are those of the demo."""
 
     seed: int = 0
-    """Of everything: which digits are for testing, textures, places, sizes."""
+    """Seed of everything: the split of the digits, textures, positions, sizes."""
     imagenet_train: int = 4000
-    """Images of one main digit for pretraining and linear classification."""
+    """Images of one digit for pretraining and linear classification."""
     imagenet_val: int = 1000
-    """Images of one main digit, of digits that no train image shows."""
+    """Images of one digit; no digit occurs in a train image."""
     imagenet_px: int = 112
-    """Side of those images in pixels, at most 256."""
+    """Side of these images in pixels, 48 to 256."""
     voc2007_trainval: int = 250
-    """Scenes to train a detector on; voc2012_trainval adds to them."""
+    """Scenes for detector training, in addition to voc2012_trainval."""
     voc2007_test: int = 150
-    """Scenes of digits that no other VOC list shows."""
+    """Test scenes; no digit occurs in a trainval scene."""
     voc2012_trainval: int = 250
     """Scenes of the second VOC year."""
     coco_train: int = 400
-    """Scenes with masks."""
+    """Training scenes with masks."""
     coco_val: int = 150
-    """Scenes with masks, of digits that no train scene shows."""
+    """Validation scenes with masks; no digit occurs in a train scene."""
     scene_min_px: int = 128
-    """Shortest side of a scene in pixels."""
+    """Smallest side of a scene in pixels, at least 48."""
     scene_max_px: int = 160
-    """Longest side of a scene in pixels, at most 256."""
+    """Largest side of a scene in pixels, at most 256."""
     scene_max_digits: int = 6
-    """Digits in a scene, at most; at least one."""
+    """Maximum digits in a scene, at least 1."""
     digit_min_px: int = 24
-    """Smallest side of a digit in a scene."""
+    """Smallest side of a digit in a scene in pixels, at least 8."""
     digit_max_px: int = 72
-    """Largest side of a digit in a scene; at most that of the smallest scene."""
+    """Largest side of a digit in a scene in pixels, at most scene_min_px."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the data set, or say that it is there already."""
+    """Write the data sets unless OUT/digits.json shows that they exist."""
     words, overrides = split_arguments(arguments, ["OUT"])
     config = read_settings(DigitsConfig, None, overrides)
     check_config(config)
@@ -78,9 +77,9 @@ def main(arguments: Sequence[str]) -> int:
         found = read_json(note)
         if found != recipe:
             raise ValueError(
-                f"{out}: holds digits made with other settings ({found}); remove it or name another folder"
+                f"{out}: contains digits made with different options: {found}; remove it or choose another folder"
             )
-        print(f"{out}: the digits are there already")
+        print(f"{out}: already contains these digits")
         return 0
     partial = out / f"{TEMPORARY_PREFIX}digits"
     shutil.rmtree(partial, ignore_errors=True)
@@ -95,8 +94,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def check_config(config: DigitsConfig) -> None:
-    """Raise ValueError when a count or a size cannot be."""
-    mistakes = [f"{key}={value} is negative" for key, value in as_dict(config).items() if value < 0]
+    """Raise ValueError that lists every count or size out of range."""
+    mistakes = [f"{key}={value}: expected at least 0" for key, value in as_dict(config).items() if value < 0]
     mistakes += [
         f"{key}={value}: expected 48 to 256 pixels"
         for key, value in as_dict(config).items()
@@ -104,25 +103,25 @@ def check_config(config: DigitsConfig) -> None:
     ]
     if not 8 <= config.digit_min_px <= config.digit_max_px <= config.scene_min_px:
         mistakes.append(
-            f"digit_min_px={config.digit_min_px}, digit_max_px={config.digit_max_px}: expected at least 8, in this "
-            f"order, and at most scene_min_px={config.scene_min_px}"
+            f"digit_min_px={config.digit_min_px}, digit_max_px={config.digit_max_px}: expected 8 <= "
+            f"digit_min_px <= digit_max_px <= scene_min_px={config.scene_min_px}"
         )
     if config.scene_max_digits < 1:
         mistakes.append(f"scene_max_digits={config.scene_max_digits}: expected at least 1")
     if config.scene_min_px > config.scene_max_px:
-        mistakes.append(f"scene_min_px={config.scene_min_px} is above scene_max_px={config.scene_max_px}")
+        mistakes.append(f"scene_min_px={config.scene_min_px}: expected at most scene_max_px={config.scene_max_px}")
     if mistakes:
         raise ValueError("; ".join(mistakes))
 
 
 def write_sets(root: Path, config: DigitsConfig) -> None:
-    """Write the four sets under `root`."""
-    # heavy (NumPy, OpenCV, scikit-learn): --help and a finished set must answer at once
+    """Write the four data sets under `root`."""
+    # heavy: NumPy, OpenCV, scikit-learn
     from tools.digits.layouts import write_classes, write_coco, write_voc
     from tools.digits.scenes import SceneStyle, load_pools
 
     def make_rng(split: str, index: int) -> "np.random.Generator":
-        import numpy as np  # heavy: as above
+        import numpy as np  # heavy
 
         return np.random.default_rng([config.seed, 2, zlib.crc32(split.encode()), index])
 

@@ -1,11 +1,11 @@
-"""Decode an image folder once into a packed, memory-mapped cache.
+"""Decode an image folder once into a memory-mapped cache.
 
   python -m tools.pack_images imagenet/train imagenet-cache workers=8
   python -m tools.pack_images imagenet/train imagenet100-cache class_list=imagenet100
 
-Pretraining reads it with data.cache=imagenet-cache. A killed run goes on where it stopped; a finished cache is checked
-image by image (check=false: skip). Raw pixels take about 530 KB an image at ImageNet's sizes, 680 GB for all of
-ImageNet-1K; short_side_px=256 takes less than half and changes the crops slightly. Other settings:
+Pretraining reads it with data.cache=imagenet-cache. Run the same command again to resume after a kill. The finished
+cache is verified image by image (check=false skips this). Raw pixels take about 530 KB per image at ImageNet's sizes,
+680 GB for all of ImageNet-1K; short_side_px=256 takes less than half and changes the crops slightly. Other options:
 images_per_shard=4096 skip_broken=true max_megapixels=179
 """
 
@@ -24,24 +24,24 @@ class PackSettings:
     class_list: str = ""
     """imagenet100, or a text file with one class folder per line; empty: all classes."""
     images_per_shard: int = 4096
-    """2 GB a shard at ImageNet's sizes."""
+    """Images per shard file, 2 GB at ImageNet's sizes."""
     short_side_px: int = 0
-    """Shrink longer short sides to this; 0: keep all pixels."""
+    """Scale images with a longer short side down to this many pixels; 0: keep all pixels."""
     skip_broken: bool = False
-    """Leave unreadable images out instead of stopping."""
+    """Skip unreadable images instead of stopping."""
     max_megapixels: float = 179.0
-    """Refuse an image file that declares more, before it is decoded."""
+    """Reject an image file that declares more, before decoding it."""
     workers: int = 2
-    """Processes, each packing one shard at a time."""
+    """Processes; each packs one shard at a time."""
     check: bool = True
-    """Read everything back and compare the checksums."""
+    """Read every image back and compare the checksums."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Pack, check, and say what is there."""
+    """Pack, verify, and print the number of images."""
     (source, out), overrides = split_arguments(arguments, ["SRC", "OUT"])
     settings = read_settings(PackSettings, overrides=overrides)
-    # Heavy: --help must come at once.
+    # heavy
     from pretrain.input.images import list_either
     from pretrain.input.packed import Packing, open_cache, pack_images
     from pretrain.runtime.progress import Heartbeat
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> None:
         heartbeat.beat(done, "packing", now=True)
         print(f"{done} of {len(images)} images packed", flush=True)
     cache = open_cache(out, every_image=settings.check)
-    print(f"{out}: {len(cache)} images of {len(cache.classes)} classes, {len(images) - len(cache)} unreadable left out")
+    print(f"{out}: {len(cache)} images of {len(cache.classes)} classes, skipped {len(images) - len(cache)} unreadable")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-r"""Pretrain an encoder: MoCHi, MoCo v1 or v2, SimCLR with or without mixing, or supervised as a control.
+r"""Pretrain an encoder: MoCHi, MoCo v1 or v2, SimCLR with or without mixing, or supervised (as a control).
 
   python -m tools.pretrain_encoder CONFIG run.out=FOLDER [key=value …]
   torchrun --nproc-per-node 8 -m tools.pretrain_encoder CONFIG run.out=FOLDER [key=value …]
 
-CONFIG is a file in configs/pretrain/; every setting in it can be overridden, for example mixing.n=1024 or
-optimizer.lr=0.06. Run the same command again to go on after a stop: it continues exactly where it was. FOLDER gets
-checkpoints/, metrics.jsonl, progress.json, tensorboard/ and, at the end, encoder.pt for tools.convert_checkpoint;
-run.profile_steps=20 adds profile/ with a trace of so many steps.
+CONFIG is a file in configs/pretrain/; key=value overrides any key of it, for example mixing.n=1024 or
+optimizer.lr=0.06. Run the same command again to resume after a stop: the result equals that of an uninterrupted run.
+Writes checkpoints/, metrics.jsonl, progress.json, tensorboard/ and, at the end, encoder.pt (for
+tools.convert_checkpoint) into FOLDER; run.profile_steps=20 adds profile/ with a trace of 20 steps.
 
 Example: python -m tools.pretrain_encoder configs/pretrain/mochi_r50_digits.yaml data.root=data/digits/imagenet \
              run.out=runs/mochi
@@ -22,7 +22,7 @@ from pretrain.runtime.stopping import StopFlag
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Pretrain; return 0 when encoder.pt is written."""
+    """Pretrain; return 0 once encoder.pt is written."""
     (path,), overrides = split_arguments(arguments, ["CONFIG"])
     config = read_settings(PretrainConfig, path, overrides)
     from pretrain.train import train  # heavy: imports torch and torchvision

@@ -3,10 +3,10 @@
   python -m tools.write_report CHAIN_FOLDER [out=FOLDER] [compare=[[A,B],…]] [baseline=B] [controls.floor=A]
                                [controls.ceiling=B] [delta=POINTS] [rows=[NAME,…]] [beside=NAME]
 
-Reads what the stages in CHAIN_FOLDER have finished so far (it may be run at any time) and writes into out
-(default CHAIN_FOLDER/report): index.html, report.md, summary.json, results.csv, tables.tex and pictures/.
-compare, baseline, controls and delta replace those of the chain file; rows chooses the rows of tables.tex, and beside
-the backbone that published rows are set beside. docs/summary.md describes summary.json.
+Reports the stages in CHAIN_FOLDER that are finished so far; run it at any time. Writes index.html, report.md,
+summary.json, results.csv, tables.tex and pictures/ into out (default: CHAIN_FOLDER/report). compare, baseline, controls
+and delta override the chain file; rows selects the rows of tables.tex, and beside the backbone that published rows are
+compared with. docs/summary.md describes summary.json.
 
 Example: python -m tools.write_report runs/digits compare=[[mochi,moco_v2]]
 """
@@ -30,31 +30,31 @@ if TYPE_CHECKING:
     from tools.report.tables import Report
 
 LONGEST_NAME = 200
-"""Characters of a picture's file name; file systems take 255 bytes."""
+"""Maximum characters of a picture's file name; file systems allow 255 bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSettings:
-    """Where the report goes and what it is asked."""
+    """Where to write the report, and the question it answers."""
 
     out: str = ""
-    """Folder of the report; empty: CHAIN_FOLDER/report."""
+    """Output folder; empty: CHAIN_FOLDER/report."""
     compare: tuple[list[str], ...] = ()
-    """Pairs of backbones, [[mochi, moco_v2], …]; empty: as the chain has it."""
+    """Pairs of backbones to compare, [[mochi, moco_v2], …]; empty: as in the chain file."""
     baseline: str = ""
-    """The backbone that all others are compared with; empty: as the chain has it."""
+    """The backbone that all others are compared with; empty: as in the chain file."""
     controls: Controls = field(default_factory=Controls)
-    """The backbones between which the others must lie; empty: as the chain has it."""
+    """The backbones expected to be worst (floor) and best (ceiling); empty: as in the chain file."""
     delta: float | None = None
-    """Percent points within which two backbones count as equivalent; empty: as the chain has it."""
+    """Percentage points within which two backbones count as equivalent; empty: as in the chain file."""
     rows: tuple[str, ...] = ()
-    """Rows of tables.tex, backbones and published ones by name; empty: all."""
+    """Names of the backbones and published rows in tables.tex; empty: all."""
     beside: str = ""
-    """The backbone that published rows are set beside; empty: the first of each table."""
+    """The backbone that published rows are compared with; empty: the baseline or the first of each table."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write every file of the report; print the verdict, the tables and the paths."""
+    """Write the report; print report.md and the paths of the other files."""
     (folder,), overrides = split_arguments(arguments, ["CHAIN_FOLDER"])
     settings = read_settings(ReportSettings, None, overrides)
     out = Path(settings.out or Path(folder) / "report")
@@ -81,7 +81,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def answer(files: "ChainFiles", settings: ReportSettings) -> "Report":
-    """Return the summaries, the verdict and the tables of a chain."""
+    """Return summaries, verdict and tables of a chain.
+
+    Raises:
+        SettingsError: `settings` names an unknown backbone, or another mistake of the question.
+
+    """
     from tools.report.asked import find_costs, make_draws_reader, read_question  # heavy, as in main
     from tools.report.tables import Report, build_tables
     from transfer.results.comparison import reach_verdict
@@ -97,7 +102,7 @@ def answer(files: "ChainFiles", settings: ReportSettings) -> "Report":
 
 
 def copy_pictures(files: "ChainFiles", folder: Path) -> None:
-    """Copy the drawn detections and the figures beside the report, under names that say what they are."""
+    """Copy the images with drawn detections and the figures into `folder`, named by their content."""
     folder.mkdir(parents=True, exist_ok=True)
     for title, pictures in files.detections.items():
         for backbone, path in pictures.items():
@@ -108,7 +113,7 @@ def copy_pictures(files: "ChainFiles", folder: Path) -> None:
 
 
 def _plain(name: str) -> str:
-    """Return a file name without separators or control characters, and not too long."""
+    """Return a file name without separators or control characters, of at most LONGEST_NAME characters."""
     return re.sub(r"[^\w.@+()-]", "-", name).lstrip(".")[:LONGEST_NAME]
 
 

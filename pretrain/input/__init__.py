@@ -1,1 +1,1 @@
-"""From files to batches: image sources, views, samplers and loaders."""
+"""Input pipeline: image sources, views, samplers and loaders."""

@@ -1,8 +1,8 @@
 """Decode image files to RGB pixels: (H, W, 3) uint8, equal to PIL's `convert("RGB")` for images of 8 bits.
 
-16 bits are brought to 8 by dropping the lower ones, as libpng does; 32-bit and float images have no defined white and
-are refused. EXIF orientation is ignored, as torchvision does. An image that declares more than `max_megapixels` is
-refused before anything is decoded: memory is otherwise what a header of a few bytes asks for.
+16-bit values are reduced to 8 bits by dropping the lower ones, as libpng does; 32-bit and float images have no defined
+white level and are refused. EXIF orientation is ignored, as in torchvision. An image whose header declares more than
+`max_megapixels` is refused before decoding, because the header alone determines the memory that is allocated.
 """
 
 import io
@@ -15,9 +15,9 @@ from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
 FAST_COLOURS = ("YCbCr", "RGB", "Gray")
-"""JPEG colour spaces that libjpeg-turbo turns into PIL's very pixels; CMYK would be a level off."""
+"""JPEG colour spaces that libjpeg-turbo decodes to exactly PIL's pixels; CMYK would differ by one level."""
 MAX_MEGAPIXELS = 179.0
-"""Pillow's own limit (Image.MAX_IMAGE_PIXELS, twice); ImageNet's largest image has about 60. 179 take 537 MB."""
+"""Pillow's own limit, 2 x Image.MAX_IMAGE_PIXELS; it takes 537 MB. ImageNet's largest image has about 60 megapixels."""
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 """Pillow's modes of unsigned 16-bit images."""
 SIXTEEN_BIT_FORMATS = ("PNG", "PPM")
@@ -25,11 +25,11 @@ SIXTEEN_BIT_FORMATS = ("PNG", "PPM")
 
 
 class BrokenImageError(ValueError):
-    """An image file cannot be decoded; the text names it."""
+    """An image file cannot be decoded; the message names it."""
 
 
 def read_image(path: str | Path, max_megapixels: float = MAX_MEGAPIXELS) -> Pixels:
-    """Decode the file at `path`; BrokenImageError names it and says why."""
+    """Decode the file at `path`; BrokenImageError names the file and the reason."""
     try:
         with open(path, "rb", buffering=0) as stream:  # noqa: PTH123 (a third of the time of Path.read_bytes)
             return decode_image(stream.read(), max_megapixels)
@@ -38,25 +38,25 @@ def read_image(path: str | Path, max_megapixels: float = MAX_MEGAPIXELS) -> Pixe
 
 
 def decode_image(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> Pixels:
-    """Return the (H, W, 3) RGB pixels of an encoded image, whatever its suffix said.
+    """Return the (H, W, 3) RGB pixels of an encoded image; the format is detected from its bytes, not its suffix.
 
-    libjpeg-turbo does JPEGs in colour and greyscale; CMYK, and other formats under a JPEG's name, go through PIL.
+    libjpeg-turbo decodes colour and greyscale JPEGs; CMYK JPEGs and other formats go through PIL.
 
     Raises:
-        ValueError: too many pixels, or values without a defined white; others come from the decoders.
+        ValueError: too many pixels, or values without a defined white level; decoders raise further errors.
 
     """
     if data[:2] == b"\xff\xd8":
         try:
             height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         except ValueError:
-            colours = ""  # PIL takes it, or says what is wrong with it
+            colours = ""  # fall back to PIL, which decodes it or reports the error
         if colours in FAST_COLOURS:
             _refuse_large(width, height, max_megapixels)
             try:
                 pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB")
             except ValueError:
-                pass  # likewise
+                pass  # fall back to PIL
             else:
                 return pixels
     with open_image(data) as image:
@@ -65,7 +65,7 @@ def decode_image(data: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> Pixels:
 
 
 def open_image(data: bytes) -> Image.Image:
-    """Return Pillow's image of encoded bytes, its header read and no pixel decoded, however large it says it is."""
+    """Return Pillow's image of encoded bytes with only the header read, without Pillow's size limit."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         return Image.open(io.BytesIO(data))
@@ -77,7 +77,7 @@ def _refuse_large(width: int, height: int, max_megapixels: float) -> None:
     if width * height > max_megapixels * 1e6:
         raise ValueError(
             f"it declares {width} x {height} pixels, {width * height / 1e6:.0f} megapixels, over the limit of "
-            f"max_megapixels={max_megapixels:g}; raise max_megapixels if it is meant, which takes "
+            f"max_megapixels={max_megapixels:g}; if the image is valid, raise max_megapixels, which takes "
             f"{3 * width * height / 2**30:.1f} GiB per process"
         )
 

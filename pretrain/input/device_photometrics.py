@@ -1,8 +1,8 @@
-"""Change the colours of a whole batch on a device: the crops-only pipeline's second half.
+"""Apply photometric steps to a batch on a device: the second half of the crops-only pipeline.
 
 Shapes: B images of H x W px; `steps` (B, STEPS, 2) holds (operation, amount) rows of view_parameters.py in order,
-NONE where a view has fewer. Levels are floats in 0…255, truncated or rounded after each step as PIL does. On CUDA the
-function is compiled into a few fused kernels; on a CPU pretrain/input/photometrics.py is faster.
+padded with NONE. Levels are floats in 0…255, truncated or rounded after each step as in PIL. On CUDA the function is
+compiled into a few fused kernels; on a CPU pretrain/input/photometrics.py is faster.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from torch import Tensor
 from pretrain.input.view_parameters import BLUR, BRIGHTNESS, CONTRAST, HUE, SATURATION
 
 STEPS = 6
-"""The most steps a view has: four of the jitter, grey, blur."""
+"""Maximum number of steps of a view: four of the jitter, greyscale, blur."""
 NONE = -1
 GREY_WEIGHTS = (0.299, 0.587, 0.114)
 """ITU-R 601, as PIL's convert("L")."""
@@ -34,8 +34,8 @@ def apply_steps(images: Tensor, steps: Tensor) -> Tensor:
 
     Args:
         images: (B, 3, H, W) uint8.
-        steps: (B, STEPS, 2) float32 on the same device. A blur goes last, wherever it stands: it is linear, as is the
-            greyscale that may follow it.
+        steps: (B, STEPS, 2) float32 on the same device. A blur is always applied last; blur and greyscale are linear,
+            so their order does not matter.
 
     """
     return _choose_form(images.is_cuda)(images, steps)
@@ -71,7 +71,7 @@ def _grey(levels: Tensor) -> Tensor:
 
 
 def _turn_hue(levels: Tensor, shift: Tensor) -> Tensor:
-    """Turn the hue in steps of 1/255 of the circle, through PIL's uint8 HSV."""
+    """Shift the hue in steps of 1/255 of the circle, through PIL's uint8 HSV."""
     red, green, blue = levels.unbind(1)
     value, lowest = levels.amax(1), levels.amin(1)
     chroma = value - lowest
@@ -93,7 +93,7 @@ def _turn_hue(levels: Tensor, shift: Tensor) -> Tensor:
 
 
 def _blur(levels: Tensor, sigmas_px: Tensor) -> Tensor:
-    """Blur each image with its own Gaussian (sigma 0: none), border repeated, in two passes of 13 taps."""
+    """Blur each image with its own Gaussian (sigma 0: none), replicating the border, in two passes of 13 taps."""
     offsets = torch.arange(-BLUR_RADIUS_PX, BLUR_RADIUS_PX + 1, device=levels.device, dtype=levels.dtype)
     taps = torch.exp(-0.5 * (offsets / sigmas_px.clamp(min=1e-3)[:, None]) ** 2)  # (B, 13)
     taps = taps / taps.sum(1, keepdim=True)

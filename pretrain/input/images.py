@@ -24,20 +24,20 @@ __all__ = [
     "read_image",
 ]
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""The suffixes torchvision's ImageFolder takes, in any case."""
+"""Suffixes that torchvision's ImageFolder accepts, case-insensitive."""
 CLASS_LISTS = {"imagenet100": Path(__file__).parent / "imagenet100.txt"}
 """Class lists that come with the project, by name."""
 UNLABELLED = -1
-"""Label of an image whose class is not known."""
+"""Label of an image of unknown class."""
 SHOWN_CLASSES = 5
-"""How many class names an error lists."""
+"""Maximum number of class names in an error message."""
 
 
 @dataclass(frozen=True)
 class ImageFolder:
     """The images under ROOT/<class>/, sorted by class and path; `labels[i]` is the class of image i.
 
-    Without class folders `classes` is empty, every label is UNLABELLED, and the images lie anywhere under ROOT.
+    Without class folders `classes` is empty, every label is UNLABELLED, and images may lie anywhere under ROOT.
     """
 
     root: Path
@@ -52,7 +52,7 @@ class ImageFolder:
         return len(self.labels)
 
     def name(self, index: int) -> str:
-        """Return the path of image `index` below its class folder."""
+        """Return the path of image `index`, relative to its class folder."""
         begin = int(self._ends[index - 1]) if index else 0
         return os.fsdecode(self._names[begin : int(self._ends[index])])
 
@@ -72,7 +72,7 @@ class ImageFolder:
         return replace(self, labels=self.labels[chosen], _names=b"".join(names), _ends=ends)
 
     def digest(self) -> str:
-        """Return the SHA-256 of classes, labels and names: equal where the list of images is the same."""
+        """Return the SHA-256 of classes, labels and names, which identifies the list of images."""
         digest = hashlib.sha256(os.fsencode("\n".join(self.classes)))
         digest.update(self.labels.tobytes())
         for index in range(len(self)):
@@ -83,18 +83,19 @@ class ImageFolder:
 def list_images(
     root: str | Path, class_list: str | Path = "", *, max_megapixels: float = MAX_MEGAPIXELS
 ) -> ImageFolder:
-    """List ROOT/<class>/**; the labels count the classes in alphabetical order.
+    """List ROOT/<class>/**; labels number the classes in alphabetical order.
 
-    As torchvision's ImageFolder, except that hidden folders are no classes. File names are kept in one block of bytes:
-    a million Python strings would be copied into every worker as soon as their reference counts are touched.
+    Like torchvision's ImageFolder, except that hidden folders are ignored. File names are stored in one block of bytes,
+    because a million Python strings would be copied into every worker once their reference counts change.
 
     Args:
         root: folder of class folders, such as IMAGENET/train.
-        class_list: imagenet100, or a text file with one class folder per line; empty: all of them.
-        max_megapixels: larger images are refused before they are decoded.
+        class_list: imagenet100, or a text file with one class folder per line; empty: all classes.
+        max_megapixels: limit above which an image is refused before decoding.
 
     Raises:
-        ValueError: no such folder, a listed class without folder, a class without images, or images beside the classes.
+        ValueError: missing folder, listed class without a folder, class without images, or images outside the class
+            folders.
 
     """
     root = Path(root)
@@ -111,7 +112,7 @@ def list_images(
     if beside := sorted(entry.name for entry in os.scandir(root) if _is_image(entry.name) and entry.is_file()):
         raise ValueError(
             f"{root}: {len(beside)} images, e.g. {beside[0]}, lie beside the class folders and belong to no class; "
-            f"move them into {root}/<class>/, or away"
+            f"move them into {root}/<class>/, or out of {root}"
         )
     labels = np.repeat(np.arange(len(found), dtype=np.int64), [len(names) for names in found])
     return _make_folder(root, classes, labels, [name for names in found for name in names], max_megapixels)
@@ -121,7 +122,7 @@ def list_unlabelled(root: str | Path, *, max_megapixels: float = MAX_MEGAPIXELS)
     """List all images anywhere under ROOT, without classes.
 
     Raises:
-        ValueError: no such folder, or no images in it.
+        ValueError: the folder is missing or contains no images.
 
     """
     root = Path(root)
@@ -135,10 +136,10 @@ def list_unlabelled(root: str | Path, *, max_megapixels: float = MAX_MEGAPIXELS)
 def list_either(
     root: str | Path, class_list: str | Path = "", *, max_megapixels: float = MAX_MEGAPIXELS
 ) -> ImageFolder:
-    """List ROOT/<class>/**, or all images under a ROOT that holds images itself and no class list is asked of.
+    """List ROOT/<class>/**, or all images under ROOT if it is flat (`is_flat`) and no class list is given.
 
     Raises:
-        ValueError: neither of the two.
+        ValueError: ROOT has neither layout.
 
     """
     root = Path(root)
@@ -148,18 +149,18 @@ def list_either(
 
 
 def is_flat(root: Path) -> bool:
-    """Return whether ROOT holds images and no folder that could be a class."""
+    """Return whether ROOT directly contains images and has no class folders."""
     return root.is_dir() and not list_classes(root) and any(_is_image(path.name) for path in list(root.iterdir()))
 
 
 def list_classes(root: Path) -> list[str]:
-    """Return the names of the class folders in ROOT, sorted; hidden folders are none."""
+    """Return the names of the class folders in ROOT, sorted, without hidden folders."""
     _refuse_missing(root)
     return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
 
 
 def check_same_classes(first: Path, second: Path) -> None:
-    """Raise ValueError unless both folders hold the same class folders: labels would not mean the same."""
+    """Raise ValueError unless both folders have the same class folders, as labels would otherwise differ."""
     here, there = list_classes(first), list_classes(second)
     lacking = [
         f"{folder} has no {', '.join(lost[:SHOWN_CLASSES])}{' …' if len(lost) > SHOWN_CLASSES else ''} "
@@ -187,19 +188,19 @@ def _refuse_missing(root: Path) -> None:
 
 
 def _find_files(folder: Path) -> list[bytes]:
-    """Return the paths of the images below `folder`, relative to it, sorted; hidden files and folders are left out."""
+    """Return the paths of the images below `folder`, relative to it, sorted, without hidden files and folders."""
     found: list[bytes] = []
     seen: set[tuple[int, int]] = set()
 
     def look(path: Path, prefix: str) -> None:
         status = path.stat()
         if (status.st_dev, status.st_ino) in seen:
-            return  # a link to a folder above
+            return  # already visited: a link to a parent folder
         seen.add((status.st_dev, status.st_ino))
         for entry in os.scandir(path):
             if entry.name.startswith("."):
                 continue
-            # An image's name saves a call per file: a folder is hardly ever called so.
+            # Testing the name first saves a system call per file: few folders have an image suffix.
             if _is_image(entry.name) and not entry.is_dir(follow_symlinks=False):
                 found.append(os.fsencode(prefix + entry.name))
             elif entry.is_dir():
@@ -210,9 +211,9 @@ def _find_files(folder: Path) -> list[bytes]:
 
 
 def choose_classes(present: Sequence[str], class_list: Path, root: Path) -> list[str]:
-    """Return the listed classes, sorted; ValueError names those that are not `present` in `root`.
+    """Return the listed classes, sorted; ValueError lists those that are not `present` in `root`.
 
-    `class_list` is a name in CLASS_LISTS or a file; lines that begin with # are comments.
+    `class_list` is a name in CLASS_LISTS or a file; lines that start with # are comments.
     """
     class_list = CLASS_LISTS.get(str(class_list), class_list)
     if not class_list.is_file():
@@ -226,7 +227,7 @@ def choose_classes(present: Sequence[str], class_list: Path, root: Path) -> list
     if missing or not wanted:
         raise ValueError(
             f"{class_list}: {len(missing)} of {len(wanted)} classes have no folder in {root}: "
-            f"{', '.join(missing[:SHOWN_CLASSES])}; correct the list or the data's root"
+            f"{', '.join(missing[:SHOWN_CLASSES])}; correct the list or the root folder"
         )
     return sorted(wanted)
 

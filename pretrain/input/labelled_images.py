@@ -1,4 +1,4 @@
-"""Give batches of labelled images: random crops to train a classifier on, centre crops to measure with.
+"""Batches of labelled images: random crops to train a classifier, centre crops to evaluate it.
 
 Batch: {"image": uint8 (B, 3, H, W) in channels_last memory, "label": int64 (B,), "index": int64 (B,)}.
 """
@@ -21,16 +21,16 @@ from pretrain.input.views import MEAN, STD, Scratch, resize_crop
 CROP_AND_FLIP = RECIPES["crop_flip"]
 """Random crop and flip without colours: the training transform of facebookresearch/moco, main_lincls.py."""
 MIN_SCALE = 0.08
-"""Smallest share of the area that a training crop covers: torchvision's RandomResizedCrop."""
+"""Smallest fraction of the area that a training crop covers: torchvision's RandomResizedCrop."""
 
 Batch = dict[str, Tensor]
 
 
 class LabelledImages(Dataset[Batch]):
-    """Batches of the images of a split; one item is a batch, asked for by a list of (epoch, index)."""
+    """Batches of the images of a split; one item is a batch, requested by a list of (epoch, index)."""
 
     def __init__(self, source: ImageFolder, *, crop_px: int, resize_px: int, random_seed: int | None = None) -> None:
-        """Give centre crops (shorter side to `resize_px`, then `crop_px`), or random ones when `random_seed` is set."""
+        """Use centre crops (shorter side to `resize_px`, then `crop_px`), or random ones if `random_seed` is set."""
         self.source, self.crop_px, self.resize_px, self.random_seed = source, crop_px, resize_px, random_seed
         self.scratch = Scratch()
 
@@ -62,12 +62,12 @@ class LabelledImages(Dataset[Batch]):
 def find_images(
     root: str | Path, split: str, class_list: str = "", limit: int = 0, *, max_megapixels: float = MAX_MEGAPIXELS
 ) -> ImageFolder:
-    """Return the images of ROOT/<split>/<class>/ (or ROOT/imagenet/<split>), at most `limit`, classes evenly.
+    """Return the images of ROOT/<split>/<class>/ (or ROOT/imagenet/<split>), at most `limit`, evenly over classes.
 
-    Labels mean the same in every split: a split whose class folders are not those of ROOT/train is refused.
+    A split whose class folders differ from those of ROOT/train is refused, so that labels agree between splits.
 
     Raises:
-        ValueError: no such folder, no images, other classes than in ROOT/train, or a limit below their number.
+        ValueError: missing folder, no images, classes that differ from ROOT/train, or a limit below their number.
 
     """
     root = Path(root)
@@ -80,24 +80,28 @@ def find_images(
 
 
 def take_evenly(folder: ImageFolder, limit: int) -> ImageFolder:
-    """Return the first images of every class, `limit` in all; where it is no multiple, the first classes get one more.
+    """Return the first images of every class, `limit` in total.
+
+    If `limit` is not a multiple of the class count, the first classes get one image more.
 
     Raises:
-        ValueError: fewer images than classes.
+        ValueError: `limit` is below the number of classes.
 
     """
     if limit < len(folder.classes):
-        raise ValueError(f"{folder.root}: {limit} images cannot show each of {len(folder.classes)} classes; raise it")
+        raise ValueError(
+            f"{folder.root}: {limit} images cannot show each of {len(folder.classes)} classes; raise the limit"
+        )
     first = np.concatenate([[0], np.cumsum(np.bincount(folder.labels))])
     place = np.arange(len(folder)) - first[folder.labels]  # within its class
     return folder.select(np.sort(np.lexsort((folder.labels, place))[:limit]))
 
 
 def take_listed(folder: ImageFolder, path: str | Path) -> ImageFolder:
-    """Return the images whose file names stand in the text file `path`, one per line, in the folder's order.
+    """Return the images whose file names are listed in the text file `path`, one per line, in the folder's order.
 
     Raises:
-        ValueError: no such file, or a name that is not there.
+        ValueError: missing file, empty list, or a listed name that is not in `folder`.
 
     """
     if not Path(path).is_file():
@@ -107,15 +111,15 @@ def take_listed(folder: ImageFolder, path: str | Path) -> ImageFolder:
     if not wanted or (missing := sorted(wanted.difference(names))):
         raise ValueError(
             f"{path}: {len(missing) if wanted else 'all'} of {len(wanted)} images are not in {folder.root}, e.g. "
-            f"{missing[0] if wanted else 'none is named'}; take the list of these data"
+            f"{missing[0] if wanted else 'none is listed'}; use the list that belongs to this data set"
         )
     return folder.select(np.array([index for index, name in enumerate(names) if name in wanted]))
 
 
 def centre_crop(image: Pixels, resize_px: int, crop_px: int) -> Pixels:
-    """Resize the shorter side to `resize_px`, antialiased, and cut a square of `crop_px` out of the middle.
+    """Resize the shorter side to `resize_px`, antialiased, and return the central square of `crop_px`.
 
-    The sizes and places are those of torchvision's Resize(resize_px) and CenterCrop(crop_px).
+    Sizes and offsets equal those of torchvision's Resize(resize_px) and CenterCrop(crop_px).
     """
     height, width = image.shape[:2]
     short = min(height, width)
@@ -128,7 +132,7 @@ def centre_crop(image: Pixels, resize_px: int, crop_px: int) -> Pixels:
 
 
 def normalise_images(images: Tensor, device: torch.device) -> Tensor:
-    """Return uint8 images as float32 (B, 3, H, W) on `device`, normalised with ImageNet's mean and deviation."""
+    """Return uint8 images as float32 (B, 3, H, W) on `device`, normalised with ImageNet's MEAN and STD."""
     mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) * 255 for values in (MEAN, STD))
     values = images.to(device, non_blocking=True).to(torch.float32).sub_(mean).div_(std)
     return values.contiguous(memory_format=torch.channels_last)

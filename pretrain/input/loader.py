@@ -1,4 +1,4 @@
-"""Put source, views and sampler together into the loader that a rank trains with."""
+"""Build a rank's training loader from image source, views and sampler."""
 
 import logging
 from collections.abc import Iterator
@@ -24,13 +24,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ViewLoader:
-    """Batches of one rank, from the position that `sampler.set_position(epoch, start_step)` says."""
+    """Batches of one rank, starting at the position set by `sampler.set_position(epoch, start_step)`."""
 
     batches: "DataLoader[Batch]"
     sampler: ShardedSampler
     source: ImageSource
     pipeline: str
-    """cpu or crops, the one chosen."""
+    """The selected pipeline, cpu or crops."""
 
     def __iter__(self) -> Iterator[Batch]:
         end_workers_at_exit()
@@ -50,9 +50,9 @@ def build_loader(
     world_size: int = 1,
     device: torch.device | str = "cpu",
 ) -> ViewLoader:
-    """Return the loader of `rank`; what it yields depends on (seed, epoch, sample), not on workers or ranks.
+    """Return the loader of `rank`; its views depend on (seed, epoch, sample) only, not on workers or ranks.
 
-    Pass every batch through `pretrain.input.views.finish_on_device`. Workers live until the loader is dropped.
+    Pass every batch through `pretrain.input.views.finish_on_device`. Workers run until the loader is deleted.
     """
     device = torch.device(device)
     recipe, pipeline = find_recipe(data.augmentation), choose_pipeline(data.pipeline, device)
@@ -84,7 +84,7 @@ def build_loader(
 
 
 def choose_pipeline(name: str, device: torch.device) -> str:
-    """Return cpu or crops: `auto` leaves the photometrics to a CUDA device and keeps them in the workers otherwise."""
+    """Return cpu or crops; `auto` means crops (photometrics on the device) on CUDA and cpu otherwise."""
     if name not in PIPELINES:
         raise ValueError(f"data.pipeline: got {name!r}; expected one of {', '.join(PIPELINES)}")
     if name == "auto":
@@ -93,9 +93,9 @@ def choose_pipeline(name: str, device: torch.device) -> str:
 
 
 def open_source(data: DataConfig) -> ImageSource:
-    """Return the training images that the settings name: of the cache if there is one, else of ROOT/train.
+    """Return the configured training images: those of `data.cache` if set, else of ROOT/train.
 
-    A flat folder of images, ROOT/train or ROOT itself, is taken without classes.
+    A flat folder of images, ROOT/train or ROOT itself, is read without classes.
     """
     if data.cache:
         return open_cache(data.cache, data.class_list)
@@ -105,7 +105,7 @@ def open_source(data: DataConfig) -> ImageSource:
 
 
 def refuse_unlabelled(config: PretrainConfig, source: ImageSource) -> None:
-    """Raise ValueError when the images have no classes and a setting needs them."""
+    """Raise ValueError if the images have no classes and the config requires them."""
     needs = {
         "mixing.oracle": config.mixing.oracle,
         "run.knn_every_epochs": config.run.knn_every_epochs,
@@ -116,7 +116,7 @@ def refuse_unlabelled(config: PretrainConfig, source: ImageSource) -> None:
     if asked and len(source) and int(source.labels[0]) == UNLABELLED:
         raise ValueError(
             f"{config.data.cache or config.data.root}: these images have no classes, which {', '.join(asked)} "
-            f"need{'s' if len(asked) == 1 else ''}; turn that off, or sort the images into ROOT/train/<class>/"
+            f"need{'s' if len(asked) == 1 else ''}; turn it off, or sort the images into ROOT/train/<class>/"
         )
 
 
@@ -125,7 +125,7 @@ def _take_batch(batch: Any) -> Any:
 
 
 def _prepare_worker(worker_id: int) -> None:
-    # torch has set its own handlers by now; these replace them, so that a scheduler's signal leaves the worker alone.
+    # Replaces the handlers that torch has installed by now, so that the worker ignores a scheduler's signal.
     ignore_stop_signals(worker_id)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

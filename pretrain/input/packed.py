@@ -1,8 +1,8 @@
-"""A packed cache: decoded images as raw uint8 in memory-mapped shards, so that an epoch decodes nothing.
+"""A packed cache: decoded images as raw uint8 in memory-mapped shards, so that no epoch decodes images.
 
 Layout of the folder: shard-00000.bin (pixels, one image after another) with shard-00000.index.npy beside it (one ENTRY
-an image, written when the shard is whole), packing.json (what is packed, written first) and cache.json (written last:
-classes, and per shard its size and the digest of its index). Every image has a CRC-32.
+per image, written when the shard is complete), packing.json (source and config of the cache, written first) and
+cache.json (written last: classes, and per shard its size and the digest of its index). Every image has a CRC-32.
 """
 
 import mmap
@@ -26,24 +26,24 @@ from pretrain.runtime.storage import digest_file, open_whole, read_json, sweep_t
 
 FORMAT = 1
 ENTRY = np.dtype([("offset", "<i8"), ("height", "<i4"), ("width", "<i4"), ("label", "<i4"), ("crc32", "<u4")])
-"""One image of a shard: where its (height, width, 3) bytes begin, its class, their checksum."""
+"""One image of a shard: the offset of its (height, width, 3) bytes, its class, and the checksum of the bytes."""
 Entries = npt.NDArray[np.void]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Packing:
-    """What goes into a cache."""
+    """Config of a cache."""
 
     images_per_shard: int = 4096
-    """2 GB a shard at ImageNet's sizes."""
+    """4096 images take 2 GB at ImageNet's sizes."""
     short_side_px: int = 0
-    """Shrink images whose short side is longer, to save disk (views then differ slightly); 0: keep all pixels."""
+    """Shrink images to this short side to save disk space (views then differ slightly); 0: keep all pixels."""
     skip_broken: bool = False
-    """Leave unreadable images out and count them, instead of stopping with the first one's name."""
+    """Omit unreadable images and count them; false: stop at the first one with an error that names it."""
 
 
 class PackedImages:
-    """The images of a cache, opened by `open_cache`; pixels come straight from the mapped files, read-only."""
+    """The images of a cache, opened by `open_cache`; pixels are read-only views of the mapped files."""
 
     def __init__(self, folder: Path, classes: tuple[str, ...], shards: list[tuple[str, Entries]]) -> None:
         self.folder, self.classes = folder, classes
@@ -75,11 +75,11 @@ class PackedImages:
         return flat.reshape(height, width, 3)
 
     def is_intact(self, index: int) -> bool:
-        """Say whether the pixels of image `index` have the checksum they were written with."""
+        """Return whether the pixels of image `index` match the checksum of its entry."""
         return zlib.crc32(self.read(index).data) == int(self._entries["crc32"][index])
 
     def select(self, class_list: str | Path) -> "PackedImages":
-        """Return the images of the listed classes only, labels counting those."""
+        """Return the images of the listed classes only, with labels renumbered over them."""
         classes = choose_classes(self.classes, Path(class_list), self.folder)
         new_label = np.array([classes.index(name) if name in classes else -1 for name in self.classes])
         chosen = copy(self)
@@ -91,12 +91,12 @@ class PackedImages:
 
 
 def pack_images(images: ImageFolder, folder: str | Path, packing: Packing, workers: int = 1) -> Iterator[int]:
-    """Write the cache of `images` into `folder`; yield the number of images done after each shard.
+    """Write the cache of `images` into `folder`; yield the number of completed images after each shard.
 
-    Shards that an earlier call finished are kept: a call that was killed goes on where it stopped.
+    Shards that an earlier call completed are kept, so a call that was killed can be resumed.
 
     Raises:
-        ValueError: the folder holds a cache of something else, or an image is broken.
+        ValueError: the folder contains a different cache, or an image cannot be read.
 
     """
     folder = Path(folder)
@@ -116,42 +116,47 @@ def pack_images(images: ImageFolder, folder: str | Path, packing: Packing, worke
 
 
 def open_cache(folder: str | Path, class_list: str = "", *, every_image: bool = False) -> PackedImages:
-    """Open a cache after checking it: sizes, index digests, and the checksum of one image a shard.
+    """Open a cache after checking sizes, index digests and the checksum of one image per shard.
 
     Args:
-        folder: what tools.pack_images wrote.
+        folder: a folder written by tools.pack_images.
         class_list: keep only these classes; see `pretrain.input.images.list_images`.
         every_image: check every image's checksum (reads the whole cache).
 
     Raises:
-        ValueError: the cache is unfinished or damaged; the text names the file.
+        ValueError: the cache is incomplete or damaged; the message names the file.
 
     """
     folder = Path(folder)
     if not (folder / "cache.json").exists():
-        raise ValueError(f"{folder}: no finished cache (no cache.json); run `python -m tools.pack_images SRC {folder}`")
+        raise ValueError(f"{folder}: no complete cache (no cache.json); run `python -m tools.pack_images SRC {folder}`")
     description = read_json(folder / "cache.json")
     if description["format"] != FORMAT:
-        raise ValueError(f"{folder}: a cache of format {description['format']}, expected {FORMAT}; pack it again")
+        raise ValueError(
+            f"{folder}: cache format {description['format']}, expected {FORMAT}; run tools.pack_images for a new folder"
+        )
     shards = []
     for number, shard in enumerate(description["shards"]):
         if _describe_shard(folder, number) != shard:
-            raise ValueError(f"{folder / shard['file']}: damaged: its size or index is not the one noted in cache.json")
+            raise ValueError(
+                f"{folder / shard['file']}: its size or index differs from cache.json, so it is damaged; delete this "
+                "shard, its index and cache.json, and run tools.pack_images again"
+            )
         shards.append((shard["file"], np.load(_index_path(folder, number), allow_pickle=False)))
     cache = PackedImages(folder, tuple(description["classes"]), shards)
     firsts = np.unique(cache._shard_of, return_index=True)[1]
     for index in range(len(cache)) if every_image else firsts:
         if not cache.is_intact(index):
             raise ValueError(
-                f"{folder / cache._files[cache._shard_of[index]]}: image {index} of the cache has another checksum "
-                "than was written; delete this shard, its index and cache.json, and run tools.pack_images again"
+                f"{folder / cache._files[cache._shard_of[index]]}: the checksum of image {index} of the cache differs "
+                "from its index; delete this shard, its index and cache.json, and run tools.pack_images again"
             )
     return cache.select(class_list) if class_list else cache
 
 
 @contextmanager
 def _open_pool(workers: int) -> Iterator[Callable[..., Iterable[None]]]:
-    """Give a `map` over processes; one worker is this process itself."""
+    """Yield a `map` over `workers` processes; with one worker, over this process."""
     if workers <= 1:
         yield map
         return
@@ -179,7 +184,7 @@ def _write_pixels(images: ImageFolder, chosen: range, packing: Packing, stream: 
             pixels = shrink(images.read(index), packing.short_side_px)
         except BrokenImageError as error:
             if not packing.skip_broken:
-                raise BrokenImageError(f"{error}, or leave such files out with skip_broken=true") from error
+                raise BrokenImageError(f"{error}, or set skip_broken=true to omit such files") from error
             continue
         stream.write(pixels.data)
         entries.append((offset, *pixels.shape[:2], int(images.labels[index]), zlib.crc32(pixels.data)))
@@ -188,7 +193,7 @@ def _write_pixels(images: ImageFolder, chosen: range, packing: Packing, stream: 
 
 
 def shrink(pixels: Pixels, short_side_px: int) -> Pixels:
-    """Return `pixels` with a short side of at most `short_side_px` (0: any), averaged over areas."""
+    """Return `pixels` with a short side of at most `short_side_px` (0: no limit), resized by area averaging."""
     height, width = pixels.shape[:2]
     if not short_side_px or min(height, width) <= short_side_px:
         return np.ascontiguousarray(pixels)
@@ -201,7 +206,9 @@ def shrink(pixels: Pixels, short_side_px: int) -> Pixels:
 def _agree_on_plan(folder: Path, plan: dict[str, Any]) -> None:
     path = folder / "packing.json"
     if path.exists() and read_json(path) != plan:
-        raise ValueError(f"{folder}: holds a cache of other images or settings ({path}); choose another folder")
+        raise ValueError(
+            f"{folder}: contains a cache of other images or with another config ({path}); choose another folder"
+        )
     write_json(path, plan)
 
 

@@ -1,4 +1,4 @@
-"""Which sample goes to which rank at which step: a pure function of seed, epoch, step and the number of ranks."""
+"""Assign samples to ranks and steps, as a pure function of seed, epoch, step and the number of ranks."""
 
 from collections.abc import Iterator
 
@@ -7,15 +7,15 @@ import numpy.typing as npt
 from torch.utils.data import Sampler
 
 Request = tuple[int, int]
-"""(epoch, sample index): all that a view's randomness depends on, beside the seed."""
+"""(epoch, sample index), which together with the seed determine a view's random numbers."""
 
 
 class ShardedSampler(Sampler[list[Request]]):
     """Yield this rank's share of each global batch, from `start_step` of `epoch` on.
 
-    An epoch is one permutation of all samples, cut into global batches of `global_batch`; what is left at the end is
-    dropped, whatever the number of ranks. Rank r of R takes the r-th of R equal slices of every global batch, so a run
-    that stops after a step goes on with any other R that divides the batch, and no sample is repeated or dropped.
+    An epoch is one permutation of all samples, split into global batches of `global_batch`; an incomplete last batch is
+    dropped, for any number of ranks. Rank r of R takes the r-th of R equal slices of every global batch, so a run that
+    stops after a step can resume with any R that divides the batch, without repeating or dropping a sample.
     """
 
     def __init__(self, num_samples: int, global_batch: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
@@ -39,13 +39,13 @@ class ShardedSampler(Sampler[list[Request]]):
         return self.num_samples // self.global_batch
 
     def set_position(self, epoch: int, start_step: int = 0) -> None:
-        """Let the next iteration begin at step `start_step` (0-based) of `epoch`."""
+        """Start the next iteration at step `start_step` (0-based) of `epoch`."""
         if not 0 <= start_step <= self.steps_per_epoch:
             raise ValueError(f"step {start_step} is not in an epoch of {self.steps_per_epoch} steps")
         self.epoch, self.start_step = epoch, start_step
 
     def __len__(self) -> int:
-        """Return the steps that the next iteration takes."""
+        """Return the number of steps of the next iteration."""
         return self.steps_per_epoch - self.start_step
 
     def __iter__(self) -> Iterator[list[Request]]:

@@ -1,6 +1,6 @@
-"""Draw what happens to an image on its way to a view: the crop, the flip, the changes of colour and their order.
+"""Draw the parameters of a view: crop, flip, photometric steps and their order.
 
-All randomness is drawn here, as a pure function of (seed, epoch, sample index), before any pixel is touched; the
+All random numbers are drawn here, as a pure function of (seed, epoch, sample index), before any pixel is processed; the
 distributions are those of torchvision's v1 transforms in facebookresearch/moco (main_moco.py) and, for infomin,
 HobbitLong/PyContrast (augmentation D).
 """
@@ -13,22 +13,22 @@ from dataclasses import dataclass
 import numpy as np
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE, BLUR = range(5)
-"""Photometric steps. Amounts: blend factor (0: black, mean grey, grey), share of the hue circle, sigma in px."""
+"""Photometric steps. Amounts: blend factor (0: black, mean grey, grey), fraction of the hue circle, sigma in px."""
 GREY = (SATURATION, 0.0)
 """Grayscale is saturation with factor 0."""
 ORDERS = tuple(itertools.permutations((BRIGHTNESS, CONTRAST, SATURATION, HUE)))
 CROP_TRIES = 10
 """As torchvision's RandomResizedCrop.get_params."""
 MIN_RATIO, MAX_RATIO = 3 / 4, 4 / 3
-"""Widths over heights of a crop, drawn uniformly in the logarithm."""
+"""Range of a crop's width / height, drawn log-uniformly."""
 BLUR_SIGMA_PX = (0.1, 2.0)
 DRAWS = 3 * CROP_TRIES + 20
-"""Uniform numbers set aside for one view; how many are used never moves those of the other view."""
+"""Random numbers reserved per view, so that the number consumed by one view never shifts the other's stream."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Strengths and chances of an augmentation."""
+    """Strengths and probabilities of an augmentation."""
 
     jitter: tuple[float, float, float, float]
     """Brightness, contrast and saturation factors in 1 ± strength; hue shift in ± strength of the circle."""
@@ -47,7 +47,7 @@ RECIPES = {
     "infomin": Recipe(jitter=(0.8, 0.8, 0.8, 0.2), jitter_chance=0.8, blur_chance=0.5),
     "crop_flip": Recipe(jitter=(0.0, 0.0, 0.0, 0.0), jitter_chance=0.0, blur_chance=0.0, grey_chance=0.0),
 }
-"""Augmentations by name. crop_flip: supervised training of pytorch/vision, and facebookresearch/moco's linear one."""
+"""Augmentations by name. crop_flip: supervised training in pytorch/vision, linear one in facebookresearch/moco."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +63,21 @@ class ViewParameters:
 
 
 def find_recipe(name: str) -> Recipe:
-    """Return the augmentation called `name`; ValueError lists the names."""
+    """Return the augmentation called `name`; ValueError lists the valid names."""
     if name not in RECIPES:
         raise ValueError(f"data.augmentation: got {name!r}; expected one of {', '.join(RECIPES)}")
     return RECIPES[name]
 
 
 def draw_uniforms(seed: int, epoch: int, index: int) -> list[list[float]]:
-    """Return the numbers in [0, 1) that decide the two views of sample `index` in `epoch`: 2 lists of DRAWS."""
+    """Return the numbers in [0, 1) that determine the two views of sample `index` in `epoch`: 2 lists of DRAWS."""
     stream = np.random.Philox(key=[seed, index], counter=[0, 0, 0, epoch])
     uniforms: list[list[float]] = np.random.Generator(stream).random((2, DRAWS)).tolist()
     return uniforms
 
 
 def choose_view(uniforms: Sequence[float], size: tuple[int, int], recipe: Recipe, min_scale: float) -> ViewParameters:
-    """Return the view of an image of `size` (height, width) px that the numbers in `uniforms` stand for."""
+    """Return the view of an image of `size` (height, width) px that the numbers in `uniforms` determine."""
     height, width = size
     top, left, crop_height, crop_width = _choose_crop(uniforms, height, width, min_scale)
     rest = uniforms[2 * CROP_TRIES + 2 :]

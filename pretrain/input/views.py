@@ -1,4 +1,4 @@
-"""Make two views of each image: decode once, crop and resize twice, change colours, write into one batch.
+"""Make two views of each image: decode once, crop and resize twice, apply photometrics, write into one batch.
 
 Batch: {"query": uint8 (B, 3, H, W), "key": the same, "index": int64 (B,), "label": int64 (B,), "broken": int64 ()};
 views lie in memory as (B, H, W, 3), torch's channels_last. The crops-only pipeline adds "query_steps" and "key_steps",
@@ -24,13 +24,13 @@ from pretrain.input.view_parameters import Recipe, ViewParameters, choose_view, 
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-"""ImageNet's, of levels in 0…1 [MoCo]."""
+"""ImageNet's mean and standard deviation per RGB channel, of levels in 0…1 [MoCo]."""
 VIEWS = ("query", "key")
 Batch = dict[str, Tensor]
 
 
 class ImageSource(Protocol):
-    """Where images come from: a folder of files or a packed cache."""
+    """A source of images: a folder of files or a packed cache."""
 
     @property
     def labels(self) -> npt.NDArray[np.int64]:
@@ -48,7 +48,7 @@ class ImageSource(Protocol):
 
 
 class TwoViews(Dataset[Batch]):
-    """Batches of two views; one item is a batch, asked for by a list of (epoch, index)."""
+    """Batches of two views; one item is a batch, requested by a list of (epoch, index)."""
 
     def __init__(
         self,
@@ -98,9 +98,9 @@ class TwoViews(Dataset[Batch]):
             except BrokenImageError as error:
                 if not self.skip_broken:
                     raise BrokenImageError(
-                        f"{error}; or start again with data.skip_broken=true run.resume=false to take its successor"
+                        f"{error}; or start again with data.skip_broken=true run.resume=false to use the next image"
                     ) from error
-        raise BrokenImageError(f"none of the {len(self.source)} images can be read; check the data's root")
+        raise BrokenImageError(f"none of the {len(self.source)} images can be read; check data.root")
 
     def _write_view(self, image: Pixels, view: ViewParameters, out: Pixels) -> None:
         resize_crop(image, view, out, self.scratch)
@@ -111,7 +111,7 @@ class TwoViews(Dataset[Batch]):
 
 
 class Scratch:
-    """Memory that is used again: fresh pages cost as much as a step of colour."""
+    """A reusable buffer, since newly allocated pages cost as much time as one photometric step."""
 
     def __init__(self) -> None:
         self._bytes = np.empty(0, np.uint8)
@@ -135,9 +135,9 @@ def resize_crop(image: Pixels, view: ViewParameters, out: Pixels, scratch: Scrat
 def finish_on_device(
     batch: Batch, device: torch.device | str = "cpu", *, channels_last: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Return (query, key) on `device`, float32 (B, 3, H, W), photometric steps done and normalised with MEAN and STD.
+    """Return (query, key) on `device`, float32 (B, 3, H, W), after photometric steps, normalised with MEAN and STD.
 
-    The steps were drawn by the workers, so the result does not depend on any generator of the device.
+    The workers drew the steps, so the result does not depend on the device's random generator.
     """
     query, key = (_finish_views(batch, name, torch.device(device), channels_last) for name in VIEWS)
     return query, key
@@ -154,9 +154,9 @@ def _finish_views(batch: Batch, name: str, device: torch.device, channels_last: 
 
 
 def _allocate_views(count: int, side_px: int) -> Pixels:
-    """Return (B, H, W, 3) uint8; in a DataLoader worker in shared memory, which spares the copy on the way out."""
+    """Return (B, H, W, 3) uint8; in a DataLoader worker in shared memory, which avoids a copy to the main process."""
     size = count * side_px * side_px * 3
-    # The same call as in torch's own default_collate; there is no public one that starts out shared.
+    # The same call as in torch's default_collate; no public function allocates shared memory.
     flat = torch.empty(size if get_worker_info() is None else 0, dtype=torch.uint8)
     if get_worker_info():
         flat = flat.set_(torch.UntypedStorage._new_shared(size))  # type: ignore[no-untyped-call]

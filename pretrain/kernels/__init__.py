@@ -1,1 +1,1 @@
-"""Fast exact forms of what the mixing and its loss compute."""
+"""Fast exact kernels for the mixing and its loss."""

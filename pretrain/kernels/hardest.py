@@ -1,9 +1,9 @@
-"""Find the N largest of many values per row on a CPU, exactly, in a fraction of a full selection's time.
+"""Find the N largest of many values per row on a CPU, exactly, in a fraction of the time of a full selection.
 
-For each row: 1. A sixteenth of it is sampled, in runs of one cache line spread evenly over it. 2. From the sample
-follows a threshold that slightly more than N values exceed, nearly always. 3. One pass collects those values, and a
-selection among them finds the N-th largest. Where fewer than N exceed the threshold, or very many (ties), the
-selection goes over the whole row. So the answer is exact for every input; only its time depends on the sample.
+For each row: 1. Sample one sixteenth of it, in runs of one cache line spread evenly over it. 2. Derive a threshold from
+the sample that almost always slightly more than N values exceed. 3. Collect those values in one pass and select the N
+largest among them. If fewer than N values exceed the threshold, or very many (ties), select from the full row instead.
+The result is exact for every input; only the time depends on the sample.
 
 Shapes: B rows, K values each.
 """
@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 RUN, STRIDE = 16, 256
-"""RUN of every STRIDE values are sampled: 16 float32 values are a cache line."""
+"""RUN of every STRIDE values are sampled; 16 float32 values fill a cache line."""
 SMALLEST = 16_384
-"""A full selection from fewer values is quick enough."""
+"""Rows with fewer values use a full selection, which is fast enough."""
 LARGEST_SHARE = 1 / 16
-"""To find more than this share of the values, a full selection is as quick."""
+"""Above this fraction N / K a full selection is as fast."""
 MARGIN = 5.0
-"""Standard deviations by which the threshold's rank in the sample exceeds the expected one, so that about one row of
+"""Standard deviations by which the threshold's rank in the sample exceeds the expected rank, so that about one row in
 100,000 has too few values above the threshold."""
 
 Row = npt.NDArray[np.floating]
@@ -34,10 +34,10 @@ def find_largest(values: Tensor, n: int, *, ordered: bool = False) -> Tensor:
     """Return the columns of the `n` largest values of each row, (B, n) int64.
 
     Args:
-        values: (B, K), without NaN (of a row with NaN, any columns come out).
+        values: (B, K), without NaN (the result for a row with NaN is arbitrary).
         n: 1 … K.
-        ordered: the largest first. Otherwise the order is the same for the same input, whatever the threads: that of
-            the columns where the sample is used, and torch.topk's for few values or on a GPU.
+        ordered: return the largest first. Otherwise the order depends on the input only, not on the thread count:
+            ascending columns if the row is sampled, torch.topk's order for few values or on a GPU.
 
     """
     width = values.shape[1]
@@ -55,7 +55,7 @@ def find_largest(values: Tensor, n: int, *, ordered: bool = False) -> Tensor:
     if count <= 1:
         fill(range(len(rows)))
     else:
-        with ThreadPoolExecutor(count) as threads:  # numpy releases the interpreter while it compares and selects
+        with ThreadPoolExecutor(count) as threads:  # numpy releases the GIL in these operations
             list(threads.map(fill, (range(first, len(rows), count) for first in range(count))))
     return torch.from_numpy(found)
 
@@ -72,7 +72,7 @@ def _find_in_row(row: Row, n: int) -> Columns:
         candidates = np.arange(len(row))
     values = row[candidates]
     last = np.partition(values, len(values) - n)[len(values) - n]  # the n-th largest
-    kept = np.flatnonzero(~(values <= last))  # fewer than n, but for NaN
+    kept = np.flatnonzero(~(values <= last))  # fewer than n, except with NaN
     if len(kept) < n:
         ties = np.flatnonzero(values == last)
         kept = np.sort(np.concatenate([kept, ties[: n - len(kept)]]))

@@ -1,7 +1,7 @@
-"""Multiply pairs of rows, n_i·n_j, and keep none of the gathered rows: nothing of shape (B, S, D) ever exists.
+"""Compute dot products of row pairs, n_i·n_j, without materialising the gathered rows, (B, S, D).
 
-Two forms behind `dot_pairs`, chosen by the device of the rows: a Triton kernel on CUDA; slices that are gathered,
-multiplied and summed one after another elsewhere, and on CUDA where there is no Triton.
+`dot_pairs` has two implementations, chosen by device: a Triton kernel on CUDA; elsewhere, and on CUDA without Triton,
+slices that are gathered, multiplied and summed one after another.
 """
 
 import logging
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 SLICE_BYTES = 8 * 2**20
-"""A slice's gathered rows take about this much: it bounds the memory, and a slice stays in the cache."""
+"""Approximate size of a slice's gathered rows: bounds the memory and keeps a slice in the cache."""
 PairDots = Callable[[Tensor, Tensor, Tensor], Tensor]
 logger = logging.getLogger(__name__)
 
@@ -32,13 +32,13 @@ def dot_pairs(n: Tensor, first: Tensor, second: Tensor) -> Tensor:
 
 @cache
 def choose_form(device_type: str) -> PairDots:
-    """Return the form that multiplies on "cuda" or "cpu"."""
+    """Return the implementation for a device type, "cuda" or "cpu"."""
     if device_type != "cuda":
         return dot_pairs_in_slices
     try:
-        from pretrain.kernels.pair_kernel import dot_pairs_in_registers  # Triton is heavy, and missing without CUDA
+        from pretrain.kernels.pair_kernel import dot_pairs_in_registers  # heavy, and missing without CUDA
     except ImportError as error:
-        logger.warning("no Triton here (%s): the pair products run in slices, with more launches", error)
+        logger.warning("Triton is not available (%s): pair products run in slices, with more kernel launches", error)
         return dot_pairs_in_slices
     return dot_pairs_in_registers
 

@@ -1,7 +1,7 @@
-"""Triton: multiply pairs of rows on a GPU; each pair is read into registers and leaves one number.
+"""Triton kernel for dot products of row pairs on a GPU; each pair is read into registers and reduced to one number.
 
-Imported on CUDA only (pretrain/kernels/pair_dots.py): Triton comes with torch's CUDA builds alone.
-Shapes: n (K, D) row by row in memory; R pairs of row indices; a program takes PAIRS of them at once.
+Imported on CUDA only (pretrain/kernels/pair_dots.py), since only torch's CUDA builds include Triton.
+Shapes: n (K, D), rows contiguous; R pairs of row indices; a program processes PAIRS of them at once.
 """
 
 import torch
@@ -10,7 +10,7 @@ import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
 TILE = tl.constexpr(2048)
-"""Numbers of each side that a program holds: 16 pairs at D = 128, 16 numbers a thread in four warps."""
+"""Values per operand and program: 16 pairs at D = 128, 16 values per thread in four warps."""
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -32,7 +32,9 @@ def dot_pairs_in_registers(n: Tensor, first: Tensor, second: Tensor) -> Tensor:
     """Return n[first[r]]·n[second[r]], (R,), for flat int64 indices on the device of `n`; D is at most TILE."""
     n, count, dim = n.contiguous(), len(first), n.shape[1]
     if dim > TILE.value:
-        raise ValueError(f"pair products: expected rows of width {TILE.value} or less, got {dim}; choose a smaller dim")
+        raise ValueError(
+            f"pair products: expected rows of width {TILE.value} or less, got {dim}; choose a smaller model.dim"
+        )
     dots = torch.empty(count, dtype=n.dtype, device=n.device)
     width = triton.next_power_of_2(dim)
     programs = triton.cdiv(count, TILE.value // width)

@@ -1,1 +1,1 @@
-"""What is measured while an encoder trains."""
+"""Metrics, diagnostics and warnings during pretraining."""

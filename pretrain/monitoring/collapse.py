@@ -1,9 +1,9 @@
-"""Notice while a run trains that it does not learn: the loss stays at chance, or all images get one embedding.
+"""Detect during training that a run does not learn: the loss stays at chance, or all embeddings are equal.
 
 Sources: Chen and He, "Exploring Simple Siamese Representation Learning" (arXiv 2011.10566), section 4.1, for the
-deviation of embeddings; Garrido et al., "RankMe" (arXiv 2210.02885), equation 2, for their effective rank.
+standard deviation of embeddings; Garrido et al., "RankMe" (arXiv 2210.02885), equation 2, for their effective rank.
 
-Shapes: n embeddings of unit length, D wide.
+Shapes: n embeddings of unit length and width D.
 """
 
 import logging
@@ -19,34 +19,34 @@ from pretrain.runtime import distributed
 from pretrain.supervised import Supervised
 
 NEWEST = 1024
-"""So many of the newest embeddings are looked at."""
+"""Number of newest embeddings that are examined."""
 AT_CHANCE = 0.98
-"""A loss above this share of its value for equal scores counts as chance."""
+"""A loss above this fraction of its value for equal scores counts as chance."""
 ONE_POINT = 0.1
-"""An `embedding_std` below this counts as one embedding for all images."""
+"""An `embedding_std` below this counts as collapse to one point."""
 CHANCE_SHARE, ONE_POINT_SHARE = 0.5, 0.2
-"""A run may be at chance for half of its steps, or have equal embeddings for a fifth of them, before it is said: in a
-healthy run of 138 steps with MoCo the loss is above chance for the first 80 while the embeddings spread."""
+"""Fractions of a run's steps after which a loss at chance and equal embeddings are reported: in a healthy run of 138
+steps with MoCo the loss is above chance for the first 80 while the embeddings spread."""
 SHORTEST_PATIENCE_STEPS, LONGEST_PATIENCE_STEPS = 50, 5000
 """Bounds of these waiting times."""
 LOOKS = 3
-"""Consecutive looks at chance that it takes."""
+"""Consecutive failed checks before a warning is logged."""
 SHORT_RUN_STEPS = 10_000
 SMALL_CROP_PX = 64
 logger = logging.getLogger(__name__)
 
 
 def embedding_std(embeddings: Tensor) -> float:
-    """Return sqrt(D) times the root mean square over the dimensions of their deviation; (n, D) of unit length.
+    """Return sqrt(D) times the RMS over dimensions of the standard deviation of (n, D) unit-length embeddings.
 
-    1 when the embeddings are spread evenly over the sphere, 0 when they are equal.
+    1 if the embeddings are spread evenly over the sphere, 0 if they are equal.
     """
     variance = embeddings.double().var(dim=0, unbiased=False)  # (D,)
     return math.sqrt(variance.sum().item())
 
 
 def effective_rank(embeddings: Tensor) -> float:
-    """Return exp of the entropy of the normalised singular values of (n, D): 1 for parallel rows, D at most."""
+    """Return exp of the entropy of the normalised singular values of (n, D): 1 for parallel rows, at most D."""
     gram = embeddings.double().T @ embeddings.double()  # (D, D): its eigenvalues are the squared singular values
     values = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
     shares = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny)
@@ -67,15 +67,16 @@ def chance_loss(config: PretrainConfig, model: Method, *, mixing_on: bool) -> fl
 
 
 class CollapseMonitor:
-    """Looks at the loss and the newest embeddings at every line of the log; warns once, and when it is over."""
+    """Checks the loss and the newest embeddings with every line of the log; warns once, and again on recovery."""
 
     def __init__(self, config: PretrainConfig, model: Method, *, steps: int, steps_per_epoch: int) -> None:
-        """Watch `model` in a run of `steps`."""
+        """Check `model` in a run of `steps`; warn if the learning-rate warm-up is as long as the run."""
         self._config, self._model = config, model
         self._steps, self._steps_per_epoch = steps, steps_per_epoch
         if config.optimizer.warmup_steps >= steps and distributed.is_main():
             logger.warning(
-                "optimizer.warmup_steps=%d: the run has only %d steps, so the rate never reaches its peak; lower it",
+                "optimizer.warmup_steps=%d: the run has only %d steps, so the rate never reaches its peak; lower the "
+                "warm-up or train longer",
                 config.optimizer.warmup_steps,
                 steps,
             )
@@ -83,9 +84,9 @@ class CollapseMonitor:
         self._bad_looks, self._warned = 0, False
 
     def look(self, step: int, loss: float) -> dict[str, float]:
-        """Return chance_loss, embedding_std and embedding_rank of the newest embeddings; warn where it is due.
+        """Return chance_loss, embedding_std and embedding_rank of the newest embeddings; log a warning if needed.
 
-        The main process does this alone; the others get an empty dictionary.
+        Runs on the main rank only; returns {} on the others.
         """
         if not distributed.is_main():
             return {}
@@ -99,11 +100,11 @@ class CollapseMonitor:
         std, chance = values.get("embedding_std", 1.0), values["chance_loss"]
         at_chance = step >= self._patience[CHANCE_SHARE] and loss > AT_CHANCE * chance
         one_point = step >= self._patience[ONE_POINT_SHARE] and std < ONE_POINT
-        self._judge(step, loss, chance, std, bad=at_chance or one_point)
+        self._warn(step, loss, chance, std, bad=at_chance or one_point)
         return values
 
     def _wait(self, share: float) -> int:
-        """Return the first step that counts: after `share` of the run, the warm-up, and one filling of the queue."""
+        """Return the first step to check: after `share` of the run, the warm-up, and the first filling of the queue."""
         config = self._config
         filled = math.ceil(config.model.queue_len / config.run.batch_size) if config.model.method == "moco" else 0
         patience = min(LONGEST_PATIENCE_STEPS, max(SHORTEST_PATIENCE_STEPS, round(share * self._steps)))
@@ -116,11 +117,11 @@ class CollapseMonitor:
         embeddings = known.keys[known.indices >= 0].cpu()
         return embeddings if len(embeddings) > 1 else None
 
-    def _judge(self, step: int, loss: float, chance: float, std: float, *, bad: bool) -> None:
+    def _warn(self, step: int, loss: float, chance: float, std: float, *, bad: bool) -> None:
         self._bad_looks = self._bad_looks + 1 if bad else 0
         if self._warned and not bad:
             logger.warning(
-                "step %d: the run learns: loss %.3f (chance %.3f), embedding_std %.3f", step, loss, chance, std
+                "step %d: the run learns now: loss %.3f (chance %.3f), embedding_std %.3f", step, loss, chance, std
             )
             self._warned = False
         if self._bad_looks == LOOKS and not self._warned:
@@ -131,16 +132,16 @@ class CollapseMonitor:
 
 
 def explain(config: PretrainConfig, steps: int, loss: float, chance: float, std: float) -> str:
-    """Return what happened and what to change, the most likely cause first."""
+    """Return the diagnosis and the recommended changes, the most likely cause first."""
     if std < ONE_POINT:
         what = f"all images have nearly the same embedding (embedding_std {std:.3f}; evenly spread: 1), a collapse"
     else:
-        what = f"the loss {loss:.3f} is that of equal scores ({chance:.3f}), so nothing is learned so far"
+        what = f"the loss {loss:.3f} is at the level of equal scores ({chance:.3f}), so the run has learned nothing yet"
     remedies = []
     if (excess := rate_excess(config)) > FAR / 2:
         remedies.append(f"lower optimizer.lr ({excess:.1f} times its source's rate at this batch)")
     if config.model.method != "supervised" and config.model.head != "mlp_bn" and steps < SHORT_RUN_STEPS:
-        remedies.append("set model.head=mlp_bn, as a short run needs")
+        remedies.append("set model.head=mlp_bn, which a short run needs")
     if not config.optimizer.warmup_steps:
         remedies.append(f"set optimizer.warmup_steps={max(10, min(1000, steps // 10))}")
     if config.data.crop_px < SMALL_CROP_PX:
@@ -148,5 +149,5 @@ def explain(config: PretrainConfig, steps: int, loss: float, chance: float, std:
     if config.optimizer.name == "sgd":
         remedies.append("try optimizer.name=adamw with optimizer.lr=1e-3")
     if not remedies:
-        remedies.append("train longer, or check that labels and images belong together")
-    return f"{what}. To change, in this order: {'; '.join(remedies)}"
+        remedies.append("train longer, or check that the labels match the images")
+    return f"{what}. Try in this order: {'; '.join(remedies)}"

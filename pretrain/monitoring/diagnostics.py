@@ -1,7 +1,7 @@
-"""Measure what the negatives do to a query, and how the classes lie in the embedding; pure tensor functions.
+"""Diagnostics of the negatives of a query and of the class geometry of embeddings; pure tensor functions.
 
 Shapes: B queries, K negatives, S synthetic negatives per query, n embeddings of width D, C classes.
-Sums over many entries run in float64; nothing larger than the inputs or CHUNK x CHUNK is built.
+Sums over many entries use float64; no tensor exceeds the inputs or CHUNK x CHUNK.
 
 Sources: [MoCHi] Kalantidis et al., "Hard Negative Mixing for Contrastive Learning", NeurIPS 2020, sections 3 and 5;
 [WI] Wang and Isola, "Understanding Contrastive Representation Learning through Alignment and Uniformity on the
@@ -15,24 +15,24 @@ import torch
 from torch import Tensor
 
 TOP = 1024
-"""How many of the hardest negatives the histograms and the false negatives look at [MoCHi, figure 2]."""
+"""Number of hardest negatives in the hardness curve and the false-negative counts [MoCHi, figure 2]."""
 CHUNK = 2048
 """Rows per block of the pairwise distances: 2048 x 2048 float32 values are 16 MiB."""
 
 
 @torch.no_grad()
 def hardness_curve(negatives: Tensor, top: int = TOP) -> Tensor:
-    """Return how much probability the hardest, second hardest, … negative carries, averaged over the queries.
+    """Return the probability of the hardest, second hardest, … negative, averaged over the queries.
 
-    p_r = mean over queries of the r-th largest entry of softmax(negatives): the softmax runs over the negatives alone,
-    so the whole curve sums to at most 1 [MoCHi, figure 2a]. A flat curve: all negatives weigh the same.
+    p_r = mean over queries of the r-th largest entry of softmax(negatives). The softmax is over the negatives only, so
+    the curve sums to at most 1 [MoCHi, figure 2a]. A flat curve means that all negatives have equal weight.
 
     Args:
         negatives: logits q·n / tau, (B, K).
-        top: how many ranks; K when that is fewer.
+        top: number of ranks, capped at K.
 
     Returns:
-        (min(top, K),) float64, not increasing.
+        (min(top, K),) float64, non-increasing.
 
     """
     shares = negatives.float().softmax(dim=1)  # (B, K)
@@ -41,13 +41,13 @@ def hardness_curve(negatives: Tensor, top: int = TOP) -> Tensor:
 
 @torch.no_grad()
 def proxy_hits(positive: Tensor, negatives: Tensor, synthetic: Tensor | None = None) -> Tensor:
-    """Return which queries solve the proxy task: the positive's logit lies above every negative's.
+    """Return which queries solve the proxy task, i.e. the positive's logit exceeds every negative's.
 
     Args:
         positive: q·k, (B,).
         negatives: q·n, (B, K).
-        synthetic: q·h of the mixed negatives, (B, S); None counts the real ones only. Give both numbers: the mixed
-            columns make the task harder by design, so accuracies with and without them do not compare.
+        synthetic: q·h of the mixed negatives, (B, S); None counts the real ones only. Report both: mixes make the task
+            harder by design, so accuracies with and without them are not comparable.
 
     Returns:
         (B,) bool; its mean is the proxy accuracy [MoCHi, figure 2b].
@@ -61,15 +61,15 @@ def proxy_hits(positive: Tensor, negatives: Tensor, synthetic: Tensor | None = N
 
 @torch.no_grad()
 def same_class_by_rank(negatives: Tensor, query_labels: Tensor, key_labels: Tensor, top: int = TOP) -> Tensor:
-    """Return, for each rank of hardness, the share of queries whose negative of that rank is of their own class.
+    """Return, for each rank of hardness, the fraction of queries whose negative of that rank has their own class.
 
-    The mean over the ranks is the share of false negatives among the `top` hardest logits [MoCHi, section 3.2].
+    The mean over the ranks is the fraction of false negatives among the `top` hardest logits [MoCHi, section 3.2].
 
     Args:
         negatives: logits, (B, K).
         query_labels: (B,).
-        key_labels: class of each negative, (K,); a negative number marks an unknown class, which equals none.
-        top: how many ranks.
+        key_labels: class of each negative, (K,); a negative number marks an unknown class, which matches none.
+        top: number of ranks, capped at K.
 
     Returns:
         (min(top, K),) float64 in [0, 1].
@@ -81,7 +81,7 @@ def same_class_by_rank(negatives: Tensor, query_labels: Tensor, key_labels: Tens
 
 @torch.no_grad()
 def same_class_parents(parents: Tensor, query_labels: Tensor, key_labels: Tensor) -> dict[str, float]:
-    """Return which share of the mixes has parents of the query's own class [MoCHi, section 5, "false negatives"].
+    """Return the fraction of mixes with parents of the query's own class [MoCHi, section 5, "false negatives"].
 
     Args:
         parents: indices of the mixed negatives into the keys, (B, S, 2) for pair mixes, (B, S, 1) for query mixes.
@@ -89,7 +89,7 @@ def same_class_parents(parents: Tensor, query_labels: Tensor, key_labels: Tensor
         key_labels: (K,).
 
     Returns:
-        {"one": at least one parent of the query's class, "both": all parents}; shares in [0, 1].
+        {"one": at least one parent of the query's class, "both": all parents}; fractions in [0, 1].
 
     """
     same = key_labels[parents] == query_labels[:, None, None]  # (B, S, parents)
@@ -98,10 +98,10 @@ def same_class_parents(parents: Tensor, query_labels: Tensor, key_labels: Tensor
 
 @torch.no_grad()
 def same_class_share(negatives: Tensor, query_labels: Tensor, key_labels: Tensor) -> float:
-    """Return the share of the negatives' probability that lies on the query's own class, averaged over the queries.
+    """Return the fraction of the negatives' probability on the query's own class, averaged over the queries.
 
-    It is what the class oracle takes out of InfoNCE's denominator [MoCHi, section 3.2]; chance is the share of such
-    keys.
+    This is what the class oracle removes from InfoNCE's denominator [MoCHi, section 3.2]; at chance it equals the
+    fraction of such keys.
 
     Args: as `same_class_by_rank`.
     """
@@ -125,8 +125,8 @@ def compare_with_oracle(
 ) -> OracleComparison:
     """Compare a step's loss and proxy accuracy with those of the class oracle [MoCHi, section 3.2].
 
-    loss = mean of -log( exp(p) / (exp(p) + sum over n of exp(n)) ), p and n being logits over tau; the oracle's sum
-    leaves out every negative of the query's class. The gap is what false negatives cost.
+    loss = mean of -log( exp(p) / (exp(p) + sum over n of exp(n)) ) for logits p, n over tau; the oracle's sum excludes
+    every negative of the query's class. The difference is the cost of false negatives.
 
     Args:
         positive: q·k / tau, (B,).
@@ -157,12 +157,15 @@ def pair_alignment(x: Tensor, y: Tensor) -> float:
 def class_alignment(x: Tensor, labels: Tensor) -> float:
     """Return mean ||x - y||² over all unordered pairs of the same class, alpha = 2 [WI; MoCHi, section 5.3].
 
-    No pair is built: over a class of m points with sum s, the pairs' squared distances add up to
-    m · sum ||x_i||² - ||s||². Without a pair of one class the mean does not exist: ValueError.
+    Pairs are not materialised: for a class of m points with sum s, the squared distances of its pairs sum to
+    m · sum ||x_i||² - ||s||².
 
     Args:
-        x: embeddings, (n, D), of unit length where results are to be compared.
+        x: embeddings, (n, D), of unit length if results are to be compared.
         labels: (n,) integers.
+
+    Raises:
+        ValueError: no two points have the same class.
 
     """
     sums, counts = _class_sums(x, labels)
@@ -170,7 +173,7 @@ def class_alignment(x: Tensor, labels: Tensor) -> float:
     squares.index_add_(0, _class_positions(labels)[1], _row_squares(x))
     pairs = (counts * (counts - 1) / 2).sum()
     if pairs == 0:
-        raise ValueError(f"alignment needs two points of one class, got {len(labels)} points of as many classes")
+        raise ValueError(f"alignment: expected two points of one class; got {len(labels)} points of as many classes")
     return ((counts * squares - sums.square().sum(dim=1)).sum() / pairs).item()
 
 
@@ -178,18 +181,21 @@ def class_alignment(x: Tensor, labels: Tensor) -> float:
 def uniformity(x: Tensor, *, t: float = 2.0, chunk: int = CHUNK) -> float:
     """Return log mean exp(-t ||x - y||²) over all unordered pairs of different rows [WI, equation 3].
 
-    0 when all rows are equal; the lower, the more evenly the points cover the sphere (-2 t when all are orthogonal).
-    Works block by block through the upper triangle.
+    0 if all rows are equal; the lower, the more evenly the points cover the sphere (-2 t if all are orthogonal).
+    Computed block by block over the upper triangle.
 
     Args:
         x: embeddings of unit length, (n, D), n >= 2.
-        t: the kernel's sharpness.
+        t: inverse squared width of the kernel.
         chunk: rows per block.
+
+    Raises:
+        ValueError: n < 2.
 
     """
     n = len(x)
     if n < 2:
-        raise ValueError(f"uniformity needs at least two points, got {n}")
+        raise ValueError(f"uniformity: expected at least two points; got {n}")
     blocks = torch.split(x.float(), chunk)
     squares = [block.square().sum(dim=1) for block in blocks]
     total = torch.zeros((), dtype=torch.float64, device=x.device)
@@ -203,17 +209,17 @@ def uniformity(x: Tensor, *, t: float = 2.0, chunk: int = CHUNK) -> float:
 
 @dataclass(frozen=True)
 class ClassGeometry:
-    """How wide each class is, and how far the classes lie apart."""
+    """Spread of each class, and distances between the classes."""
 
     classes: Tensor  # (C,) the labels, ascending
     counts: Tensor  # (C,)
     variance: Tensor  # (C,) mean_i ||x_i - mu_c||², float64
     distance: Tensor  # (C,) mean over the other classes of ||mu_c - mu_c'||, float64
-    nearest: Tensor  # (C,) the smallest of them, float64
+    nearest: Tensor  # (C,) the smallest of these distances, float64
 
     @property
     def intra_variance(self) -> float:
-        """Mean over c of mean_i ||x_i - mu_c||²: every class weighs the same."""
+        """Mean over c of mean_i ||x_i - mu_c||², with equal weight for every class."""
         return self.variance.mean().item()
 
     @property
@@ -223,7 +229,7 @@ class ClassGeometry:
 
     @property
     def separation(self) -> float:
-        """inter_distance / sqrt(intra_variance): distance between classes in units of their spread; infinite at 0."""
+        """inter_distance / sqrt(intra_variance): class distance in units of class spread; infinite at zero spread."""
         return self.inter_distance / math.sqrt(self.intra_variance) if self.intra_variance > 0 else math.inf
 
 
@@ -231,16 +237,19 @@ class ClassGeometry:
 def class_geometry(x: Tensor, labels: Tensor) -> ClassGeometry:
     """Return the variance of every class and the distances between class means.
 
-    Answers whether inter-class distance grows more than intra-class variance. Memory beyond x: C x D and C x C.
+    Shows whether inter-class distance grows more than intra-class variance. Memory beyond x: C x D and C x C.
 
     Args:
-        x: embeddings, (n, D); of unit length where backbones are to be compared.
+        x: embeddings, (n, D); of unit length if backbones are to be compared.
         labels: (n,) integers of at least two classes.
+
+    Raises:
+        ValueError: fewer than two classes.
 
     """
     classes, positions = _class_positions(labels)
     if len(classes) < 2:
-        raise ValueError(f"distances between classes need two classes, got {len(classes)}")
+        raise ValueError(f"class geometry: expected at least two classes; got {len(classes)}")
     sums, counts = _class_sums(x, labels)
     means = sums / counts[:, None]  # (C, D)
     variance = torch.zeros(len(classes), dtype=torch.float64, device=x.device)

@@ -1,4 +1,4 @@
-"""Look at an encoder after an epoch: kNN accuracy on held-out images, and the paper's monitors of its negatives."""
+"""Evaluate an encoder after an epoch: kNN accuracy on held-out images, and the paper's diagnostics of its negatives."""
 
 import logging
 import time
@@ -28,21 +28,21 @@ from pretrain.monitoring.knn_vote import classify_knn
 from pretrain.runtime import distributed
 
 BANK_IMAGES, QUERY_IMAGES = 10_000, 2_000
-"""At most so many training images vote for so many held-out ones: a monitor, not the kNN protocol."""
+"""Maximum numbers of training and held-out images; a quick check, not the kNN protocol."""
 NEIGHBOURS, KNN_TEMPERATURE = 20, 0.07
 RESIZE = 256 / 224
-"""The shorter side before the centre crop, in crops [MoCo, main_lincls.py]."""
+"""Shorter side before the centre crop, relative to the crop [MoCo, main_lincls.py]."""
 BATCH = 128
 GEOMETRY_KEYS = 4096
-"""So many of the newest keys tell how the classes lie."""
+"""Number of newest keys used for the class geometry."""
 logger = logging.getLogger(__name__)
 
 
-class EpochMonitors:
-    """What is measured every so many epochs, on the main process."""
+class EpochChecks:
+    """Evaluations every n epochs, on the main rank."""
 
     def __init__(self, config: PretrainConfig, device: torch.device) -> None:
-        """Find the images; ValueError when the monitor is asked for and ROOT/val is not there."""
+        """List the images; ValueError if run.knn_every_epochs is set and ROOT/val does not exist."""
         self._config, self._device, self._since = config, device, time.perf_counter()
         self._splits: dict[str, ImageFolder] = {}
         if config.run.knn_every_epochs and distributed.is_main():
@@ -56,9 +56,9 @@ class EpochMonitors:
                 )
 
     def after_epoch(self, model: Method, epoch: int) -> dict[str, Any]:
-        """Return what is due after `epoch` (from 0): knn_top1 in percent, what `measure_negatives` finds, their cost.
+        """Return the metrics due after `epoch` (0-based): knn_top1 (%), those of `measure_negatives`, monitor_cost.
 
-        monitor_cost is the time they took in percent of the training's since the last look, which is also printed.
+        monitor_cost is the time of the checks in percent of the training time since the last ones; it is also logged.
         """
         run, values, began = self._config.run, dict[str, Any](), time.perf_counter()
         if not distributed.is_main():
@@ -79,7 +79,7 @@ class EpochMonitors:
         return values
 
     def measure_knn(self, model: nn.Module) -> float:
-        """Return the share (%) of held-out images whose neighbours among the training images name their class."""
+        """Return the accuracy (%) of kNN classification of held-out images by the training images."""
         encoder = model.get_submodule("encoder_q")
         bank, labels = self._extract(encoder, "train")
         queries, expected = self._extract(encoder, "val")
@@ -108,16 +108,16 @@ class EpochMonitors:
 
 @torch.no_grad()
 def measure_negatives(model: Method, temperature: float) -> dict[str, Any]:
-    """Return the paper's analyses of the negatives: what is hard, what is falsely negative, how the classes lie.
+    """Return the paper's diagnostics of the negatives: hardness, false negatives and class geometry.
 
-    The negatives are MoCo's queue or SimCLR's latest batch. The newest of them stand for queries, so that no image is
-    read again: the cost is a product of (B, D) and (K, D).
+    The negatives are MoCo's queue or SimCLR's latest batch. The newest of them serve as queries, so that no image is
+    read again; the cost is one product of (B, D) and (K, D).
 
     Returns:
-        hardness (the curve) and hardest_share; in percent false_negatives (among the hardest), oracle_share (of the
-        denominator, which the class oracle would take out) and, with mixing, mixes_pair_one, mixes_pair_both and
-        mixes_query (mixes with parents of the query's class); and those of `measure_classes`. Empty while no class
-        is known.
+        hardness (the curve) and hardest_share; in percent false_negatives (among the hardest), oracle_share (part of
+        the denominator that the class oracle would remove) and, with mixing, mixes_pair_one, mixes_pair_both and
+        mixes_query (mixes with parents of the query's class); and those of `measure_classes`. Empty if no class is
+        known.
 
     """
     known = model.known_keys()
@@ -127,7 +127,7 @@ def measure_negatives(model: Method, temperature: float) -> dict[str, Any]:
     if not len(chosen):
         return {}
     queries, classes = known.keys[chosen], known.labels[chosen]
-    own = known.indices[chosen][:, None] == known.indices  # no image against itself
+    own = known.indices[chosen][:, None] == known.indices  # exclude keys of the query's own image
     cosines = queries @ known.keys.T
     logits = (cosines / temperature).masked_fill(own, -torch.inf)
     top = max(1, min(TOP, len(known.keys) - int(own.sum(dim=1).max())))
@@ -145,7 +145,7 @@ def measure_negatives(model: Method, temperature: float) -> dict[str, Any]:
 
 @torch.no_grad()
 def measure_classes(known: KnownKeys) -> dict[str, float]:
-    """Return how the classes of the newest keys lie, in the head's space; empty without classes to compare.
+    """Return the class geometry of the newest keys, in the output space of the head; empty without two classes.
 
     alignment, uniformity, intra_variance, inter_distance and separation: see `pretrain.monitoring.diagnostics`.
     """
@@ -167,10 +167,10 @@ def measure_classes(known: KnownKeys) -> dict[str, float]:
 def _measure_parents(
     settings: MixingConfig, cosines: Tensor, classes: Tensor, known: KnownKeys, own: Tensor
 ) -> dict[str, float]:
-    """Return the shares (%) of mixes with parents of the query's class, over mixes drawn as the training draws them."""
+    """Return the percentages of mixes with parents of the query's class, for mixes drawn as in training."""
     if not settings.is_on or settings.is_synco:
         return {}
-    generator = torch.Generator(device=cosines.device).manual_seed(0)  # the training's own draws stay as they were
+    generator = torch.Generator(device=cosines.device).manual_seed(0)  # leaves the generators of the training unchanged
     parents = draw_mixes(cosines, known.keys, settings, generator=generator, exclude=own).parents
     found: dict[str, float] = {}
     if settings.s:

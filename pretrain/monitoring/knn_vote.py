@@ -1,8 +1,8 @@
-"""Classify by the nearest neighbours in feature space: pure functions.
+"""k-nearest-neighbour classification in feature space; pure functions.
 
 Source: Wu, Xiong, Yu and Lin, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", CVPR 2018
 (arXiv 1805.01978), section 3.4: cosine similarity, the k nearest vote with weight exp(similarity / T).
-Shapes: n features in the bank, m queries, D wide, C classes.
+Shapes: n features in the bank, m queries, width D, C classes.
 """
 
 from collections.abc import Iterable
@@ -16,13 +16,13 @@ from torch.nn.functional import normalize
 def knn_scores(queries: Tensor, bank: Tensor, labels: Tensor, *, k: int, temperature: float, classes: int) -> Tensor:
     """Return each query's vote per class: score_c = sum over the k nearest i of class c of exp(cos(q, x_i) / T).
 
-    The weights are taken relative to the nearest neighbour's, which scales a query's scores and keeps them finite.
+    The weights are relative to the nearest neighbour's, which rescales a query's scores and keeps them finite.
 
     Args:
         queries: (m, D), any length.
         bank: (n, D), any length.
         labels: (n,) in 0 … classes - 1.
-        k: neighbours; all of the bank when it has fewer.
+        k: number of neighbours, capped at n.
         temperature: T.
         classes: C.
 
@@ -56,9 +56,9 @@ def classify_knn_in_blocks(
     classes: int,
     chunk: int = 512,
 ) -> Tensor:
-    """Return the class (m,) with the largest score for each query, from a bank that comes in blocks (rows, labels).
+    """Return the class (m,) with the largest score for each query, from a bank given in blocks of (rows, labels).
 
-    The bank is gone through once; of each query only the k nearest so far are kept.
+    The bank is read once; only the k nearest neighbours so far are kept per query.
     Memory beyond the queries: a block and its normalised copy, (chunk, block) similarities, (m, k) neighbours.
     """
     parts = torch.split(queries, chunk)
@@ -79,7 +79,7 @@ def _find_nearest(queries: Tensor, bank: Tensor, labels: Tensor, k: int) -> tupl
 
 
 def _merge(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], k: int) -> tuple[Tensor, Tensor]:
-    """Return the k nearest of two lists of neighbours."""
+    """Return the k nearest of two sets of neighbours, (m, k) similarities and labels."""
     similarity, labels = (torch.cat(pair, dim=1) for pair in zip(first, second, strict=True))
     nearest, where = similarity.topk(min(k, similarity.shape[1]), dim=1)
     return nearest, labels.gather(1, where)

@@ -1,4 +1,4 @@
-"""Watch a pretraining: a progress bar, metrics.jsonl, TensorBoard, the heartbeat; all written by the main process."""
+"""Log the metrics of a pretraining: progress bar, metrics.jsonl, TensorBoard, W&B and heartbeat, on the main rank."""
 
 import json
 import logging
@@ -23,12 +23,12 @@ from pretrain.runtime.storage import append_json_line, read_json_lines, write_te
 logger = logging.getLogger(__name__)
 
 
-class Monitor:
-    """Gather what the steps report and write a line every `run.log_every_steps`.
+class MetricsLog:
+    """Accumulate the metrics of the steps and write a line every `run.log_every_steps`.
 
-    Keys: loss, accuracy and accuracy_with_mixes (proxy task, or training top-1 where it is supervised, %), lr,
-    images_per_s, data_wait (share of the time spent waiting for the loader), queue_age_steps, broken_images (replaced
-    since this start of the run, where there are any), those of collapse.py, and what the loop adds per epoch.
+    Keys: loss, accuracy and accuracy_with_mixes (proxy task, or training top-1 if supervised, %), lr, images_per_s,
+    data_wait (fraction of the time spent waiting for the loader), queue_age_steps, broken_images (replaced since this
+    start of the run, if any), those of collapse.py, and those of epoch_checks.py per epoch.
     """
 
     def __init__(self, config: PretrainConfig, *, first_step: int, steps: int, steps_per_epoch: int) -> None:
@@ -47,7 +47,7 @@ class Monitor:
         self._wait_s, self._since = 0.0, time.perf_counter()
         self._broken = 0
 
-    def __enter__(self) -> "Monitor":
+    def __enter__(self) -> "MetricsLog":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _value: object, _trace: TracebackType | None) -> None:
@@ -58,14 +58,14 @@ class Monitor:
             self._wandb.finish(exit_code=0 if kind is None else 1)
 
     def note_wait(self, seconds: float) -> None:
-        """Add time that a step spent waiting for its batch."""
+        """Add the time in seconds that a step waited for its batch."""
         self._wait_s += seconds
 
     def note_broken(self, images: int) -> None:
-        """Add images of this rank's batch that could not be read and were replaced; the first ones are warned of."""
+        """Add the number of unreadable images replaced in this rank's batch; log a warning for the first ones."""
         if images and not self._broken:
             logger.warning(
-                "%d unreadable images of a batch were replaced by their successors (data.skip_broken=true); "
+                "%d unreadable images of a batch were replaced with the next readable ones (data.skip_broken=true); "
                 "metrics.jsonl counts them as broken_images",
                 images,
             )
@@ -78,7 +78,7 @@ class Monitor:
     def note_step(
         self, step: int, output: ContrastiveOutput, lr: float, more: Mapping[str, float] | None = None
     ) -> None:
-        """Take in one step's result (no synchronisation with the device); write when it is time, `more` with it."""
+        """Add one step's result without synchronising with the device; write a line, including `more`, if due."""
         values = {
             "loss": output.loss.detach(),
             "accuracy": 100 * output.hits.float().mean(),
@@ -94,7 +94,7 @@ class Monitor:
             self._write_line(step, lr, more or {})
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Write `values`, where there are any, under `step` everywhere."""
+        """Log `values` at `step` to metrics.jsonl, TensorBoard and W&B; no-op if empty."""
         if not self._main or not values:
             return
         epoch = step / self._steps_per_epoch if self._steps_per_epoch else 0.0
@@ -104,11 +104,6 @@ class Monitor:
                 self._board.add_scalar(key, value, step)
         if self._wandb is not None:
             self._wandb.log(dict(values), step=step)
-
-    def say(self, text: str) -> None:
-        """Print a line above the progress bar."""
-        if self._main:
-            self._bar.write(text)
 
     def _write_line(self, step: int, lr: float, more: Mapping[str, float]) -> None:
         seconds = time.perf_counter() - self._since
@@ -121,9 +116,8 @@ class Monitor:
         }
         if self._config.model.method == "moco":
             filled = min(self._config.model.queue_len, step * batch)
-            values["queue_age_steps"] = round(
-                filled / batch / 2, 2
-            )  # keys leave in order, so the mean is half the span
+            # Keys leave in order, so the mean age is half the maximum.
+            values["queue_age_steps"] = round(filled / batch / 2, 2)
         if self._config.data.skip_broken and (broken := distributed.add_counts(self._broken)):
             values["broken_images"] = broken
         self.write(step, {**values, **more})
@@ -135,7 +129,7 @@ class Monitor:
 
 
 def _forget_lines_after(path: Path, step: int) -> None:
-    """Drop the lines of steps that a killed run took after its last checkpoint, and a line that was cut short."""
+    """Remove lines of steps that a killed run took after its last checkpoint, and an incomplete last line."""
     kept = [line for line in read_json_lines(path) if line["step"] <= step]
     write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
 
@@ -145,7 +139,7 @@ def _start_wandb(config: PretrainConfig) -> Any:
         import wandb  # optional, and slow to import
     except ImportError as error:
         raise ValueError("run.wandb=true needs the package wandb: install it with `uv pip install wandb`") from error
-    name = Path(config.run.out) / "wandb_id.txt"  # so that a run that goes on is one run there too
+    name = Path(config.run.out) / "wandb_id.txt"  # a resumed run continues the same W&B run
     if not name.is_file():
         write_text(name, secrets.token_hex(8))
     return wandb.init(

@@ -1,4 +1,4 @@
-"""LARS: SGD whose step is scaled layer by layer to the size of the weights, for large batches.
+"""LARS: SGD whose step is scaled per layer by the norm of the weights, for large batches.
 
 Source: You, Gitman and Ginsburg, "Large Batch Training of Convolutional Networks" (arXiv 1708.03888), algorithm 1, in
 the form of facebookresearch/moco-v3, moco/optimizer.py.
@@ -25,7 +25,7 @@ class LARS(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Move every weight that has a gradient; `closure` is not supported."""
+        """Update every weight that has a gradient; ValueError if `closure` is given."""
         if closure is not None:
             raise ValueError("LARS takes no closure; call backward() before step()")
         for group in self.param_groups:
@@ -46,7 +46,7 @@ class LARS(torch.optim.Optimizer):
 
 
 def _scale(weight: Tensor, gradient: Tensor, weight_decay: float) -> Tensor:
-    """Return r (g + decay w), or g itself for a tensor of one dimension; r = 1 where either norm is 0."""
+    """Return r (g + decay w), or g itself for a tensor of one dimension; r = 1 if either norm is 0."""
     if weight.ndim <= 1:
         return gradient
     change = gradient.add(weight, alpha=weight_decay)

@@ -1,6 +1,6 @@
-"""Build the optimizer that a configuration names.
+"""Build the configured optimizer.
 
-Weight decay, by optimizer, as in the code that each comes from:
+Weight decay of each optimizer, as in its source:
 
   sgd    added to the gradient of all parameters (facebookresearch/moco, main_moco.py)
   adamw  decoupled, w = w - lr decay w, on all parameters (facebookresearch/moco-v3, main_moco.py)
@@ -17,13 +17,13 @@ from pretrain.optimization.lars import LARS
 
 OPTIMIZERS = ("sgd", "adamw", "lars")
 SECOND_BETA = 0.999
-"""AdamW's decay of the squared gradients: torch's default, which MoCo-v3 keeps."""
+"""beta2 of AdamW: torch's default, which MoCo-v3 uses."""
 
 
 def build_optimizer(
     weights: Iterable[Tensor], settings: OptimizerConfig, device: torch.device
 ) -> torch.optim.Optimizer:
-    """Return the optimizer of `weights`; the loop sets its learning rate before every step."""
+    """Return the optimizer of `weights`; the training loop sets its learning rate before every step."""
     if settings.name == "lars":
         return LARS(weights, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
     if settings.name == "adamw":

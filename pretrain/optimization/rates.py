@@ -1,4 +1,4 @@
-"""Compare a learning rate with what its optimizer's source would use at the same batch."""
+"""Compare the learning rate with the one that the optimizer's source uses at the same batch size."""
 
 import math
 
@@ -10,17 +10,17 @@ MOCO_RATE, SUPERVISED_RATE = 0.03, 0.1
 ADAMW_RATE = 1e-3
 """Kingma and Ba, arXiv 1412.6980, section 2, and torch's default; at any batch."""
 FAR = 3.0
-"""A rate above so many times the source's is called far: at 4 times, a supervised ResNet-18 of 200 steps stays at
-chance (digits at batch 64 and lr 0.1)."""
+"""Ratio to the source's rate above which a warning is logged: at 4 times, a supervised ResNet-18 stays at chance for
+200 steps (digits at batch 64 and lr 0.1)."""
 FEW_EPOCHS = 20
-"""With fewer epochs, a rate that moves once an epoch is a coarse staircase."""
+"""Below this number of epochs, updating the rate once per epoch is too coarse."""
 
 
 def source_rate(settings: OptimizerConfig, method: str, batch_size: int) -> float:
-    """Return the rate that the optimizer's source would take at `batch_size`.
+    """Return the rate that the optimizer's source uses at `batch_size`.
 
     SGD: the linear rule from 0.03 (supervised: 0.1) at 256; AdamW: 0.001; LARS: the larger of 0.6 x batch / 256
-    (facebookresearch/moco-v3, README) and 0.075 x the root of the batch (arXiv 2002.05709, appendix B.1).
+    (facebookresearch/moco-v3, README) and 0.075 x sqrt(batch) (arXiv 2002.05709, appendix B.1).
     """
     if settings.name == "adamw":
         return ADAMW_RATE
@@ -30,13 +30,13 @@ def source_rate(settings: OptimizerConfig, method: str, batch_size: int) -> floa
 
 
 def rate_excess(config: PretrainConfig) -> float:
-    """Return the run's peak learning rate in units of its source's at the same batch."""
+    """Return the ratio of the run's peak learning rate to the source's rate at the same batch size."""
     batch = config.run.batch_size
     return scale_rate(config.optimizer, batch) / source_rate(config.optimizer, config.model.method, batch)
 
 
 def find_doubts(config: PretrainConfig) -> list[str]:
-    """Return a sentence for each setting that is allowed but rarely trains well; [] without training."""
+    """Return a warning for each config value that is valid but rarely trains well; [] if `run.epochs` is 0."""
     doubts: list[str] = []
     if not config.run.epochs:
         return doubts
@@ -50,13 +50,13 @@ def find_doubts(config: PretrainConfig) -> list[str]:
         )
     if config.run.epochs < FEW_EPOCHS and settings.schedule != "step" and not settings.per_step:
         doubts.append(
-            f"optimizer.per_step: is false, so the rate moves only {config.run.epochs} times in this run; set "
+            f"optimizer.per_step: is false, so the rate changes only {config.run.epochs} times in this run; set "
             "optimizer.per_step=true"
         )
     mixing, epochs = config.mixing, config.run.epochs
     if mixing.is_on and not mixing.is_on_in(mixing.warmup_epochs, epochs):
         doubts.append(
-            f"mixing: warmup_epochs={mixing.warmup_epochs} and cooldown_epochs={mixing.cooldown_epochs} leave none of "
-            f"the {epochs} epochs to mix in; lower them, or run more epochs"
+            f"mixing: warmup_epochs={mixing.warmup_epochs} and cooldown_epochs={mixing.cooldown_epochs} leave no epoch "
+            f"of {epochs} with mixing; lower them, or increase run.epochs"
         )
     return doubts

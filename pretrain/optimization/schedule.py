@@ -1,4 +1,4 @@
-"""Learning rates as pure functions of progress, by fvcore's schedulers."""
+"""Learning rates as pure functions of training progress, computed by fvcore's schedulers."""
 
 from fvcore.common.param_scheduler import (
     CosineParamScheduler,
@@ -31,7 +31,7 @@ def build_schedule(settings: OptimizerConfig, batch_size: int) -> ParamScheduler
         straight: ParamScheduler = LinearParamScheduler(lr, 0.0)
         return straight
     values = [lr * DROP**power for power in range(len(settings.milestones) + 1)]
-    # fvcore counts updates; a million of them makes shares of the whole exact to 1e-6.
+    # fvcore takes milestones in updates; with a million updates, fractions are exact to 1e-6.
     resolution = 10**6
     marks = [round(share * resolution) for share in settings.milestones]
     steps: ParamScheduler = MultiStepParamScheduler(values, num_updates=resolution, milestones=marks)
@@ -39,11 +39,11 @@ def build_schedule(settings: OptimizerConfig, batch_size: int) -> ParamScheduler
 
 
 def find_rate(schedule: ParamScheduler, settings: OptimizerConfig, *, step: int, steps: int, epochs: int) -> float:
-    """Return the rate of `step` of `steps`: moved per epoch as in the reference, or with `per_step` at every step.
+    """Return the rate of `step` of `steps`, updated per epoch as in the reference, or every step with `per_step`.
 
     Over the first W = `warmup_steps` steps the rate rises linearly, lr (step + 1) / W (Goyal et al., arXiv 1706.02677,
-    section 2.2). With `per_step` a cosine or linear schedule begins when the warm-up ends and covers the steps that
-    are left (facebookresearch/moco-v3, main_moco.py); the drops of a step schedule stay where they are.
+    section 2.2). With `per_step` a cosine or linear schedule starts when the warm-up ends and spans the remaining steps
+    (facebookresearch/moco-v3, main_moco.py); the drops of a step schedule are not shifted.
     """
     warmup = settings.warmup_steps
     ramp = min(1.0, (step + 1) / warmup) if warmup else 1.0

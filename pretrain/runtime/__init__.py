@@ -1,1 +1,1 @@
-"""What every run needs: settings, storage, ranks, devices, checkpoints, exit codes."""
+"""Infrastructure of every run: settings, storage, ranks, devices, checkpoints, exit codes, the command line."""

@@ -1,8 +1,8 @@
-"""Checkpoints of a pretraining: whole files with a digest, written in the background, the newest valid one first.
+"""Checkpoints of a pretraining: files with a digest, written atomically in the background; the newest valid one loads.
 
-The model lies in MoCo's own format (facebookresearch/moco, main_moco.py): {"arch", "epoch", "state_dict"} with
-module.encoder_q.*, module.encoder_k.*, module.queue (D, K), module.queue_ptr; so every converter of MoCo's reads it.
-Only tensors, numbers, text and containers: torch.load(weights_only=True) suffices.
+The model is stored in MoCo's format (facebookresearch/moco, main_moco.py): {"arch", "epoch", "state_dict"} with
+module.encoder_q.*, module.encoder_k.*, module.queue (D, K), module.queue_ptr; so every converter for MoCo reads it.
+It contains only tensors, numbers, text and containers, so torch.load(weights_only=True) reads it.
 """
 
 import logging
@@ -26,7 +26,7 @@ from pretrain.runtime.storage import (
 logger = logging.getLogger(__name__)
 
 PREFIX = "module."
-"""DistributedDataParallel's, in every key of a checkpoint of MoCo's."""
+"""DistributedDataParallel's prefix, in every key of a MoCo checkpoint."""
 
 
 class CheckpointFolder:
@@ -36,9 +36,9 @@ class CheckpointFolder:
         """Open the folder.
 
         Args:
-            folder: where the files lie.
-            keep: how many of the newest stay; milestones are not counted.
-            writes: whether this process writes (the main one does).
+            folder: the folder of the files.
+            keep: number of newest checkpoints to keep, besides milestones.
+            writes: whether this process writes; True on the main rank only.
 
         """
         self.folder, self.keep, self.writes = Path(folder), keep, writes
@@ -49,10 +49,10 @@ class CheckpointFolder:
             sweep_temporary_files(self.folder)
 
     def save(self, step: int, content: Mapping[str, Any], *, milestone: bool = False) -> None:
-        """Copy the tensors of `content` now, write the file in the background; an earlier write ends first.
+        """Copy the tensors of `content`, then write the file in the background, after any earlier write has ended.
 
         Raises:
-            OSError: the earlier write failed (disk full); older checkpoints are whole.
+            OSError: the earlier write failed (disk full); older checkpoints are intact.
 
         """
         if not self.writes:
@@ -63,7 +63,7 @@ class CheckpointFolder:
         self._writer.start()
 
     def wait(self) -> None:
-        """Wait until the last save is on the disk; raise what it raised."""
+        """Wait until the last save is on disk; re-raise its error if it failed."""
         if self._writer is not None:
             self._writer.join()
             self._writer = None
@@ -72,26 +72,26 @@ class CheckpointFolder:
             raise failure
 
     def load_newest(self) -> dict[str, Any] | None:
-        """Return the newest checkpoint that is whole; one that is not is named in the log, and the one before taken.
+        """Return the newest intact checkpoint; damaged ones are skipped with a warning.
 
-        None when no checkpoint was ever finished.
+        Returns None if no checkpoint was ever completed.
 
         Raises:
-            ValueError: there are finished checkpoints, but none of them is whole any more.
+            ValueError: completed checkpoints exist, but none is intact.
 
         """
         unfinished = [path for path in self.list_files() if not digest_path(path).is_file()]
         paths = [path for path in self.list_files() if path not in unfinished]
         for path in unfinished:
-            logger.warning("%s: has no digest beside it, so its writing was cut short; it is left out", path)
+            logger.warning("%s: has no digest file, so its write was interrupted; ignoring it", path)
         for path in paths:
             try:
                 return read_checkpoint(path)
             except ValueError as error:
-                logger.warning("%s; trying the one before", error)
+                logger.warning("%s; trying the previous checkpoint", error)
         if paths:
             raise ValueError(
-                f"{self.folder}: none of its {len(paths)} checkpoints is whole; restore one, or delete the folder to "
+                f"{self.folder}: none of its {len(paths)} checkpoints is intact; restore one, or delete the folder to "
                 "start from the beginning"
             )
         return None
@@ -108,28 +108,28 @@ class CheckpointFolder:
             write_digest(path)
             if milestone:
                 write_text(_milestone_path(path), "kept for ever\n")
-            self._forget_old()
+            self._remove_old()
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its zip writer
             self._failure = OSError(
-                f"{path}: the checkpoint could not be written ({str(error).splitlines()[0]}); make room on the disk "
-                "and run again: the older checkpoints are whole"
+                f"{path}: the checkpoint could not be written ({str(error).splitlines()[0]}); free disk space and run "
+                "again: the older checkpoints are intact"
             )
             self._failure.__cause__ = error
         except BaseException as error:
             self._failure = error
 
-    def _forget_old(self) -> None:
-        passing = [path for path in self.list_files() if not _milestone_path(path).exists()]
-        for path in passing[self.keep :]:
+    def _remove_old(self) -> None:
+        removable = [path for path in self.list_files() if not _milestone_path(path).exists()]
+        for path in removable[self.keep :]:
             path.unlink(missing_ok=True)
             digest_path(path).unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return the content of a checkpoint whose bytes have the digest beside it.
+    """Return the content of a checkpoint after verifying its digest.
 
     Raises:
-        ValueError: another digest, or no content; the text names the file.
+        ValueError: the digest differs; the message names the file.
 
     """
     if not has_digest(path):
@@ -138,13 +138,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def read_content(path: Path) -> dict[str, Any]:
-    """Return what a checkpoint or an encoder.pt of ours holds, on the CPU; no digest is asked for."""
+    """Return the content of a checkpoint or encoder.pt, on the CPU, without verifying a digest."""
     content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return content
 
 
 def write_encoder(path: Path, model: nn.Module, about: Mapping[str, Any]) -> None:
-    """Write the query encoder alone, in MoCo's format, with `about` (arch, epoch, config) beside it."""
+    """Write the query encoder alone, in MoCo's format, with the entries of `about` (arch, epoch, config)."""
     state = {name: tensor for name, tensor in to_moco_state(model).items() if ".encoder_q." in name}
     with open_whole(path) as stream:
         torch.save({**about, "state_dict": {name: tensor.cpu() for name, tensor in state.items()}}, stream)
@@ -162,7 +162,7 @@ def to_moco_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def from_moco_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return what `to_moco_state` renamed, under the model's own names."""
+    """Invert `to_moco_state`: return the state under the model's own names."""
     own = {name.removeprefix(PREFIX): tensor for name, tensor in state.items()}
     if "queue" in own:
         own["queue.keys"] = own.pop("queue").T.contiguous()

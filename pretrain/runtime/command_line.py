@@ -1,4 +1,4 @@
-"""What every command shares: words and key=value arguments, help, errors as sentences, exit codes."""
+"""Shared code of all commands: positional and key=value arguments, help, error messages, exit codes."""
 
 import contextlib
 import errno
@@ -16,18 +16,21 @@ HIDDEN = ("Cc", "Cf", "Cs")
 
 
 class UsageError(ValueError):
-    """The words of a command are off; the text says which were expected."""
+    """The arguments of a command are wrong; the message says which were expected."""
 
 
 def split_arguments(
     arguments: Sequence[str], names: Sequence[str], optional: Sequence[str] = ()
 ) -> tuple[list[str], list[str]]:
-    """Return (positional words, key=value overrides); a word with "=" before any "/" is an override.
+    """Return (positional arguments, key=value options); an argument with "=" before any "/" is an option.
 
     Args:
-        arguments: the words after the command.
-        names: the positional words that must come, for the error's text.
-        optional: further positional words that may come.
+        arguments: the arguments of the command.
+        names: names of the required positional arguments, for the error message.
+        optional: names of the optional positional arguments.
+
+    Raises:
+        UsageError: too few or too many positional arguments.
 
     """
     words = [word for word in arguments if not _is_override(word)]
@@ -41,11 +44,11 @@ def split_arguments(
 def run_command(
     main: Callable[[Sequence[str]], int | None], description: str | None, arguments: Sequence[str] | None = None
 ) -> int:
-    """Run `main(words)` and return its exit code; --help prints `description`; known errors print one sentence.
+    """Run `main(arguments)` and return its exit code; --help prints `description`; known errors print one sentence.
 
     ValueError and OSError (bad input, full disk) become a sentence and exit code 2; YieldRequested becomes 75.
-    Anything else is a fault of ours and keeps its traceback. Output that nobody takes any more (`| head -1`, a full
-    disk, a closed terminal) ends neither the command nor the chain behind it.
+    Any other exception is a bug and keeps its traceback. Output that cannot be written (`| head -1`, a full disk, a
+    closed terminal) ends neither the command nor the chain that it started.
     """
     with _lasting_output():
         return _run(main, description, arguments)
@@ -57,7 +60,7 @@ def say_count(number: int, noun: str) -> str:
 
 
 class LastingOutput:
-    """A text stream whose reader may go away: what cannot be written is dropped, and the first reason kept."""
+    """A text stream that survives a closed reader: unwritable output is dropped, and the first error is kept."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -67,7 +70,7 @@ class LastingOutput:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write a text, with escapes where the terminal's encoding lacks a character."""
+        """Write `text`, escaping characters that the terminal's encoding lacks."""
         try:
             self._stream.write(text)
         except UnicodeEncodeError:
@@ -78,21 +81,21 @@ class LastingOutput:
         return len(text)
 
     def flush(self) -> None:
-        """Flush; what cannot be written is dropped."""
+        """Flush; unwritable output is dropped."""
         try:
             self._stream.flush()
         except OSError as error:
             self._lose(error)
 
     def end(self) -> None:
-        """Flush for the last time; a stream that fails then is pointed at nothing, or Python's own flush would fail."""
+        """Flush for the last time; redirect a failed stream to /dev/null, or Python's own flush at exit would fail."""
         self.flush()
         if self.lost is not None:
             self._drop_rest()
 
     def _lose(self, error: OSError) -> None:
         self.lost = self.lost or error
-        if error.errno in (errno.EPIPE, errno.EIO):  # nobody will ever read it again
+        if error.errno in (errno.EPIPE, errno.EIO):  # the reader is gone
             self._drop_rest()
 
     def _drop_rest(self) -> None:
@@ -119,11 +122,11 @@ def _lasting_output() -> Iterator[None]:
         out = streams[0]
         if out is not None and out.lost is not None and out.lost.errno != errno.EPIPE and before[1] is not None:
             with contextlib.suppress(OSError):
-                print(f"warning: the output above is not whole: {out.lost.strerror}", file=sys.stderr)
+                print(f"warning: the output above is incomplete: {out.lost.strerror}", file=sys.stderr)
 
 
 def _fill_closed_handles() -> None:
-    """Point closed standard streams at nothing: else the next file that is opened becomes standard output."""
+    """Open closed standard streams on /dev/null, or the next file that is opened would become standard output."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -134,7 +137,7 @@ def _fill_closed_handles() -> None:
 def _run(main: Callable[[Sequence[str]], int | None], description: str | None, arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if bad := [word for word in words if _has_surrogates(word)]:
-        print(f"error: this word is not UTF-8: {bad[0]!a}; rename the file, or quote the word", file=sys.stderr)
+        print(f"error: this argument is not UTF-8: {bad[0]!a}; rename the file, or quote it", file=sys.stderr)
         return EXIT_USER_ERROR
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:
@@ -145,7 +148,7 @@ def _run(main: Callable[[Sequence[str]], int | None], description: str | None, a
     except YieldRequested as request:
         print(f"stopped on request, work saved: {request}", file=sys.stderr)
         return EXIT_YIELD
-    except BrokenPipeError:  # `| head`: the reader has what it wanted
+    except BrokenPipeError:  # `| head`: the reader has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError) as error:
@@ -154,7 +157,7 @@ def _run(main: Callable[[Sequence[str]], int | None], description: str | None, a
 
 
 def show(text: str) -> str:
-    """Return a text with every character that a terminal would obey, or not show, as its escape sequence."""
+    """Return `text` with control and invisible characters, except newline and tab, as escape sequences."""
     return "".join(
         _escape(sign) if unicodedata.category(sign) in HIDDEN and sign not in "\n\t" else sign for sign in text
     )

@@ -1,8 +1,8 @@
-"""The only file that uses torch.distributed; with one process every function is a no-op or returns its input.
+"""The only file that uses torch.distributed; with a single process every function is a no-op or returns its input.
 
-Ranks are started by torchrun or by a chain on Slurm, one per GPU; RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and
-MASTER_PORT describe the group. What a rank sees by itself (its clock, a file, a signal) may differ from what the others
-see: a branch that contains a collective must be decided by `any_rank` or `on_main`.
+torchrun or a chain on Slurm starts the ranks, one per GPU; RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT
+describe the group. Local observations (clock, files, signals) may differ between ranks, so a branch that contains a
+collective must be decided by `any_rank` or `on_main`.
 """
 
 import os
@@ -17,15 +17,15 @@ from torch import distributed as torch_distributed
 from torch.nn.parallel import DistributedDataParallel
 
 COLLECTIVE_TIMEOUT_MIN = 30
-"""A rank that waits longer for the others gives up: one of them is gone."""
+"""Timeout after which a waiting rank fails, assuming that another rank has died."""
 Value = TypeVar("Value")
 
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the other ranks for the block, with nccl on CUDA and gloo on a CPU; do nothing alone.
+    """Join the process group for the block, with nccl on CUDA and gloo on a CPU; no-op for a single process.
 
-    On CUDA the CPU's tensors have gloo as well: flags and counts go round without waiting for the GPU's queue of work.
+    On CUDA, gloo is also set up for CPU tensors, so that flags and counts do not wait for the GPU's queue of kernels.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or torch_distributed.is_initialized():
         yield
@@ -41,27 +41,27 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 
 def local_rank() -> int:
-    """Return the index of this process, and of its GPU, on its machine."""
+    """Return the index of this process, and of its GPU, on its host."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def rank() -> int:
-    """Return this process's number among all."""
+    """Return the rank of this process; 0 for a single process."""
     return torch_distributed.get_rank() if torch_distributed.is_initialized() else 0
 
 
 def world_size() -> int:
-    """Return how many processes work together."""
+    """Return the number of ranks; 1 for a single process."""
     return torch_distributed.get_world_size() if torch_distributed.is_initialized() else 1
 
 
 def is_main() -> bool:
-    """Return whether this process writes files and talks."""
+    """Return whether this is the main rank, the only one that writes files and logs."""
     return rank() == 0
 
 
 def gather(tensor: Tensor) -> Tensor:
-    """Return the rows of all ranks, in rank order, without gradient; every rank must bring equally many."""
+    """Return the rows of all ranks, in rank order, without gradient; every rank must pass equally many."""
     if world_size() == 1:
         return tensor
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
@@ -85,7 +85,7 @@ class _GatherWithGradient(torch.autograd.Function):
 
 
 def gather_with_gradient(tensor: Tensor) -> Tensor:
-    """Return the rows of all ranks; gradients flow back to the rank that each row came from."""
+    """Return the rows of all ranks, in rank order; gradients flow back to each row's rank."""
     if world_size() == 1:
         return tensor
     gathered: Tensor = _GatherWithGradient.apply(tensor)
@@ -95,12 +95,12 @@ def gather_with_gradient(tensor: Tensor) -> Tensor:
 def shuffle(batch: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Return this rank's rows of the permuted global batch, and the permutation that `unshuffle` undoes.
 
-    Shuffling BN (He et al., CVPR 2020, section 3.3): the rows whose batch statistics are shared by a query and its key
-    must differ. Every rank draws the same permutation from a generator in the same state, so none is sent around.
+    Shuffling BN (He et al., CVPR 2020, section 3.3): a query and its key must not share batch statistics with the same
+    rows. Every rank draws the same permutation from a generator in the same state, so it is not communicated.
 
     Args:
         batch: (B, …), this rank's share.
-        generator: on the CPU, in the same state on all ranks.
+        generator: a CPU generator, in the same state on all ranks.
 
     """
     permutation = torch.randperm(len(batch) * world_size(), generator=generator).to(batch.device)
@@ -114,10 +114,10 @@ def unshuffle(rows: Tensor, permutation: Tensor) -> Tensor:
 
 
 def average_gradients_of(model: nn.Module) -> nn.Module:
-    """Return `model` such that its backward averages the gradients over the ranks; alone, `model` itself.
+    """Return `model` wrapped to average gradients over the ranks in the backward pass; `model` itself for one rank.
 
-    DistributedDataParallel sends a layer's gradients while the backward is still busy with the layers before it. Batch
-    norm's statistics stay each rank's own.
+    DistributedDataParallel sends a layer's gradients while the backward pass computes the preceding layers. BatchNorm
+    statistics are not synchronised.
     """
     if world_size() == 1:
         return model
@@ -125,12 +125,12 @@ def average_gradients_of(model: nn.Module) -> nn.Module:
 
 
 def hold_gradients(model: nn.Module, hold: bool) -> AbstractContextManager[None]:
-    """Return a context in which a backward adds to the gradients without averaging them, if `hold`."""
+    """Return DistributedDataParallel's no_sync() if `hold` (while accumulating gradients); else a null context."""
     return model.no_sync() if hold and isinstance(model, DistributedDataParallel) else nullcontext()
 
 
 def any_rank(*flags: bool) -> list[bool]:
-    """Return for each flag whether it is true on some rank; every rank must ask."""
+    """Return for each flag whether it is true on any rank; a collective, so every rank must call it."""
     if world_size() == 1:
         return list(flags)
     answer = torch.tensor(flags, dtype=torch.uint8)
@@ -139,9 +139,9 @@ def any_rank(*flags: bool) -> list[bool]:
 
 
 def on_main(work: Callable[[], Value]) -> Value:
-    """Return `work()` of the main process on every rank; what it raises is raised on every rank.
+    """Run `work()` on the main rank only and return its result, or raise its exception, on every rank.
 
-    For everything that ranks might see differently, such as files that another host has just written.
+    Use it for whatever ranks may see differently, such as files that another host has just written.
     """
     if world_size() == 1:
         return work()
@@ -170,7 +170,7 @@ def mean_over_ranks(value: float) -> float:
 
 
 def add_counts(count: int) -> int:
-    """Return the sum of `count` over the ranks; every rank must ask."""
+    """Return the sum of `count` over the ranks; a collective, so every rank must call it."""
     if world_size() == 1:
         return count
     total = torch.tensor(count)
@@ -179,7 +179,7 @@ def add_counts(count: int) -> int:
 
 
 def all_equal(number: int) -> bool:
-    """Return whether every rank has the same integer (a digest of what must be identical)."""
+    """Return whether `number`, such as a checksum, is the same on every rank."""
     if world_size() == 1:
         return True
     bounds = torch.tensor([number, -number])
@@ -188,7 +188,7 @@ def all_equal(number: int) -> bool:
 
 
 def sum_in_place(values: Tensor) -> Tensor:
-    """Replace `values` by their sum over the ranks, the same bits on each, and return them."""
+    """Replace `values` in place by their sum over the ranks, bit-identical on each, and return them."""
     if world_size() > 1:
         torch_distributed.all_reduce(values)
         torch_distributed.broadcast(values, 0)  # a reduction may round differently on different ranks
@@ -196,13 +196,13 @@ def sum_in_place(values: Tensor) -> Tensor:
 
 
 def copy_from_main(values: Tensor) -> None:
-    """Replace `values` by the main process's."""
+    """Replace `values` in place by those of the main rank."""
     if world_size() > 1:
         torch_distributed.broadcast(values, 0)
 
 
 def average_gradients(model: nn.Module) -> None:
-    """Replace each gradient by its mean over the ranks: for a model that `average_gradients_of` does not wrap."""
+    """Replace each gradient by its mean over the ranks, for a model that `average_gradients_of` does not wrap."""
     if world_size() == 1:
         return
     for parameter in model.parameters():
@@ -212,6 +212,6 @@ def average_gradients(model: nn.Module) -> None:
 
 
 def barrier() -> None:
-    """Wait for the other ranks."""
+    """Wait until every rank has called this function."""
     if world_size() > 1:
-        torch_distributed.all_reduce(torch.zeros(1))  # on the CPU: nobody waits for a GPU
+        torch_distributed.all_reduce(torch.zeros(1))  # a CPU tensor, so as not to wait for the GPU

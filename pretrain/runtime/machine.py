@@ -1,4 +1,4 @@
-"""Say where and from what a number came: machine, versions and commit, for every result."""
+"""Describe the provenance of a result: machine, package versions and commit."""
 
 import os
 import platform
@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
-"""The folder that holds pretrain/, transfer/, tools/ and configs/: a checkout, or the code a chain exported."""
+"""The folder with pretrain/, transfer/, tools/ and configs/: a checkout, or the code that a chain exported."""
 
 
 @cache
 def describe_machine() -> dict[str, Any]:
     """Return host, CPU, GPU and package versions as JSON values."""
-    import torch  # heavy: commands that only print a plan must start at once
+    import torch  # heavy: commands that only print a plan must start quickly
 
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
@@ -32,16 +32,16 @@ def describe_machine() -> dict[str, Any]:
 
 
 def name_machine() -> str:
-    """Return the machine in a few words, for a row of figures: its GPUs, or its CPU and cores."""
+    """Return a short name of the machine for tables: its GPUs, or its CPU and number of cores."""
     machine = describe_machine()
     return ", ".join(machine["gpus"]) or f"{machine['cpu']}, {machine['cores']} cores"
 
 
 @cache
 def read_commit() -> str:
-    """Return the commit of the source tree, with "+" when files differ from it; "unknown" outside a checkout.
+    """Return the commit of the source tree, with "+" if tracked files are modified; "unknown" outside a checkout.
 
-    The variable MOCHI_COMMIT, which chains set for the exported code, goes first.
+    The environment variable MOCHI_COMMIT, which chains set for exported code, takes precedence.
     """
     if name := os.environ.get("MOCHI_COMMIT"):
         return name

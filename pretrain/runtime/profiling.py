@@ -1,4 +1,4 @@
-"""Profile some steps of a training: where the time goes, on the CPU and on the device."""
+"""Profile training steps on the CPU and on the device."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -11,16 +11,16 @@ from torch.profiler import ProfilerActivity, profile, schedule
 from pretrain.runtime.storage import TEMPORARY_PREFIX, write_text
 
 WARM_UP_STEPS = 3
-"""The first steps choose algorithms and fill caches."""
+"""Steps excluded from the profile, as the first ones select algorithms and fill caches."""
 TABLE_ROWS = 25
 logger = logging.getLogger(__name__)
 
 
 @contextmanager
 def profile_steps(folder: Path, steps: int, device: torch.device) -> Iterator[Callable[[], None]]:
-    """Give a function to call after every step; after WARM_UP_STEPS + `steps` calls the files are in `folder`.
+    """Yield a function to call after every step; after WARM_UP_STEPS + `steps` calls it writes files to `folder`.
 
-    trace.json is for chrome://tracing or Perfetto, steps.txt holds the costliest operations. With 0 steps: nothing.
+    trace.json is for chrome://tracing or Perfetto, steps.txt lists the costliest operations. No-op if `steps` is 0.
     """
     if not steps:
         yield lambda: None

@@ -1,4 +1,4 @@
-"""Say how far a run is: progress.json, the heartbeat that chains and people read."""
+"""Write progress.json, the heartbeat of a run, which chains and the watch page read."""
 
 import logging
 import time
@@ -10,17 +10,17 @@ logger = logging.getLogger(__name__)
 
 
 class Heartbeat:
-    """Write `progress.json` whole, at most once a second and at the last step.
+    """Write `progress.json` atomically, at most once per second and at the last step.
 
-    The file holds {"step", "total", "unit", "rate_per_s", "eta_s", "time", "phase"}; step counts from 0 to total,
-    rate_per_s is the mean since this process began, time is seconds since 1970. A full disk or a file server that
-    hangs ends no run: the first failure is named in the log.
+    The file contains {"step", "total", "unit", "rate_per_s", "eta_s", "time", "phase"}; step counts from 0 to total,
+    rate_per_s is the mean since this process started, time is in seconds since 1970. Write errors (a full disk, a file
+    server that hangs) do not end the run; the first one is logged.
     """
 
     def __init__(
         self, folder: str | Path, total: int, *, first_step: int = 0, unit: str = "steps", writes: bool = True
     ) -> None:
-        """Take `writes`, whether this process writes the file: of several ranks only the main one does."""
+        """Start the clock; `writes` says whether this process writes the file (True on the main rank only)."""
         self._path = Path(folder) / "progress.json"
         self._writes = writes
         self._total, self._first, self._unit = total, first_step, unit
@@ -29,7 +29,7 @@ class Heartbeat:
         self._has_failed = False
 
     def beat(self, step: int, phase: str = "", *, now: bool = False) -> None:
-        """Note that `step` of `total` is done; `now` writes even when the last beat is under a second old."""
+        """Record that `step` of `total` is done; `now` writes even if the last write is less than a second old."""
         seconds = time.monotonic()
         if not self._writes or (not now and seconds - self._written < 1 and step < self._total):
             return
@@ -48,5 +48,5 @@ class Heartbeat:
             write_json(self._path, content)
         except OSError as error:
             if not self._has_failed:
-                logger.warning("%s: progress cannot be written (%s); the run goes on", self._path, error.strerror)
+                logger.warning("%s: progress cannot be written (%s); the run continues", self._path, error.strerror)
             self._has_failed = True

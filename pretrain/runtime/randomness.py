@@ -1,4 +1,4 @@
-"""Random generators as pure functions of (seed, step, rank): a resumed run needs no state to continue exactly."""
+"""Random generators as pure functions of (seed, step, rank), so that an exact resume needs no stored state."""
 
 from dataclasses import dataclass
 
@@ -10,16 +10,16 @@ from pretrain.runtime import distributed
 
 @dataclass(frozen=True)
 class Generators:
-    """The sources of one step's randomness on this rank."""
+    """Random generators of one step on this rank."""
 
     mixing: torch.Generator
-    """Of the mixes, on the training device; differs between ranks."""
+    """For the mixes, on the training device; different on every rank."""
     shuffle: torch.Generator
-    """Of the shuffled key batch, on the CPU; the same on all ranks."""
+    """For the shuffle of the key batch, on the CPU; the same on all ranks."""
 
 
 def make_generators(seed: int, step: int, device: torch.device, part: int = 0) -> Generators:
-    """Return the generators of `step` (and of its accumulation slice `part`)."""
+    """Return the generators of accumulation slice `part` of `step`."""
     own = torch.Generator(device)
     own.manual_seed(_derive(seed, step, part, distributed.rank() + 1))
     shared = torch.Generator()

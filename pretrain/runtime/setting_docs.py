@@ -1,4 +1,4 @@
-"""List the settings of a dataclass for people and editors: type, unit, default and meaning, from the source itself."""
+"""Generate documentation and JSON schemas from config dataclasses: type, unit, default and meaning of every field."""
 
 import ast
 import dataclasses
@@ -14,7 +14,7 @@ from typing import Any, Union, get_args, get_origin
 from pretrain.runtime.setting_types import entry_schema, unit_of
 
 PLACEHOLDERS = {"resources": "LABEL"}
-"""How the names of a mapping are written; NAME for all others."""
+"""Placeholder for the keys of a mapping, by field; NAME for all others."""
 KINDS = {bool: "true or false", int: "whole number", float: "number", str: "text", Any: "anything"}
 JSON_KINDS = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
@@ -24,7 +24,7 @@ class Setting:
     """One setting."""
 
     key: str
-    """Dotted; NAME stands for a name of the user's."""
+    """Dotted config key; NAME stands for a user-defined name."""
     kind: str
     unit: str
     default: str
@@ -32,7 +32,7 @@ class Setting:
 
 
 def list_settings(schema: Any, prefix: str = "") -> Iterator[Setting]:
-    """Yield every setting of a dataclass, those of its parts in their place."""
+    """Yield every setting of a dataclass, recursively, in the order of its fields."""
     meanings = read_meanings(schema)
     for field in dataclasses.fields(schema):
         key = f"{prefix}{field.name}"
@@ -52,7 +52,7 @@ def list_settings(schema: Any, prefix: str = "") -> Iterator[Setting]:
 
 
 def read_meanings(schema: type[Any]) -> dict[str, str]:
-    """Return {field: the docstring under it}, of base classes too."""
+    """Return {field: the docstring under it}, including base classes."""
     found: dict[str, str] = {}
     for kind in reversed(schema.__mro__):
         if kind is object:
@@ -66,7 +66,7 @@ def read_meanings(schema: type[Any]) -> dict[str, str]:
 
 
 def write_settings(schema: Any, word: str = "") -> str:
-    """Return the settings whose key or meaning holds `word`, as text: key, type and default, then the meaning."""
+    """Return as text the settings whose key or meaning contains `word`: key, type and default, then the meaning."""
     wanted = [entry for entry in list_settings(schema) if word.lower() in entry.key.lower() or word in entry.meaning]
     if not wanted:
         raise ValueError(f"no setting has {word!r} in its name or its meaning")
@@ -80,13 +80,16 @@ def write_settings(schema: Any, word: str = "") -> str:
 
 
 def write_json_schema(schema: Any, title: str) -> str:
-    """Return the JSON schema by which an editor completes and checks a file of these settings."""
+    """Return the JSON schema with which editors complete and validate a config file of this dataclass."""
     values = {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": title,
         **_schema_of(schema, {}),
     }
-    values["properties"]["_base_"] = {"type": "string", "description": "A file beside this one that it is based on."}
+    values["properties"]["_base_"] = {
+        "type": "string",
+        "description": "File in the same folder whose values this file overrides.",
+    }
     return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
 
 

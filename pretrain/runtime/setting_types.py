@@ -1,7 +1,7 @@
-"""Turn the text of a setting into the type that its dataclass names, or say what is wrong with it.
+"""Convert the text of a setting to the type of its dataclass field, or report the mistake.
 
-A field's metadata may add: "least" and "above" (bounds), "choices", "unit", "part" (a dict's entries hold some of the
-fields of this dataclass), "join" (a list is joined to one text) and "shell" (`$` belongs to a shell and stays).
+A field's metadata may add: "least" and "above" (bounds), "choices", "unit", "part" (a dict whose values set some of the
+fields of this dataclass), "join" (a list is joined to one string) and "shell" (`$` is shell syntax and kept).
 """
 
 import dataclasses
@@ -23,24 +23,24 @@ UNITS = {
     "epochs": "epochs",
     "steps": "steps",
 }
-"""Last word of a setting's name → its unit."""
+"""Unit of a setting by the last word of its name."""
 BAD: Any = object()
-"""In place of a value with a mistake: the setting keeps its default, so that the rest can be checked too."""
+"""Replaces an invalid value; the setting keeps its default, so that the remaining ones are checked too."""
 SECONDS = {"minutes": 60, "seconds": 1, "hours": 3600}
 
 
 class SettingsError(ValueError):
-    """A setting is unknown, ill-typed or out of range; the text says which, and what is allowed."""
+    """A setting is unknown, ill-typed or out of range; the message says which, and what is allowed."""
 
 
 def coerce(kind: Any, node: Node, key: str, mistakes: list[str], about: Mapping[str, Any] | None = None) -> Any:
-    """Return the node's value as the type `kind`, or BAD; append a sentence to `mistakes` for everything that is wrong.
+    """Return the node's value converted to the type `kind`, or BAD; append a sentence per mistake to `mistakes`.
 
     Args:
         kind: bool, int, float, str, X | None, tuple[X, ...], list[X], dict[str, X], Any or a dataclass.
         node: the value as written.
-        key: its dotted key, for the sentences.
-        mistakes: grows.
+        key: its dotted key, for the messages.
+        mistakes: the list to append to.
         about: the field's metadata.
 
     """
@@ -70,14 +70,14 @@ def entry_schema(kind: Any) -> Any:
 
 
 def unit_of(key: str, about: Mapping[str, Any] | None = None) -> str:
-    """Return the unit that a setting's metadata or name says ("time_min" → minutes); "" when it has none."""
+    """Return the unit of a setting from its metadata or name ("time_min" → minutes); "" if it has none."""
     name = key.rpartition(".")[2]
     word = name.rpartition("_")[2] if "_" in name or name == "hours" else ""
     return str((about or {}).get("unit") or UNITS.get(word, ""))
 
 
 def say_unknown(where: str, prefix: str, key: str, allowed: Sequence[str]) -> str:
-    """Return the sentence about a key that is none of `allowed`, with the nearest of them and its unit."""
+    """Return the error message for a key that is not in `allowed`, suggesting the nearest one with its unit."""
     near = find_near(key, allowed)
     unit = f" ({unit_of(near)})" if near and unit_of(near) else ""
     hint = f". Did you mean {prefix}{near}{unit}?" if near else ""
@@ -85,18 +85,18 @@ def say_unknown(where: str, prefix: str, key: str, allowed: Sequence[str]) -> st
 
 
 def find_near(word: str, known: Sequence[str]) -> str:
-    """Return the known word that was probably meant, "" when none is near."""
+    """Return the most similar known word, or "" if none is similar."""
     begun = [name for name in known if name.startswith(f"{word}_") or word.startswith(f"{name}_")]
     return next(iter(difflib.get_close_matches(word, known, 1, 0.6) or begun), "")
 
 
 def _coerce_fields(kind: Any, node: Node, key: str, mistakes: list[str]) -> Any:
-    """Return the values given for a dataclass's fields by name; BAD when the node is no mapping."""
+    """Return {field: value} for the fields given in the node; BAD if it is not a mapping."""
     fields = {field.name: field for field in dataclasses.fields(kind)}
     if not isinstance(node.content, dict):
         got = "nothing" if node.is_null() else f"the single value {plain_value(node)!r}"
         hint = f"; write {key}.NAME for one of them: {', '.join(fields)}" if key else ""
-        mistakes.append(f"{node.place()}: {key} holds settings of its own, got {got}{hint}")
+        mistakes.append(f"{node.place()}: {key}: expected a mapping of settings, got {got}{hint}")
         return BAD
     prefix = f"{key}." if key else ""
     values = {}
@@ -151,7 +151,7 @@ def _coerce_scalar(kind: Any, node: Node, key: str, mistakes: list[str], about: 
         mistakes.append(f"{node.place()}: {key} is {value!r}; expected {allowed}{_in_unit(key, about)}")
         return BAD
     if kind is str and "\0" in value:
-        mistakes.append(f"{node.place()}: {key}: {value!a} holds a NUL character, which no path or word can")
+        mistakes.append(f"{node.place()}: {key}: {value!a} contains a NUL character; remove it")
         return BAD
     if kind is str:
         _refuse_interpolation(node, key, mistakes, about)
@@ -205,7 +205,7 @@ def _say_got(kind: Any, node: Node, key: str, about: Mapping[str, Any]) -> str:
 
 
 def _read_duration(text: str) -> int | None:
-    """Return the seconds of a time as sbatch reads it: MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS; else None."""
+    """Parse a time in sbatch's formats MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS; return seconds, or None."""
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
     if match is None or (match[1] is None and match[3] is None):
         return None
@@ -220,6 +220,6 @@ def _refuse_interpolation(node: Node, key: str, mistakes: list[str], about: Mapp
         text = str(scalar.content)
         if re.search(r"\$\{(oc\.|env:)", text) or ("${" in text and not about.get("shell")):
             mistakes.append(
-                f"{scalar.place()}: {key}: {text!r} asks for a value from elsewhere; settings are taken as they stand, "
-                "so write the value itself, or give it as key=value on the command line"
+                f"{scalar.place()}: {key}: {text!r} is an interpolation, which configs do not support; write the value "
+                "itself, or give it as key=value on the command line"
             )

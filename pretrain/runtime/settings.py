@@ -1,7 +1,7 @@
-"""Read settings: frozen dataclasses filled from YAML that holds only differences, and from key=value overrides.
+"""Read configs: frozen dataclasses filled from YAML that contains only differences, and from key=value options.
 
-A YAML file may name one parent with `_base_: other.yaml` (beside it); the parent may not name another. The type of a
-setting decides how its text is read; every mistake is found and named, with its line, before any is raised.
+A YAML file may name one parent with `_base_: other.yaml` (in the same folder); the parent may not name another. The
+type of a field determines how its text is parsed; all mistakes are collected, with their lines, and raised together.
 """
 
 import dataclasses
@@ -29,13 +29,13 @@ def read_settings(
 
     Args:
         schema: a dataclass with a default for every field.
-        path: a YAML file.
-        overrides: key=value words.
-        check: yields (the names that lead to a setting, a sentence) for what the types cannot see.
+        path: a YAML file; None: defaults and `overrides` only.
+        overrides: key=value options.
+        check: yields (path of a setting as names, message) for mistakes that types do not reveal.
 
     Raises:
-        SettingsError: with one line per mistake: unknown key (lists the allowed ones), wrong type, bad override, and
-            what `check` finds.
+        SettingsError: with one line per mistake: unknown key (lists the allowed ones), wrong type, malformed option,
+            and mistakes found by `check`.
 
     """
     mistakes: list[str] = []
@@ -51,12 +51,12 @@ def read_settings(
 
 
 def as_dict(settings: Any) -> dict[str, Any]:
-    """Return a settings dataclass as plain dictionaries and lists, fit for JSON and for `from_dict`."""
+    """Return a config dataclass as plain dictionaries and lists, for JSON and `from_dict`."""
     return cast(dict[str, Any], _plain(dataclasses.asdict(settings)))
 
 
 def from_dict(schema: type[Schema], values: Mapping[str, Any]) -> Schema:
-    """Return the settings that `as_dict` took apart; refuses unknown keys as `read_settings` does."""
+    """Invert `as_dict`; SettingsError for unknown keys, as in `read_settings`."""
     mistakes = list(_find_unknown_keys(schema, values, "the stored settings"))
     if mistakes:
         raise SettingsError("\n".join(mistakes))
@@ -64,7 +64,12 @@ def from_dict(schema: type[Schema], values: Mapping[str, Any]) -> Schema:
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """Return nested dictionaries from "a.b=value" strings; values are read as YAML reads them."""
+    """Return nested dictionaries from "a.b=value" strings; values are parsed as YAML.
+
+    Raises:
+        SettingsError: an option is malformed.
+
+    """
     mistakes: list[str] = []
     node = _read_overrides(overrides, mistakes)
     if mistakes:
@@ -73,12 +78,12 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """Return what the text after key= means: a list, mapping, number, boolean or null of YAML, else the text itself."""
+    """Parse the text after key= as YAML (list, mapping, number, boolean or null), or return the text itself."""
     return plain_value(_read_value(text))
 
 
 def read_bool(key: str, text: str) -> bool:
-    """Return a switch of a command line; SettingsError for anything but true, false and the like."""
+    """Parse a boolean command-line option; SettingsError for anything but true, false, yes, no, on, off, 1 and 0."""
     mistakes: list[str] = []
     value = coerce(bool, _read_value(text), key, mistakes)
     if mistakes:
@@ -91,11 +96,11 @@ def _read_layers(path: Path) -> Iterator[Node]:
     content = cast(dict[str, Node], own.content)
     if base := content.pop("_base_", None):
         if not isinstance(base.content, str) or base.is_null():
-            raise SettingsError(f"{base.place()}: _base_ names one file beside this one, as text")
+            raise SettingsError(f"{base.place()}: _base_: expected the name of one file in the same folder")
         parent = path.parent / base.content
         values = _read_yaml(parent)
         if "_base_" in values.content:
-            raise SettingsError(f"{parent}: a _base_ may not have a _base_ of its own (it is named by {path})")
+            raise SettingsError(f"{parent}: a _base_ may not have a _base_ of its own (it is the _base_ of {path})")
         yield values
     yield own
 
@@ -127,7 +132,7 @@ def _read_overrides(overrides: Sequence[str], mistakes: list[str]) -> Node:
         if not sign or not key:
             continue
         if not all(parts):
-            mistakes.append(f"{COMMAND_LINE}: {key}: a dot stands between two names, and one of them is empty")
+            mistakes.append(f"{COMMAND_LINE}: {key}: expected names separated by dots, got an empty name")
             continue
         entry = _read_value(value)
         for part in reversed(parts):
@@ -137,7 +142,7 @@ def _read_overrides(overrides: Sequence[str], mistakes: list[str]) -> Node:
 
 
 def _read_value(text: str) -> Node:
-    """Return the YAML value in `text`, or the text as it stands where it is no YAML."""
+    """Return the YAML value in `text`, or the text itself if it is not valid YAML."""
     try:
         node = parse_document(text, COMMAND_LINE, 0)
     except DocumentError:
@@ -148,7 +153,7 @@ def _read_value(text: str) -> Node:
 
 
 def _merge(below: Node, above: Node) -> Node:
-    """Return `above` laid over `below`: mappings entry by entry, everything else replaced."""
+    """Return `below` updated with `above`: mappings are merged recursively, other values replaced."""
     if not isinstance(below.content, dict) or not isinstance(above.content, dict):
         return above
     merged = dict(below.content)
@@ -159,7 +164,7 @@ def _merge(below: Node, above: Node) -> Node:
 
 
 def _locate(node: Node, names: Sequence[str]) -> str:
-    """Return where the setting behind `names` stands, or the nearest above it that is given."""
+    """Return the place of the setting at `names`, or of its nearest parent that is given."""
     place = node.where
     for name in names:
         if not isinstance(node.content, dict) or name not in node.content:

@@ -1,4 +1,4 @@
-"""Write files that appear whole or not at all, read them with a sentence when they are damaged, and digest them."""
+"""Write files atomically, read them with clear errors if they are damaged, and compute their digests."""
 
 import errno
 import hashlib
@@ -20,25 +20,24 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 TEMPORARY_PREFIX = ".partial-"
-"""Temporary files and folders begin so, and lie beside what they will become; `sweep_temporary_files` removes them."""
+"""Prefix of temporary files and folders, which are created beside their target; see `sweep_temporary_files`."""
 NOT_SUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY)
-"""What file systems answer that have no fsync (of folders, or at all); a real write error has another number."""
+"""Errors of file systems without fsync (for folders, or at all); real write errors have other numbers."""
 STALE_TRIES = 5
 STALE_PAUSE_S = 0.1
-"""A network file system answers ESTALE when another machine has just replaced the file: the next look finds it."""
+"""A network file system returns ESTALE if another host has just replaced the file; a retry finds the new one."""
 LINE_SEPARATORS: dict[str, str | int | None] = {"\u0085": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"}
-"""Characters that JSON allows inside a text and many readers take for the end of a line; written as escapes."""
+"""Characters that JSON allows in strings but many readers treat as line ends; written as escapes."""
 
 LONGEST_NAME = 200
-"""Bytes of a name that data gives a file: file systems take 255, and a suffix and a temporary prefix come to it."""
+"""Maximum bytes of a file name taken from data: file systems allow 255, including suffix and temporary prefix."""
 
 
 @contextmanager
 def open_whole(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a binary file that takes the name `path` only when the block ends well (written beside, fsynced, renamed).
+    """Open a binary file that replaces `path` atomically if the block succeeds (written beside, fsynced, renamed).
 
-    When the block raises, or the disk is full, an older file at `path` stays as it was. The file's mode follows the
-    umask.
+    If the block raises or the disk is full, an existing file at `path` is unchanged. The file's mode follows the umask.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,34 +56,34 @@ def open_whole(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def temporary_path(path: Path) -> Path:
-    """Return a path beside `path` that nothing has yet; its name fits where that of `path` fits."""
+    """Return an unused path beside `path`, short enough for every file system that allows the name of `path`."""
     kept = os.fsdecode(os.fsencode(path.name)[:100])
     return path.with_name(f"{TEMPORARY_PREFIX}{kept}.{secrets.token_hex(6)}")
 
 
 def write_whole(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write `path` by calling `write(stream)`; see `open_whole`."""
+    """Write `path` atomically by calling `write(stream)`; see `open_whole`."""
     with open_whole(path) as stream:
         write(stream)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a UTF-8 text file whole; bytes of a file name that are not UTF-8 are written as backslash escapes."""
+    """Write a UTF-8 text file atomically; bytes of file names that are not UTF-8 become backslash escapes."""
     write_whole(path, lambda stream: stream.write(text.encode(errors="backslashreplace")))
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write JSON whole: two-space indent, keys in the given order, no NaN (ValueError names the problem)."""
+    """Write JSON atomically: two-space indent, keys in the given order; ValueError for NaN."""
     write_text(path, _to_json(value, indent=2) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
-    """Return the JSON value in `path`; ValueError with a sentence when it is none."""
+    """Return the JSON value in `path`; ValueError if it is not valid JSON."""
     try:
         return json.loads(_retry_if_stale(lambda: Path(path).read_bytes()).decode())
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"{path}: not valid JSON ({error}); delete the file if a crash left it, then run again"
+            f"{path}: not valid JSON ({error}); if a crash left the file, delete it and run again"
         ) from error
 
 
@@ -93,10 +92,10 @@ def read_json_object(path: str | Path, kinds: Mapping[str, type | tuple[type, ..
 
     Args:
         path: the file.
-        kinds: the types of the keys that must be there.
+        kinds: required keys and their types.
 
     Raises:
-        ValueError: no JSON, another value than an object, or a key that is missing or of another type.
+        ValueError: invalid JSON, not an object, or a required key that is missing or of another type.
         OSError: the file cannot be read.
 
     """
@@ -107,14 +106,14 @@ def read_json_object(path: str | Path, kinds: Mapping[str, type | tuple[type, ..
             expected = kind.__name__ if isinstance(kind, type) else " or ".join(entry.__name__ for entry in kind)
             wrong.append(f"expected {expected} under {key!r}, got {value.get(key)!r:.80}")
     if wrong:
-        raise ValueError(f"{path}: {'; '.join(wrong)}; delete the file if a crash left it, then run again")
+        raise ValueError(f"{path}: {'; '.join(wrong)}; if a crash left the file, delete it and run again")
     return dict(value)
 
 
 def append_json_line(path: str | Path, value: Any) -> None:
     """Append one JSON object and a newline in a single write (for metrics.jsonl, ledger.jsonl).
 
-    A last line that a crash or a full disk cut is ended first, so that it does not swallow this one.
+    A last line left incomplete by a crash or a full disk is terminated first, so that only it is lost.
     """
     line = (_to_json(value) + "\n").encode()
     with Path(path).open("ab+") as stream:
@@ -125,9 +124,9 @@ def append_json_line(path: str | Path, value: Any) -> None:
 
 
 def read_json_lines(path: str | Path) -> list[Any]:
-    """Return the values of a JSON-lines file; a missing file is empty.
+    """Return the values of a JSON-lines file; [] for a missing file.
 
-    Lines that a crash or a full disk cut are left out; any but the last of the file is named in the log.
+    Lines left incomplete by a crash or a full disk are skipped; all except the file's last line are logged.
     """
     path = Path(path)
     if not is_file(path):
@@ -141,15 +140,15 @@ def read_json_lines(path: str | Path) -> list[Any]:
             values.append(json.loads(line.decode()))
         except (ValueError, RecursionError) as error:
             if number < len(lines):
-                _warn_once(f"{path}, line {number}: not valid JSON ({error}); the line is left out")
+                _warn_once(f"{path}, line {number}: not valid JSON ({error}); skipping the line")
     return values
 
 
 def is_file(path: str | Path) -> bool:
-    """Return whether `path` is a file; as Path.is_file, and it looks again where a network file system says ESTALE.
+    """Return whether `path` is a file, like Path.is_file, but retry if a network file system returns ESTALE.
 
     Raises:
-        OSError: nobody can say: no permission, an input/output error.
+        OSError: the status cannot be read: no permission, an input/output error.
 
     """
     try:
@@ -159,9 +158,9 @@ def is_file(path: str | Path) -> bool:
 
 
 def make_file_name(text: str) -> str:
-    """Return a file name for a name that comes from data: `text` itself where it is one, else its letters and a digest.
+    """Return a safe file name for a name taken from data: `text` if it is safe, else its letters and a digest.
 
-    What names a place elsewhere (a slash, a leading dot), holds control characters or is too long is no file name.
+    Names with a slash, a leading dot or control characters, and names over LONGEST_NAME bytes, are not safe.
     """
     plain = text.isprintable() and "/" not in text and not text.startswith(".")
     if plain and 0 < len(os.fsencode(text)) <= LONGEST_NAME:
@@ -177,17 +176,17 @@ def digest_file(path: str | Path) -> str:
 
 
 def digest_path(path: Path) -> Path:
-    """Return the path of the file that holds the digest of `path`: beside it, with .sha256 added."""
+    """Return the path of the digest file of `path`: the same name with .sha256 appended."""
     return path.with_name(path.name + ".sha256")
 
 
 def write_digest(path: Path) -> None:
-    """Write the digest of `path` beside it, as sha256sum does."""
+    """Write the digest file of `path`, in the format of sha256sum."""
     write_text(digest_path(path), f"{digest_file(path)}  {path.name}\n")
 
 
 def has_digest(path: Path) -> bool:
-    """Return whether the bytes of `path` have the digest noted beside it; False for no note and for a damaged one."""
+    """Return whether the bytes of `path` match its digest file; False if that is missing or damaged."""
     try:
         noted = digest_path(path).read_bytes().split()
         return bool(noted) and noted[0].decode(errors="replace") == digest_file(path)
@@ -196,9 +195,9 @@ def has_digest(path: Path) -> bool:
 
 
 def sweep_temporary_files(folder: str | Path) -> int:
-    """Remove the files and folders that interrupted writes left in `folder` (not below it); return how many went.
+    """Remove files and folders that interrupted writes left directly in `folder`; return their number.
 
-    What cannot be removed is named in the log and left: it is in nobody's way.
+    Those that cannot be removed are logged and kept; they do no harm.
     """
     count = 0
     for leftover in sorted(Path(folder).glob(f"{TEMPORARY_PREFIX}*")):
@@ -211,7 +210,7 @@ def sweep_temporary_files(folder: str | Path) -> int:
         except FileNotFoundError:
             continue
         except OSError as error:
-            logger.warning("%s: left by an interrupted write, and cannot be removed (%s)", leftover, error.strerror)
+            logger.warning("%s: left by an interrupted write and cannot be removed (%s)", leftover, error.strerror)
     return count
 
 
@@ -221,7 +220,7 @@ def _to_json(value: Any, indent: int | None = None) -> str:
         text = text.translate(str.maketrans(LINE_SEPARATORS))
     try:
         text.encode()
-    except UnicodeEncodeError:  # a file name that is not UTF-8: JSON's own escapes bring it back
+    except UnicodeEncodeError:  # a file name that is not UTF-8: JSON's escapes preserve it
         return json.dumps(value, indent=indent, allow_nan=False)
     return text
 
@@ -243,7 +242,7 @@ def _retry_if_stale(call: Callable[[], T]) -> T:
 
 
 def _sync(handle: int) -> None:
-    """Bring a file or folder to the disk, where the file system can."""
+    """Flush a file or folder to disk if the file system supports it."""
     try:
         os.fsync(handle)
     except OSError as error:
@@ -254,7 +253,7 @@ def _sync(handle: int) -> None:
 def _sync_folder(folder: Path) -> None:
     try:
         handle = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # a folder that may be written but not listed
+    except PermissionError:  # a folder that is writable but not readable
         return
     try:
         _sync(handle)

@@ -1,8 +1,8 @@
-"""Read YAML into nodes that know their line; nothing is executed, resolved or expanded without a bound.
+"""Parse YAML into nodes with line numbers; nothing is executed or resolved, and expansion is bounded.
 
-A scalar keeps its text, so that the type of a setting decides what it means and not YAML's guess: 1.10 stays "1.10"
-where a text is wanted, and 12:00:00 is no number. Plain values for settings without a type are those of YAML 1.2's core
-schema, with yes, no, on and off as booleans.
+A scalar keeps its text, so that the type of the field determines its value instead of YAML's type inference: 1.10 stays
+"1.10" in a text field, and 12:00:00 is not a number. Values of untyped fields follow YAML 1.2's core schema, with yes,
+no, on and off as booleans.
 """
 
 import re
@@ -15,7 +15,7 @@ import yaml
 
 MAX_BYTES = 16 * 1024 * 1024
 MAX_NODES = 500_000
-"""Values in a document, those behind an alias counted each time they are used."""
+"""Maximum number of values in a document; values behind an alias count each time they are used."""
 MAX_DEPTH = 40
 
 TRUE, FALSE, NULL = {"true", "yes", "on"}, {"false", "no", "off"}, {"", "~", "null"}
@@ -26,7 +26,7 @@ _PLAIN_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "
 
 
 class DocumentError(ValueError):
-    """A text is no YAML that can be read safely; the sentence names the line."""
+    """A text is not YAML that can be read safely; the message names the line."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,17 @@ class Node:
     where: str
     """The file, or the command line."""
     line: int = 0
-    """From 1; 0 on the command line."""
+    """1-based; 0 on the command line."""
     plain: bool = False
     """An unquoted scalar."""
     lines: dict[str, int] = field(default_factory=dict)
     """Line of each key of a mapping."""
     places: dict[str, str] = field(default_factory=dict)
-    """Where each key comes from, once several documents are merged."""
+    """Origin of each key, after several documents were merged."""
     size: int = 1
-    """How many values it holds, itself included."""
+    """Number of values it contains, including itself."""
     depth: int = 0
-    """How many levels lie below it."""
+    """Number of levels below it."""
 
     def place(self, key: str = "") -> str:
         """Return "FILE, line N" of the value, or of one key of a mapping."""
@@ -62,15 +62,15 @@ class Node:
 
 
 def read_document(path: str | Path) -> Node:
-    """Return the document in the file at `path`; an empty file is an empty mapping.
+    """Return the document in the file at `path`; an empty file yields an empty mapping.
 
     Raises:
-        DocumentError: not UTF-8, no valid YAML, too large or nested, tags, several documents.
+        DocumentError: not UTF-8, not valid YAML, too large or too deeply nested, tags, several documents.
 
     """
     path = Path(path)
     if path.stat().st_size > MAX_BYTES:
-        raise DocumentError(f"{path}: {path.stat().st_size / 1e6:.0f} MB is more than a file of settings may hold (16)")
+        raise DocumentError(f"{path}: {path.stat().st_size / 1e6:.0f} MB, over the limit of 16 MB for a config file")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -79,7 +79,7 @@ def read_document(path: str | Path) -> Node:
 
 
 def parse_document(text: str, where: str, first_line: int = 1) -> Node:
-    """Return the document in `text`; `where` and the lines, from `first_line`, stand in every error."""
+    """Return the document in `text`; errors name `where` and the line, counted from `first_line`."""
     reader = _Reader(where, first_line)
     try:
         for event in yaml.parse(text, Loader=_LOADER):
@@ -140,12 +140,12 @@ class _Reader:
         self.documents = self.nodes = 0
 
     def take(self, event: Any) -> None:
-        """Take the next event."""
+        """Process the next event."""
         line = event.start_mark.line + self.first_line if self.first_line else 0
         if isinstance(event, yaml.DocumentStartEvent):
             self.documents += 1
             if self.documents > 1:
-                raise self._refuse(line, "a second document (---); settings are one document")
+                raise self._refuse(line, "a second document (---); a config is a single document")
         elif isinstance(event, yaml.AliasEvent):
             node = self.anchors.get(str(event.anchor))
             if node is None:
@@ -190,12 +190,12 @@ class _Reader:
         if parent.depth > MAX_DEPTH:
             raise self._refuse(line, f"nested deeper than {MAX_DEPTH} levels")
         if parent.size > MAX_NODES:
-            raise self._refuse(line, f"aliases that unfold to more than {MAX_NODES} values")
+            raise self._refuse(line, f"aliases that expand to more than {MAX_NODES} values")
         if isinstance(parent.content, list):
             parent.content.append(node)
         elif parent.key is None:
             if not isinstance(node.content, str):
-                raise self._refuse(line, "a key must be a plain text, got a list or a mapping")
+                raise self._refuse(line, "a key must be a string, got a list or a mapping")
             parent.key, parent.key_line = node.content, line
         else:
             self._set(parent, parent.content, node)
@@ -218,7 +218,7 @@ class _Reader:
 
     def _check_tag(self, event: Any, line: int) -> None:
         if event.tag not in (None, "!") and event.tag not in _PLAIN_TAGS:
-            raise self._refuse(line, f"the tag {event.tag!r} is not allowed in settings")
+            raise self._refuse(line, f"the tag {event.tag!r} is not allowed in a config")
 
     def _refuse(self, line: int, text: str) -> DocumentError:
         return DocumentError(f"{self.where}{f', line {line}' if line else ''}: {text}")
@@ -226,7 +226,7 @@ class _Reader:
 
 @dataclass
 class _Open:
-    """A mapping or list whose end has not come yet."""
+    """A mapping or list that is still being parsed."""
 
     content: dict[str, Node] | list[Node]
     line: int

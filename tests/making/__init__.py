@@ -1,1 +1,1 @@
-"""Makers of test inputs: small data sets, checkpoints of every family, folders of a chain."""
+"""Builders of test inputs: small data sets, checkpoints of every family, chain folders."""

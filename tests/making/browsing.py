@@ -1,4 +1,4 @@
-"""A headless Chromium for tests; the test is skipped where it is not installed."""
+"""A headless Chromium for tests; without one, the test is skipped."""
 
 import shutil
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ WORDS = (
 
 @contextmanager
 def open_browser() -> Iterator[Any]:
-    """Yield a driver whose logs hold every message of the console and every request."""
+    """Yield a WebDriver that logs all console messages and network requests."""
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
         pytest.skip("needs chromium and chromedriver; as root on Debian `make system` installs them")
     from selenium import webdriver

@@ -1,4 +1,4 @@
-"""Chain folders for the report's tests, written by the same writers as real stages use."""
+"""Chain folders for the tests of the report, written with the functions that real stages use."""
 
 import hashlib
 from pathlib import Path
@@ -73,7 +73,7 @@ def write_detector(folder: Path, backbone: str, protocol: str, seed: int, metric
 
 
 def write_chain(folder: Path, backbones: int = 2, seeds: int = 3) -> Path:
-    """Write a finished chain: `backbones` backbones, the last of them called random, `seeds` runs of each detector."""
+    """Write a finished chain of `backbones` backbones, the last named random, with `seeds` runs of each detector."""
     names = [f"mochi_{index}" if index else "mochi" for index in range(backbones - 1)] + ["random"]
     write_json(folder / "chain.json", {"name": "trial", "stages": []})
     for rank, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""What the detector tests share: small digits, converted random backbones, short schedules of the digits protocols."""
+"""Inputs of the detector tests: small digits, converted random backbones, short schedules of the digits protocols."""
 
 import os
 import subprocess

@@ -1,6 +1,6 @@
-"""Checkpoints of every known family, by the family's own key scheme, around one ResNet with random values.
+"""Checkpoints in the key scheme of every known family, of a ResNet with random values.
 
-All tensors are views of one buffer, which torch.save writes once: a ResNet-50's file then has 10 MB instead of 100.
+All tensors are views of one buffer, which torch.save writes once, so a ResNet-50's file has 10 MB instead of 100.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def buffers(seed: int) -> tuple[Tensor, Tensor]:
 
 @cache
 def make_state(depth: int = 18, seed: int = 0) -> State:
-    """Return a whole ResNet: random weights, statistics in 0.5…1.5, counters of 1000."""
+    """Return the full state of a ResNet: random weights, statistics in [0.5, 1.5), counters of 1000."""
     weights, statistics = buffers(seed)
     state, offset = {}, 0
     for name, shape in expected_shapes(depth).items():
@@ -240,7 +240,7 @@ MAKERS: dict[str, Maker] = {
     },
     "timm": lambda q, k: {"epoch": 5, "metric": 70.0, "state_dict": q | fc(), "state_dict_ema": k | fc()},
 }
-"""Fixture's name → the tree of (query state, key state); the family's name is its first word."""
+"""Name → function of (query state, key state) that builds a checkpoint; the name starts with the family's."""
 
 
 def make_dino(q: State, k: State) -> dict[str, Any]:
@@ -261,7 +261,7 @@ def make_lightly_dino(q: State, k: State) -> dict[str, Any]:
 
 
 def make_teacher_student(q: State, k: State) -> dict[str, Any]:
-    """As stable-pretraining's TeacherStudentWrapper."""
+    """Return a checkpoint as of stable-pretraining's TeacherStudentWrapper."""
     return {
         "pytorch-lightning_version": "2.5",
         "state_dict": under("backbone.student.", q)
@@ -272,7 +272,7 @@ def make_teacher_student(q: State, k: State) -> dict[str, Any]:
 
 
 def caffe2_state(depth: int = 50) -> dict[str, Any]:
-    """Return a ResNet's tensors under Caffe2's names, statistics folded into scale and shift."""
+    """Return a ResNet's tensors under Caffe2's names, with batch-norm statistics folded into scale and shift."""
     kinds = {"weight": "s", "bias": "b"}
     layers = {"conv1": "2a", "conv2": "2b", "conv3": "2c", "shortcut": "1"}
     state = {}

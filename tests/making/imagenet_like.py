@@ -1,4 +1,4 @@
-"""An ImageNet-like folder of small files, with the odd ones that the real one has."""
+"""An ImageNet-like folder of small images, including the irregular files that ImageNet contains."""
 
 import io
 import struct
@@ -14,7 +14,7 @@ def make_photo(seed: int, height: int = 75, width: int = 100) -> Image.Image:
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (8, 10, 3), dtype=np.uint8)).resize((width, height), 3)
     colours = np.asarray(coarse).astype(float)
-    pixels = 0.65 * colours.mean(2, keepdims=True) + 0.35 * colours  # a photo's colours are far from pure
+    pixels = 0.65 * colours.mean(2, keepdims=True) + 0.35 * colours  # photos have unsaturated colours
     return Image.fromarray(np.clip(pixels + rng.normal(0, 5, (height, width, 3)), 0, 255).astype(np.uint8))
 
 
@@ -47,6 +47,6 @@ def write_images(root: Path, per_class: int = 8) -> Path:
 
 
 def declare(data: bytes, height: int, width: int) -> bytes:
-    """Return a JPEG whose header says another size."""
+    """Return the JPEG with `height` and `width` in its header."""
     place = data.index(b"\xff\xc0") + 5
     return data[:place] + struct.pack(">HH", height, width) + data[place + 4 :]

@@ -1,4 +1,4 @@
-"""Small data sets of one's own in COCO's and in VOC's form: coloured boxes on noise."""
+"""Small custom data sets in COCO and VOC format: coloured boxes on noise."""
 
 import json
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ SHAPES = ("bolt", "nut", "washer", "gear", "spring", "pin", "clip")
 
 
 def draw_scene(seed: int, path: Path, classes: int, size: int = 64) -> list[tuple[int, list[int]]]:
-    """Write an image with one box per class of three in turn; return (class, [left, top, right, bottom])."""
+    """Write an image with three boxes, cycling through the classes; return (class, [left, top, right, bottom])."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 60, (size, size + 16, 3), dtype=np.uint8)
     objects = []
@@ -27,7 +27,7 @@ def draw_scene(seed: int, path: Path, classes: int, size: int = 64) -> list[tupl
 
 
 def write_coco_set(root: Path, part: str, count: int, names: Sequence[str] = SHAPES) -> None:
-    """Write ROOT/annotations/<part>.json and ROOT/images/<part>/*.png; boxes only, ids with gaps."""
+    """Write ROOT/annotations/<part>.json and ROOT/images/<part>/*.png; boxes only, non-consecutive category ids."""
     images, annotations = [], []
     for number in range(count):
         name = f"{part}_{number}.png"
@@ -46,7 +46,7 @@ def write_coco_set(root: Path, part: str, count: int, names: Sequence[str] = SHA
 
 
 def write_voc_set(root: Path, part: str, count: int, names: Sequence[str]) -> None:
-    """Write VOC's layout below ROOT: lists, annotations, images as PNG."""
+    """Write VOC's layout below ROOT: image sets, annotations, PNG images."""
     listed = [f"{part}{number:03d}" for number in range(count)]
     for seed, name in enumerate(listed):
         objects = draw_scene(seed, root / "JPEGImages" / f"{name}.png", len(names))

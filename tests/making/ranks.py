@@ -1,4 +1,4 @@
-"""Start a script as several real gloo processes of one group."""
+"""Run a script as several processes of one gloo process group."""
 
 import os
 import socket
@@ -10,7 +10,7 @@ from pretrain.runtime.machine import PROJECT_ROOT
 
 
 def run_ranks(script: str, folder: Path, *words: str, ranks: int = 2, timeout_s: float = 500) -> list[tuple[int, str]]:
-    """Run `script` as so many processes of one group; return the exit code and the output of each."""
+    """Run `script` as `ranks` processes of one group; return the exit code and output of each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Mistakes in the settings are told all at once, before anything starts."""
+"""All mistakes in a config are reported at once, before the run starts."""
 
 import dataclasses
 import math
@@ -15,11 +15,11 @@ from pretrain.runtime.settings import SettingsError, as_dict, read_settings
 GOOD = ["run.out=x", "data.root=y"]
 
 
-def test_defaults_with_a_folder_and_data_are_fine() -> None:
+def test_defaults_with_a_folder_and_data_are_valid() -> None:
     check_config(read_settings(PretrainConfig, None, GOOD))
 
 
-def test_every_mistake_is_told() -> None:
+def test_every_mistake_is_reported() -> None:
     config = PretrainConfig(
         model=ModelConfig(arch="vgg", temperature=0.0, queue_len=10),
         mixing=MixingConfig(n=20, s=1, synco=(1, 2)),
@@ -32,13 +32,13 @@ def test_every_mistake_is_told() -> None:
     parts = [
         "model.arch: expected one of resnet18",
         "model.temperature",
-        "20 hardest negatives of a queue of only 10",
+        "mixing.n: expected at most model.queue_len=10; got 20",
         "mixing.synco: expected six counts",
         "optimizer.lr",
         "optimizer.milestones",
         "run.batch_size: expected 2",
-        "run.out: say where",
-        "data.root: say where",
+        "run.out: is empty",
+        "data.root: is empty",
     ]
     for part in parts:
         assert part in text
@@ -51,14 +51,14 @@ def test_batch_must_divide_over_the_processes() -> None:
 
 def test_slices_of_simclrs_batch_are_refused() -> None:
     words = [*GOOD, "model.method=simclr", "engine.max_batch_per_rank=32"]
-    with pytest.raises(SettingsError, match="SimCLR's negatives are the images of one pass"):
+    with pytest.raises(SettingsError, match="SimCLR takes its negatives from one forward pass"):
         check_config(read_settings(PretrainConfig, None, words))
     check_config(read_settings(PretrainConfig, None, words), world_size=8)
 
 
 def test_groups_of_batch_statistics_need_two_images_each_and_no_sync_bn() -> None:
     words = [*GOOD, "model.bn_groups=8", "model.sync_bn=true", "run.batch_size=8"]
-    with pytest.raises(SettingsError, match=r"(?s)model\.sync_bn joins them.*needs at least 16 images"):
+    with pytest.raises(SettingsError, match=r"(?s)model\.sync_bn merges them.*needs at least 16 images"):
         check_config(read_settings(PretrainConfig, None, words))
     check_config(read_settings(PretrainConfig, None, [*GOOD, "model.bn_groups=8", "run.batch_size=16"]))
 
@@ -91,14 +91,14 @@ def test_last_smaller_slice_is_named() -> None:
 
 @pytest.mark.parametrize("method", ["simclr", "supervised"])
 def test_groups_of_batch_statistics_are_refused_where_they_have_no_effect(method: str) -> None:
-    with pytest.raises(SettingsError, match=rf"MoCo alone encodes in groups; {method}"):
+    with pytest.raises(SettingsError, match=rf"only MoCo encodes in groups; {method}"):
         check_config(read_settings(PretrainConfig, None, [*GOOD, f"model.method={method}", "model.bn_groups=2"]))
 
 
 def test_gradient_through_q_is_refused_with_synco() -> None:
     words = [*GOOD, "mixing.n=64", "mixing.synco=[8,8,8,2,2,2]"]
     check_config(read_settings(PretrainConfig, None, words))
-    with pytest.raises(SettingsError, match=r"mixing\.detach: false is a variant of MoCHi's mixes"):
+    with pytest.raises(SettingsError, match=r"mixing\.detach: false applies to MoCHi's mixes only"):
         check_config(read_settings(PretrainConfig, None, [*words, "mixing.detach=false"]))
 
 
@@ -110,7 +110,7 @@ def test_gradient_through_q_is_refused_with_synco() -> None:
         ("engine.threads=-1", "engine.threads: expected 0"),
         ("run.checkpoint_minutes=-0.5", "run.checkpoint_minutes: expected 0"),
         ("run.milestone_every_epochs=-1", "run.milestone_every_epochs"),
-        ("optimizer.milestones=[0.8,0.6]", "expected rising shares"),
+        ("optimizer.milestones=[0.8,0.6]", "expected increasing fractions"),
         ("optimizer.momentum=1.0", "optimizer.momentum"),
         ("optimizer.weight_decay=-1e-4", "optimizer.weight_decay"),
         ("optimizer.warmup_steps=-1", "optimizer.warmup_steps"),
@@ -152,13 +152,13 @@ def test_random_initialisation_needs_no_data() -> None:
     check_config(read_settings(PretrainConfig, None, ["run.out=x", "run.epochs=0"]))
 
 
-def test_other_recipe_is_refused_with_both_values(tmp_path) -> None:
+def test_different_config_is_refused_with_both_values(tmp_path) -> None:
     stored = as_dict(read_settings(PretrainConfig, None, [*GOOD, "mixing.n=64", "run.epochs=10"]))
     config = read_settings(PretrainConfig, None, [*GOOD, "mixing.n=32", "run.epochs=20", "engine.threads=2"])
     with pytest.raises(SettingsError) as caught:
         check_same_recipe(stored, config, tmp_path / "encoder.pt")
-    assert "mixing.n: 64 there, 32 asked for" in str(caught.value)
-    assert "run.epochs: 10 there, 20 asked for" in str(caught.value)
+    assert "mixing.n: 64 stored, 32 given" in str(caught.value)
+    assert "run.epochs: 10 stored, 20 given" in str(caught.value)
     assert "threads" not in str(caught.value)
 
 
@@ -175,7 +175,7 @@ def test_other_recipe_is_refused_with_both_values(tmp_path) -> None:
         "run.seed=1",
     ],
 )
-def test_what_changes_what_is_learned_may_not_change_in_a_resume(word: str, tmp_path) -> None:
+def test_fields_that_affect_the_result_may_not_change_on_resume(word: str, tmp_path) -> None:
     stored = as_dict(read_settings(PretrainConfig, None, GOOD))
     with pytest.raises(SettingsError, match=word.split("=", maxsplit=1)[0]):
         check_same_recipe(stored, read_settings(PretrainConfig, None, [*GOOD, word]), tmp_path)
@@ -192,12 +192,12 @@ def test_what_changes_what_is_learned_may_not_change_in_a_resume(word: str, tmp_
         "run.out=z",
     ],
 )
-def test_what_changes_nothing_that_is_learned_may_change_in_a_resume(word: str, tmp_path) -> None:
+def test_free_fields_may_change_on_resume(word: str, tmp_path) -> None:
     stored = as_dict(read_settings(PretrainConfig, None, GOOD))
     check_same_recipe(stored, read_settings(PretrainConfig, None, [*GOOD, word]), tmp_path)
 
 
-def test_every_setting_of_model_mixing_and_optimizer_must_stay() -> None:
+def test_no_field_of_model_mixing_and_optimizer_is_free() -> None:
     keys = set(learned_keys())
     for part in dataclasses.fields(PretrainConfig):
         own = {f"{part.name}.{field.name}" for field in dataclasses.fields(part.type)}
@@ -207,7 +207,7 @@ def test_every_setting_of_model_mixing_and_optimizer_must_stay() -> None:
             assert own - keys and own & keys
 
 
-def test_run_from_before_a_setting_existed_goes_on_with_its_default(tmp_path) -> None:
+def test_run_older_than_a_setting_resumes_with_its_default(tmp_path) -> None:
     stored = as_dict(read_settings(PretrainConfig, None, GOOD))
     del stored["optimizer"]["name"], stored["optimizer"]["warmup_steps"], stored["model"]["zero_init_residual"]
     check_same_recipe(stored, read_settings(PretrainConfig, None, GOOD), tmp_path)

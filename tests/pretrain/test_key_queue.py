@@ -1,4 +1,4 @@
-"""KeyQueue against a Python list, at the wrap and beyond."""
+"""KeyQueue against a Python list, including the wrap-around."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def test_queue_equals_a_ring_written_key_by_key(length: int, batches: list[int])
         new = F.normalize(torch.randn(batch, 3), dim=1)
         numbers = torch.arange(number, number + batch)
         queue.enqueue(new, numbers, numbers % 4)
-        for row in new:  # one at a time, the oldest goes
+        for row in new:  # one at a time, replacing the oldest
             keys[place], indices[place] = row, number
             place, number = (place + 1) % length, number + 1
     assert torch.equal(queue.keys, keys)
@@ -35,7 +35,7 @@ def test_initial_rows_have_unit_length_and_belong_to_no_image() -> None:
     assert (queue.labels == UNKNOWN).all()
 
 
-def test_saved_queue_continues_where_it_stood() -> None:
+def test_restored_queue_continues_at_its_pointer() -> None:
     queue, other = KeyQueue(10, 4), KeyQueue(10, 4)
     queue.enqueue(F.normalize(torch.randn(7, 4), dim=1), torch.arange(7), torch.arange(7))
     other.load_state_dict(queue.state_dict())
@@ -47,5 +47,5 @@ def test_saved_queue_continues_where_it_stood() -> None:
 
 
 def test_empty_queue_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one key"):
+    with pytest.raises(ValueError, match="length and dim of 1 or more"):
         KeyQueue(0, 4)

@@ -1,4 +1,4 @@
-"""InfoNCE with mixing: the fused form, the plain form and loops over built mixes agree."""
+"""InfoNCE with mixing: the fused form, the plain form and loops over materialised mixes agree."""
 
 import math
 
@@ -17,7 +17,7 @@ TAU = 0.2
 
 
 def loop_loss(q: Tensor, k: Tensor, n: Tensor, h: Tensor, exclude: Tensor) -> Tensor:
-    """Return -log of the positive's share, query by query, with exponentials as they stand in the paper."""
+    """Return -log of the positive's probability, query by query, with exponentials as in the paper."""
     losses = []
     for row in range(len(q)):
         positive = torch.exp(q[row] @ k[row] / TAU)
@@ -94,7 +94,7 @@ def test_float32_is_close_to_float64(
     assert abs(loss.item() - expected.item()) <= 1e-5 * expected.item()
 
     def across(gradient: Tensor) -> Tensor:
-        """Drop the part along q, which the normalisation of q removes."""
+        """Remove the component along q, which the normalisation of q removes."""
         return gradient - (gradient * exact.detach()).sum(1, keepdim=True) * exact.detach()
 
     assert (across(leaf.grad.double()) - across(exact.grad)).norm() <= 2e-4 * across(exact.grad).norm()
@@ -103,7 +103,7 @@ def test_float32_is_close_to_float64(
 @pytest.mark.parametrize("detach_keys", [True, False])
 def test_gradcheck(detach_keys: bool) -> None:
     q, k, n = unit(3, 5, 0).requires_grad_(), unit(3, 5, 1), unit(20, 5, 2)
-    config = MixingConfig(n=6, s=4, s_prime=5, detach=False)  # what is detached has no finite differences
+    config = MixingConfig(n=6, s=4, s_prime=5, detach=False)  # finite differences do not apply to detached tensors
 
     def loss(query: Tensor) -> Tensor:
         keys = k if detach_keys else k.clone().requires_grad_()
@@ -131,7 +131,7 @@ def test_equal_embeddings_give_the_log_of_the_number_of_candidates() -> None:
     assert loss.item() == pytest.approx(math.log(1 + 20 + 7 + 3), rel=1e-12)
 
 
-def test_accuracy_counts_real_negatives_and_apart_from_it_the_mixes() -> None:
+def test_accuracy_is_reported_without_and_with_mixes() -> None:
     n = F.normalize(torch.tensor([[1.0, 1.0, 0.0], [1.0, -1.0, 0.0]]), dim=1)  # their mixes come close to (1, 0, 0)
     q = torch.tensor([[1.0, 0.0, 0.0]])
     k = F.normalize(torch.tensor([[1.0, 0.0, 0.8]]), dim=1)  # 0.78: above 0.71 of each negative, below the best mix
@@ -150,7 +150,7 @@ def test_autocast_leaves_the_head_in_float32() -> None:
         assert torch.equal(contrastive_loss(q, k, n, temperature=TAU).loss, outside)
 
 
-def test_hcl_weighs_each_negative_by_its_hardness() -> None:
+def test_hcl_weights_each_negative_by_its_hardness() -> None:
     q, k, n = unit(3, 6, 0), unit(3, 6, 1), unit(9, 6, 2)
     positive, real, beta = (q * k).sum(1) / TAU, q @ n.T / TAU, 0.5
     weights = torch.exp(beta * real) / torch.exp(beta * real).mean(dim=1, keepdim=True)

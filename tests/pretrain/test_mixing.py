@@ -1,4 +1,4 @@
-"""The closed forms against mixes that are built, one by one, in float64; and the statistics of the draws."""
+"""The closed forms against mixes that are materialised one by one in float64; and the statistics of the draws."""
 
 import doctest
 from dataclasses import replace
@@ -27,9 +27,9 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def build_mixes(q: Tensor, n: Tensor, config: MixingConfig, seed: int, exclude: Tensor | None = None) -> Tensor:
-    """Return h (B, M, D), built from the formulas with the parents and the shares that were drawn."""
+    """Return h (B, M, D), materialised from the formulas with the drawn parents and coefficients."""
     drawn = draw_mixes(q @ n.T, n, config, generator=seeded(seed), exclude=exclude)
-    slack = 1e-12 if q.dtype == torch.float64 else 1e-4  # a and b are found again from rounded weights
+    slack = 1e-12 if q.dtype == torch.float64 else 1e-4  # a and b are recovered from rounded weights
     q, n = q.double(), n.double()
     t, cosines, weights = q @ n.T, drawn.cosines.double(), drawn.weights.double()
     features = torch.zeros(len(q), config.s + config.s_prime, q.shape[1], dtype=q.dtype)
@@ -57,7 +57,7 @@ def build_mixes(q: Tensor, n: Tensor, config: MixingConfig, seed: int, exclude: 
     seed=st.integers(0, 10**6),
     some_excluded=st.booleans(),
 )
-def test_closed_forms_equal_built_mixes_and_parents_are_among_the_hardest(
+def test_closed_forms_equal_materialised_mixes_and_parents_are_among_the_hardest(
     sizes: tuple[int, int, int], counts: tuple[int, int, int], seed: int, some_excluded: bool
 ) -> None:
     (B, K, D), (N, s, s_prime) = sizes, counts
@@ -84,7 +84,7 @@ def test_gradient_of_a_mix_is_the_mix() -> None:
     def gradient(loss_of: object) -> Tensor:
         raw = q.clone().requires_grad_()
         (loss_of(F.normalize(raw, dim=1)) * weights).sum().backward()  # type: ignore[operator]
-        return raw.grad  # through the normalisation: its part along q vanishes
+        return raw.grad  # through the normalisation: the component along q vanishes
 
     ours = gradient(lambda unit_q: mix(unit_q, n, unit_q @ n.T, config, generator=seeded(5)))
     torch.testing.assert_close(
@@ -92,7 +92,7 @@ def test_gradient_of_a_mix_is_the_mix() -> None:
     )
 
 
-def test_queries_mix_their_own_hardest() -> None:
+def test_queries_mix_their_own_hardest_negatives() -> None:
     n = torch.eye(8, dtype=torch.float64)
     q = F.normalize(torch.eye(8, dtype=torch.float64)[:4] + 0.01, dim=1)  # the hardest of query i is negative i
     drawn = draw_mixes(q @ n.T, n, MixingConfig(n=1, s=6, s_prime=5))
@@ -152,11 +152,11 @@ def test_half_precision_is_mixed_in_float32(kind: torch.dtype) -> None:
         assert torch.equal(half, full)
 
 
-def test_shapes_that_do_not_fit_and_mixes_of_nothing_are_refused() -> None:
+def test_mismatched_shapes_and_mixes_without_negatives_are_refused() -> None:
     q, n = unit(2, 5, 0), unit(9, 5, 1)
     with pytest.raises(ValueError, match=r"expected queries \(B, D\), negatives \(K, D\) and logits \(B, K\)"):
         mix(q, n, n @ q.T, MixingConfig(n=4, s=3))
-    with pytest.raises(ValueError, match="mixes are asked for, of 0 hardest"):
+    with pytest.raises(ValueError, match=r"mixing\.n: expected 1 or more, since mixes are configured; got 0"):
         mix(q, n, q @ n.T, MixingConfig(s=3))
 
 
@@ -172,7 +172,7 @@ def test_query_without_negatives_gets_no_mixes_and_no_nan() -> None:
     assert t.grad.isfinite().all()
 
 
-def test_opposite_parents_stay_finite() -> None:
+def test_opposite_parents_give_finite_mixes() -> None:
     n = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
     q = torch.tensor([[0.0, 1.0]])
     assert mix(q, n, q @ n.T, MixingConfig(n=2, s=1000, s_prime=1000)).isfinite().all()

@@ -1,4 +1,4 @@
-"""MoCo's order of things: the key encoder moves first, the loss sees the old queue, the new keys come last."""
+"""MoCo's order of a step: update the key encoder, compute the loss with the old queue, enqueue the new keys."""
 
 from dataclasses import replace
 
@@ -39,7 +39,7 @@ def test_encoders_begin_equal_and_the_queue_has_unit_rows() -> None:
     assert torch.allclose(model.queue.keys.norm(dim=1), torch.ones(12))
 
 
-def test_head_with_batch_norm_spreads_what_a_plain_head_leaves_together() -> None:
+def test_head_with_batch_norm_spreads_embeddings_that_a_plain_head_does_not() -> None:
     torch.manual_seed(0)
     images = torch.randn(64, 3, 32, 32)
     cosines = {}
@@ -48,7 +48,7 @@ def test_head_with_batch_norm_spreads_what_a_plain_head_leaves_together() -> Non
         with torch.no_grad():
             q = F.normalize(encoder(images), dim=1)
         cosines[head] = (q @ q.T)[~torch.eye(64, dtype=torch.bool)].mean().item()
-    assert cosines["mlp"] > 0.5, "all images look alike to a fresh MoCo-v2"
+    assert cosines["mlp"] > 0.5, "a newly initialised MoCo-v2 maps all images to similar embeddings"
     assert abs(cosines["mlp_bn"]) < 0.05
 
 
@@ -65,20 +65,20 @@ def test_key_encoder_is_the_moving_average() -> None:
     assert torch.equal(model.encoder_k.bn1.running_mean, statistics)
 
 
-def test_loss_is_taken_against_the_queue_before_the_new_keys_enter() -> None:
+def test_loss_is_computed_before_the_new_keys_are_enqueued() -> None:
     model = MoCo(MODEL, MixingConfig()).train()
     old = model.queue.keys.clone()
     im_q, im_k = torch.randn(4, 3, 32, 32), torch.randn(4, 3, 32, 32)
     index = torch.arange(4)
     generators = make_generators(0, 0, torch.device("cpu"))
     output, keys = model(im_q, im_k, index, index, generators=generators, mixing_on=False)
-    assert torch.equal(model.queue.keys, old), "the forward leaves the queue alone"
+    assert torch.equal(model.queue.keys, old), "the forward pass does not change the queue"
     q = F.normalize(model.encoder_q(im_q), dim=1)
     expected = contrastive_loss(q, keys, old, temperature=0.2).loss
     assert torch.allclose(output.loss, expected, atol=1e-5)
 
 
-def test_step_moves_the_key_encoder_before_the_keys_and_queues_them_after(tmp_path) -> None:
+def test_step_updates_the_key_encoder_before_encoding_and_enqueues_the_keys_last(tmp_path) -> None:
     run = make_run(tmp_path)
     model = run.model
     with torch.no_grad():
@@ -94,10 +94,10 @@ def test_step_moves_the_key_encoder_before_the_keys_and_queues_them_after(tmp_pa
 
     model.encoder_k.train()
     keys = F.normalize(model.encoder_k(finish_on_device(make_batch())[1]), dim=1)
-    assert torch.allclose(model.queue.keys[:4], keys, atol=1e-5), "the keys come from the moved encoder"
+    assert torch.allclose(model.queue.keys[:4], keys, atol=1e-5), "the keys come from the updated encoder"
 
 
-def test_oracle_takes_the_querys_class_out_of_the_denominator(tmp_path) -> None:
+def test_oracle_removes_the_querys_class_from_the_denominator(tmp_path) -> None:
     run = make_run(tmp_path, MixingConfig(oracle=True))
     take_step(run, make_batch(), rate=0.0, mixing_on=False)
     label = run.model.queue.labels[0]
@@ -108,13 +108,13 @@ def test_oracle_takes_the_querys_class_out_of_the_denominator(tmp_path) -> None:
     assert less < full
 
 
-def test_one_process_is_told_that_there_is_nobody_to_shuffle_with(tmp_path, caplog) -> None:
+def test_one_process_warns_that_keys_cannot_be_shuffled(tmp_path, caplog) -> None:
     with caplog.at_level("WARNING"):
         make_run(tmp_path)
-    assert "one process and model.bn_groups=1: there is nobody to shuffle keys with" in caplog.text
+    assert "one process and model.bn_groups=1: keys cannot be shuffled" in caplog.text
 
 
-def test_images_of_one_group_know_nothing_of_another() -> None:
+def test_groups_of_images_are_independent() -> None:
     images = torch.randn(8, 3, 32, 32)
     other = torch.cat([images[:4], torch.randn(4, 3, 32, 32)])
     for groups, apart in ((2, True), (1, False)):
@@ -124,7 +124,7 @@ def test_images_of_one_group_know_nothing_of_another() -> None:
         assert torch.equal(first, second) == apart
 
 
-def test_groups_let_one_process_encode_keys_among_other_images_than_their_queries() -> None:
+def test_groups_let_one_process_encode_keys_in_other_groups_than_their_queries() -> None:
     model = MoCo(replace(MODEL, bn_groups=2), MixingConfig()).train()
     images = torch.randn(8, 3, 32, 32)
     with torch.no_grad():
@@ -136,7 +136,7 @@ def test_groups_let_one_process_encode_keys_among_other_images_than_their_querie
     assert not torch.allclose(queries, keys, atol=1e-4)
 
 
-def test_gradient_accumulation_queues_every_key_once(tmp_path) -> None:
+def test_gradient_accumulation_enqueues_every_key_once(tmp_path) -> None:
     from dataclasses import replace
 
     run = make_run(tmp_path)

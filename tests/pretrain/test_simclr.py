@@ -1,4 +1,4 @@
-"""SimCLR's loss is NT-Xent over both views, and the mixing drops into it."""
+"""SimCLR's loss is NT-Xent over both views, and mixing works with it."""
 
 import math
 
@@ -45,7 +45,7 @@ def test_loss_equals_nt_xent_in_loops() -> None:
     assert abs(output.loss.item() - nt_xent(z.detach(), 0.5)) < 1e-4
 
 
-def test_oracle_leaves_out_the_querys_class() -> None:
+def test_oracle_excludes_the_querys_class() -> None:
     label = torch.tensor([0, 0, 1, 1, 2])
     _, output, _, z = forward(MixingConfig(oracle=True), mixing_on=False, label=label)
     labels = label.repeat(2).tolist()
@@ -69,7 +69,7 @@ def test_the_latest_batch_is_measured_without_an_images_own_views() -> None:
     values = measure_negatives(model, 0.5)
     logits, labels, images = z.detach() @ z.detach().T / 0.5, label.repeat(2), torch.arange(5).repeat(2)
     logits[images[:, None] == images] = -math.inf
-    assert len(values["hardness"]) == 8  # ten views less the two of the query's image
+    assert len(values["hardness"]) == 8  # ten views minus the two of the query's image
     assert values["hardness"] == pytest.approx(hardness_curve(logits, 8).tolist(), abs=1e-5)
     assert values["false_negatives"] == pytest.approx(100 * (8 * 2 / 8) / 10)  # the fifth image is alone in its class
     assert values["oracle_share"] == pytest.approx(100 * same_class_share(logits, labels, labels), rel=1e-4)

@@ -29,7 +29,7 @@ CLASSES = ("dark", "light", "striped")
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Grey 64 px images whose class shows at a glance."""
+    """Grey 64 px images of classes that are easy to separate."""
     root = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for label, name in enumerate(CLASSES):
@@ -103,7 +103,7 @@ def test_zero_init_residual_starts_every_block_as_its_shortcut() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
-def test_each_optimizer_learns_classes_that_show(name: str, images: Path, tmp_path: Path) -> None:
+def test_each_optimizer_learns_separable_classes(name: str, images: Path, tmp_path: Path) -> None:
     train(make_config(images, tmp_path, name, epochs=14), StopFlag())
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     last = [line["accuracy"] for line in lines[-6:]]
@@ -113,7 +113,7 @@ def test_each_optimizer_learns_classes_that_show(name: str, images: Path, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
-def test_stopped_run_ends_with_the_bits_of_the_uninterrupted_one(name: str, images: Path, tmp_path: Path) -> None:
+def test_stopped_run_equals_the_uninterrupted_one_bit_for_bit(name: str, images: Path, tmp_path: Path) -> None:
     whole = make_config(images, tmp_path / "whole", name)
     train(whole, StopFlag())
     stopped = replace(whole, run=replace(whole.run, out=str(tmp_path / "stopped"), checkpoint_steps=1))

@@ -1,4 +1,4 @@
-"""SynCo's six types equal what one builds by hand, with their counts, constant for the gradient."""
+"""SynCo's six types equal materialised mixes, have the configured counts and are constant for the gradient."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def test_counts_of_all_types_add_up() -> None:
     assert mix_synco(q, n, q @ n.T, settings).shape == (3, 21)
 
 
-def test_one_negative_leaves_only_the_coefficients_to_chance() -> None:
+def test_with_one_negative_only_the_coefficients_are_random() -> None:
     q, n = unit(2, 8), unit(1, 8, seed=1)
     t = q @ n.T  # (2, 1)
     interpolation, extrapolation, mixup = (mixes_of(kind, q, n) for kind in range(3))
@@ -46,7 +46,7 @@ def test_one_negative_leaves_only_the_coefficients_to_chance() -> None:
         assert extrapolation[row].max() <= outside.max() + 1e-9
 
 
-def test_noise_has_its_strength() -> None:
+def test_noise_has_the_configured_strength() -> None:
     q = F.one_hot(torch.tensor([0]), 64).double()
     n = F.one_hot(torch.tensor([1]), 64).double()
     values = mixes_of(3, q, n, count=20_000)  # q·n = 0, so q·h = sigma e_0 / norm, e_0 ~ N(0, 1)
@@ -63,10 +63,10 @@ def test_gradient_is_the_synthetic_feature_itself() -> None:
     candidates = F.normalize(n + DELTA * q[0].detach(), dim=1)
     h = candidates[(candidates @ q[0].detach() - values[0, 0].detach()).abs().argmin()]
     tangent = (h - (h @ q[0]) * q[0]) / raw[0].norm()
-    assert torch.allclose(gradient[0], tangent, atol=5e-4)  # the part of delta q along q is left out: it is radial
+    assert torch.allclose(gradient[0], tangent, atol=5e-4)  # excludes the component of delta q along q: it is radial
 
 
-def test_loss_takes_synco_in_place_of_mochi() -> None:
+def test_loss_uses_synco_instead_of_mochi() -> None:
     q, k, n = unit(4, 8), unit(4, 8, seed=3), unit(50, 8, seed=1)
     settings = MixingConfig(n=20, synco=(8, 8, 8, 2, 2, 2))
     harder = contrastive_loss(q, k, n, temperature=0.2, mixing=settings).loss

@@ -1,4 +1,4 @@
-"""A run that was killed, stopped or fed NaN loses nothing: real processes, real signals, bit-identical ends."""
+"""Runs that are killed, stopped or diverge resume without loss: real processes and signals, bit-identical results."""
 
 import contextlib
 import json
@@ -95,7 +95,7 @@ def assert_same(first: Path, second: Path) -> None:
 
 
 class Trainer:
-    """The forking server."""
+    """A server process that forks one process per training run."""
 
     def __init__(self, log: Path) -> None:
         self.log = log
@@ -156,7 +156,7 @@ def test_twenty_kills_at_random_moments_end_with_the_same_bits(
             child = trainer.start(config)
             if kills < 20 and chance.random() < 0.9:
                 time.sleep(chance.uniform(0, 0.45 * seconds))
-                with contextlib.suppress(ProcessLookupError):  # it was done before
+                with contextlib.suppress(ProcessLookupError):  # it had already ended
                     os.kill(child, signal.SIGKILL)
             code = trainer.wait()
             if code == 0:
@@ -165,7 +165,7 @@ def test_twenty_kills_at_random_moments_end_with_the_same_bits(
             kills += 1
             saved = sorted((out / "checkpoints").glob("*.sha256"))
             done = int(saved[-1].name.split("_")[1].split(".")[0]) if saved else 0
-            assert done >= done_before, "a checkpoint got lost"
+            assert done >= done_before, "a checkpoint was lost"
             done_before = done
         assert_same(out, expected)
         shutil.rmtree(out)
@@ -174,7 +174,7 @@ def test_twenty_kills_at_random_moments_end_with_the_same_bits(
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("train")
-def test_stop_signal_saves_and_yields_and_the_end_is_the_same(
+def test_stop_signal_saves_and_yields_and_the_result_is_the_same(
     images: Path, trainer: Trainer, undisturbed: tuple[Path, float], tmp_path: Path
 ) -> None:
     config = make_config(images, tmp_path, checkpoint_steps=0)
@@ -192,12 +192,12 @@ def test_stop_signal_saves_and_yields_and_the_end_is_the_same(
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("train")
-def test_corrupted_newest_checkpoint_costs_its_steps_and_nothing_else(
+def test_corrupted_newest_checkpoint_costs_only_its_steps(
     images: Path, trainer: Trainer, undisturbed: tuple[Path, float], tmp_path: Path
 ) -> None:
     config = make_config(images, tmp_path)
     for _ in range(2):
-        assert trainer.run(config, stop_at_once=True) == 75  # a step each
+        assert trainer.run(config, stop_at_once=True) == 75  # one step per start
     newest = tmp_path / "checkpoints" / "checkpoint_00000002.pt"
     spoilt = bytearray(newest.read_bytes())
     spoilt[len(spoilt) // 2] ^= 1
@@ -209,7 +209,7 @@ def test_corrupted_newest_checkpoint_costs_its_steps_and_nothing_else(
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("train")
-def test_full_disk_at_saving_is_a_sentence_and_the_rerun_ends_the_same(
+def test_full_disk_is_reported_and_the_rerun_gives_the_same_result(
     images: Path, trainer: Trainer, undisturbed: tuple[Path, float], tmp_path: Path
 ) -> None:
     config = make_config(images, tmp_path)
@@ -218,7 +218,7 @@ def test_full_disk_at_saving_is_a_sentence_and_the_rerun_ends_the_same(
     assert trainer.run(config, largest_file_bytes=10**6) == 1
     said = trainer.log.read_text()
     assert "checkpoint_00000002.pt: the checkpoint could not be written" in said
-    assert "make room on the disk and run again" in said
+    assert "free disk space and run again" in said
     assert (tmp_path / "checkpoints" / "checkpoint_00000001.pt").read_bytes() == whole
     assert not list((tmp_path / "checkpoints").glob(".partial-*"))
     assert trainer.run(config) == 0
@@ -226,7 +226,7 @@ def test_full_disk_at_saving_is_a_sentence_and_the_rerun_ends_the_same(
 
 
 @pytest.mark.slow
-def test_stop_asked_for_before_the_first_step_ends_after_it(images: Path, tmp_path: Path) -> None:
+def test_stop_request_before_the_first_step_takes_effect_after_it(images: Path, tmp_path: Path) -> None:
     stop = StopFlag()
     stop.ask("a test")
     with pytest.raises(YieldRequested, match="a test after step 1"):
@@ -252,7 +252,7 @@ def test_broken_loss_stops_with_the_last_good_checkpoint_named(
 
 
 @pytest.mark.slow
-def test_no_epochs_write_the_random_initialisation_and_a_finished_run_returns_at_once(tmp_path: Path) -> None:
+def test_zero_epochs_write_the_random_initialisation_and_a_finished_run_returns_immediately(tmp_path: Path) -> None:
     config = make_config(tmp_path, tmp_path, epochs=0)
     path = train(config, StopFlag())
     written = path.stat().st_mtime_ns
@@ -266,12 +266,12 @@ def test_no_epochs_write_the_random_initialisation_and_a_finished_run_returns_at
     assert path.stat().st_mtime_ns == written
     from dataclasses import replace
 
-    with pytest.raises(ValueError, match=r"run\.seed: 0 there, 5 asked for"):
+    with pytest.raises(ValueError, match=r"run\.seed: 0 stored, 5 given"):
         train(replace(config, run=replace(config.run, seed=5)), StopFlag())
 
 
 @pytest.mark.slow
-def test_monitors_write_curves_and_knn(images: Path, tmp_path: Path) -> None:
+def test_checks_write_curves_and_knn(images: Path, tmp_path: Path) -> None:
     train(make_config(images, tmp_path, knn_every_epochs=1, analyse_every_epochs=1, log_every_steps=2), StopFlag())
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     keys = {key for line in lines for key in line}
@@ -281,7 +281,7 @@ def test_monitors_write_curves_and_knn(images: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_profile_leaves_a_trace_and_a_table(images: Path, tmp_path: Path) -> None:
+def test_profile_writes_a_trace_and_a_table(images: Path, tmp_path: Path) -> None:
     train(make_config(images, tmp_path, profile_steps=2), StopFlag())
     assert {path.name for path in (tmp_path / "profile").iterdir()} == {"trace.json", "steps.txt"}
     assert "aten::" in (tmp_path / "profile" / "steps.txt").read_text()
@@ -319,12 +319,12 @@ def test_methods_train_with_mixing_from_their_configs(name: str, more: list[str]
     )
     warm_up, mixed = (json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
     assert warm_up["accuracy_with_mixes"] == warm_up["accuracy"]
-    assert mixed["loss"] > warm_up["loss"], "some hundred mixes stand in the denominator"
+    assert mixed["loss"] > warm_up["loss"], "the mixes add to the denominator"
     assert (tmp_path / "encoder.pt").is_file()
 
 
 @pytest.mark.slow
-def test_lines_beyond_the_last_checkpoint_and_cut_lines_are_written_anew(images: Path, tmp_path: Path) -> None:
+def test_lines_after_the_last_checkpoint_and_incomplete_lines_are_rewritten(images: Path, tmp_path: Path) -> None:
     config = make_config(images, tmp_path, log_every_steps=1)
     stop = StopFlag()
     stop.ask("a test")
@@ -332,13 +332,13 @@ def test_lines_beyond_the_last_checkpoint_and_cut_lines_are_written_anew(images:
         train(config, stop)
     lines = tmp_path / "metrics.jsonl"
     with lines.open("a") as stream:
-        stream.write('{"step": 2, "loss": 0.5}\n{"step": 3, "lo')  # steps that were killed before their checkpoint
+        stream.write('{"step": 2, "loss": 0.5}\n{"step": 3, "lo')  # steps after the last checkpoint of a killed run
     train(config, StopFlag())
     written = [json.loads(line) for line in lines.read_text().splitlines()]
     assert [line["step"] for line in written if "loss" in line] == list(range(1, STEPS + 1))
     assert all(line.get("loss") != 0.5 for line in written)
 
 
-def test_missing_data_is_a_sentence_before_anything_is_written(tmp_path: Path) -> None:
+def test_missing_data_is_an_error_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such folder"):
         train(make_config(tmp_path / "nowhere", tmp_path / "out"), StopFlag())

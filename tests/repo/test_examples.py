@@ -1,4 +1,4 @@
-"""The examples run as they stand."""
+"""The examples run unmodified."""
 
 import importlib.util
 import json
@@ -42,7 +42,7 @@ def test_backbone_example_loads_the_converted_weights(tmp_path: Path) -> None:
 
 
 def write_one_cat(root: Path) -> None:
-    """Write one image with one cat in VOC's and in COCO's form, and its perfect detection under runs/mine."""
+    """Write one image with one cat in VOC and COCO format, and its perfect detection under runs/mine."""
     for folder in ("data/VOC2007/Annotations", "data/VOC2007/ImageSets/Main", "data/coco/annotations"):
         (root / folder).mkdir(parents=True)
     box = "<xmin>10</xmin><ymin>20</ymin><xmax>40</xmax><ymax>60</ymax>"

@@ -33,7 +33,7 @@ MOCHI_ROWS = {
 SYNCO_COUNTS = (256, 256, 256, 64, 64, 64)  # arXiv 2410.02401, section 3
 IN1K_IMAGES, IN100_IMAGES = 1_281_167, 126_689
 PASSES = {"moco": (1, 4 / 3), "simclr": (3 / 2, 2), "supervised": (3 / 4, 1)}
-"""Time in that of MoCo, and in that of a supervised step: forward 1, backward 2, MoCo's keys 1, SimCLR's views 2."""
+"""Time relative to MoCo, and to a supervised step: forward 1, backward 2, MoCo's keys 1, SimCLR's views 2."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Row:
 
     @property
     def config(self) -> PretrainConfig:
-        """The config that the row's command reads."""
+        """Return the config of the row's command."""
         return read_words(self.words)
 
 
@@ -108,12 +108,12 @@ def test_command_of_the_table_parses_and_is_what_the_row_says(row: Row) -> None:
         assert find_doubts(config) == []
 
 
-def test_every_config_stands_in_the_table() -> None:
+def test_every_config_is_in_the_table() -> None:
     named = {row.words[0] for row in ROWS} | {"random_r50.yaml"}
     assert {path.name for path in CONFIGS} == named
 
 
-def test_no_row_is_there_twice() -> None:
+def test_no_row_occurs_twice() -> None:
     assert len({row.words for row in ROWS}) == len(ROWS)
 
 
@@ -159,7 +159,7 @@ def test_each_method_has_a_row_with_and_without_mixing_and_a_control(data: str) 
 
 
 def test_in100_rows_of_mocos_family_train_at_batch_128_and_the_measured_rate() -> None:
-    """ssnl/moco_align_uniform, README: at batch 256 and lr 0.03 MoCo-v2 has 67.52 % in place of 77.54 %."""
+    """ssnl/moco_align_uniform, README: at batch 256 and lr 0.03 MoCo-v2 reports 67.52 % instead of 77.54 %."""
     rows = [row for row in find_rows(IN100) if row.config.model.method == "moco" and "tuned" not in row.method]
     assert len(rows) == 13
     for row in rows:
@@ -237,11 +237,11 @@ def test_hours_of_the_table_follow_from_their_sources(row: Row) -> None:
 @pytest.mark.parametrize("path", [path for path in CONFIGS if "_in1" in path.name], ids=lambda path: path.stem)
 def test_hours_of_the_header_follow_from_their_sources(path: Path) -> None:
     text = read_header(path)
-    told = re.search(
+    stated = re.search(
         r"([\d.]+) GPU-hours on V100 in float32 \(.*53 h on 8.*, about ([\d.]+) on A100 in bf16 \(estimate", text
     )
-    assert told, "the # Expect: line tells no GPU-hours"
-    assert [float(told[1]), float(told[2])] == pytest.approx(expected_hours(read_words((path.name,))), rel=0.03)
+    assert stated, "the # Expect: line states no GPU-hours"
+    assert [float(stated[1]), float(stated[2])] == pytest.approx(expected_hours(read_words((path.name,))), rel=0.03)
 
 
 def read_header(path: Path) -> str:
@@ -257,7 +257,7 @@ def test_header_with_a_figure_names_the_sources_batch_and_rate_and_has_them(path
             continue
         given = re.search(r"at batch (\d+), lr ([\d.]*\d)", clause)
         if given is None:
-            assert "batch and rate not told" in clause, f"{path.name}: {clause.strip()}"
+            assert "batch and rate not stated" in clause, f"{path.name}: {clause.strip()}"
             continue
         own = config.run.batch_size, scale_rate(config.optimizer, config.run.batch_size)
         assert (int(given[1]), float(given[2])) == pytest.approx(own), f"{path.name}: {clause.strip()}"

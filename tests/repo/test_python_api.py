@@ -1,4 +1,4 @@
-"""What the README offers to other people's code imports without Detectron2 and carries its types."""
+"""The Python API of the README imports without Detectron2 and is typed."""
 
 import inspect
 import subprocess

@@ -1,4 +1,4 @@
-"""The house rules that tools can check: sizes, docstrings, config headers, README links and commands."""
+"""Repository rules: sizes, docstrings, config headers, README links and commands."""
 
 import ast
 import importlib.util
@@ -47,37 +47,39 @@ def test_function_stays_under_40_lines_and_8_arguments(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_names_and_docstrings_keep_the_house_rules(path: Path) -> None:
+def test_names_and_docstrings_follow_the_rules(path: Path) -> None:
     tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree), f"{name_of(path)} has no docstring"
-    assert not re.search(r"(utils|misc|common|helpers|manager)", path.stem), f"{name_of(path)}: an inexact name"
+    assert not re.search(r"(utils|misc|common|helpers|manager)", path.stem), f"{name_of(path)}: a name without meaning"
     for node in ast.walk(tree):
         assert not (isinstance(node, ast.ClassDef) and node.name.endswith("Manager")), f"{name_of(path)}: {node.name}"
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=name_of)
-def test_config_says_its_command_and_what_to_expect(path: Path) -> None:
+def test_config_states_its_command_and_expected_result(path: Path) -> None:
     text = path.read_text()
-    assert re.search(r"\A# Command: python -m tools\.\w+ ", text), "the first line is # Command: python -m tools.…"
-    assert re.search(r"^# Expect: \S", text, re.MULTILINE), "no # Expect: line"
-    assert path.name in text.splitlines()[0], "the command names another file"
+    assert re.search(r"\A# Command: python -m tools\.\w+ ", text), (
+        "expected `# Command: python -m tools.…` as the first line"
+    )
+    assert re.search(r"^# Expect: \S", text, re.MULTILINE), "expected a `# Expect: …` line"
+    assert path.name in text.splitlines()[0], "the command of the first line uses another file"
 
 
-def test_readme_links_lead_somewhere() -> None:
+def test_readme_links_exist() -> None:
     for target in re.findall(r"\]\(([^)#\s]+)\)", README):
         if not target.startswith(("http://", "https://", "mailto:")):
-            assert (PROJECT_ROOT / target).exists(), f"README links to {target}, which is not there"
+            assert (PROJECT_ROOT / target).exists(), f"README links to {target}, which does not exist"
 
 
 def test_readme_commands_exist() -> None:
     for module in re.findall(r"python -m (tools\.[\w.]+)", README):
         found = importlib.util.find_spec(module)
-        assert found is not None, f"README runs {module}"
+        assert found is not None, f"README runs {module}, which does not exist"
         assert not found.submodule_search_locations or importlib.util.find_spec(f"{module}.__main__")
     targets = set(re.findall(r"^([a-z]+):", (PROJECT_ROOT / "Makefile").read_text(), re.MULTILINE))
     for target in re.findall(r"`?make ([a-z]+)`?", README):
         if target in targets or f"`make {target}`" in README:
-            assert target in targets, f"README runs make {target}"
+            assert target in targets, f"README runs make {target}, which does not exist"
 
 
 def test_torch_load_is_always_weights_only() -> None:
@@ -85,7 +87,9 @@ def test_torch_load_is_always_weights_only() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
                 options = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-                assert options.get("weights_only") == "True", f"{name_of(path)}:{node.lineno}: torch.load without it"
+                assert options.get("weights_only") == "True", (
+                    f"{name_of(path)}:{node.lineno}: torch.load without weights_only=True"
+                )
 
 
 def test_nothing_committed_names_a_lock_file_or_this_machine() -> None:
@@ -97,4 +101,4 @@ def test_nothing_committed_names_a_lock_file_or_this_machine() -> None:
         path = PROJECT_ROOT / name
         if path.is_file() and path.suffix in {".py", ".yaml", ".toml", ".md", ".sh", ""}:
             text = path.read_text(errors="ignore")
-            assert not re.search(r"(?<![\w.])/(work|farm)/", text), f"{name} holds a path of one machine"
+            assert not re.search(r"(?<![\w.])/(work|farm)/", text), f"{name} contains a path of one machine"

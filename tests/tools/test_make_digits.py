@@ -35,7 +35,7 @@ def digests(root: Path) -> dict[str, str]:
     return {path.relative_to(root).as_posix(): digest_file(path) for path in root.rglob("*") if path.is_file()}
 
 
-def test_same_settings_give_the_same_bytes(data: Path, tmp_path: Path) -> None:
+def test_same_options_give_the_same_bytes(data: Path, tmp_path: Path) -> None:
     main([str(tmp_path), *SMALL])
     assert digests(tmp_path) == digests(data)
 
@@ -124,13 +124,13 @@ def test_scene_has_a_digit_to_find_and_a_truncated_one_touches_the_border() -> N
     assert truncated > 10
 
 
-def test_a_whole_set_is_left_alone_and_other_settings_are_refused(
+def test_a_complete_set_is_kept_and_different_options_are_refused(
     data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(data), *SMALL]) == 0
-    assert "there already" in capsys.readouterr().out
+    assert "already contains" in capsys.readouterr().out
     assert run_command(main, "", [str(data), "seed=5"]) == 2
-    assert "other settings" in capsys.readouterr().err
+    assert "different options" in capsys.readouterr().err
 
 
 def test_an_interrupted_set_is_made_again(data: Path, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_impossible_sizes_are_refused_by_name(
     assert not (tmp_path / "digits.json").exists()
 
 
-def test_note_tells_how_the_set_was_made(data: Path) -> None:
+def test_note_records_the_options(data: Path) -> None:
     assert json.loads((data / "digits.json").read_text())["coco_train"] == 60
 
 

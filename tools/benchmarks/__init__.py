@@ -1,1 +1,1 @@
-"""Benchmarks against reference implementations, and their recorded figures."""
+"""Benchmarks against reference implementations, and their recorded results."""

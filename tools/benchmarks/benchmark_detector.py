@@ -1,11 +1,11 @@
-"""Measure what a training step costs beside plain Detectron2's on the same config, model and images.
+"""Compare the time of our training step with plain Detectron2's on the same config, model and images.
 
   python -m tools.benchmark_detector configs/transfer/voc_c4_digits.yaml data=data/digits json=/tmp/detector.json
 
-Plain: Detectron2's SimpleTrainer, its training loader with its TrainingSampler, its hooks. Ours: the same trainer with
-the resumable order, the seeding, the stop flag, the heartbeat. Rounds of both take turns; the ratio of a round is
-ours / plain; the result is their median with the range. KEY=value sets any key of the config (MODEL.CHANNELS_LAST=True
-with SOLVER.AMP.ENABLED=True shows what these give on a GPU: they are used by ours only).
+Plain: Detectron2's SimpleTrainer, its training loader with TrainingSampler, and its hooks. Ours: the same trainer with
+resumable order, seeding, stop flag and heartbeat. Measurements are interleaved in rounds; the result is the median of
+ours / plain over the rounds, with its range. KEY=value sets any key of the config. Only ours uses
+MODEL.CHANNELS_LAST=True, which together with SOLVER.AMP.ENABLED=True is faster on a GPU.
 """
 
 import statistics
@@ -24,23 +24,23 @@ from pretrain.runtime.storage import write_json
 from tools.benchmarks.rounds import divide, summarise_ratios, take_turns
 
 TARGET = 1.02
-"""A step of ours may cost this many times plain Detectron2's."""
+"""Maximum ratio of the time of our step to plain Detectron2's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkSettings:
-    """How long to measure."""
+    """Data, rounds and output of the benchmark."""
 
     data: str = ""
     """Root of the data sets."""
     json: str = ""
-    """Where to write the result; empty: nowhere."""
+    """JSON file to write; empty: print only."""
     rounds: int = 5
-    """Pairs of measurements."""
+    """Counted rounds; one warm-up round precedes them."""
     steps: int = 6
-    """Steps of a measurement."""
+    """Steps per measurement."""
     seed: int = 0
-    """Of model and order."""
+    """Seed of the model and of the order of the images."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -84,7 +84,7 @@ class _Plain:
         self.step, self.steps = 0, settings.steps
 
     def time_step(self) -> float:
-        """Train a turn's steps further; return the seconds of one, the device's work included."""
+        """Train `steps` more steps; return the seconds per step, including the device's work."""
         import torch
 
         began = time.perf_counter()
@@ -115,7 +115,7 @@ class _Ours(_Plain):
             model = model.to(memory_format=torch.channels_last)
         self.trainer, scheduler = build_trainer(cfg, model, batches_done=0)
         cfg = cfg.clone()
-        cfg.SOLVER.CHECKPOINT_PERIOD = 10**9  # files are written every 15 minutes, not in a step
+        cfg.SOLVER.CHECKPOINT_PERIOD = 10**9  # checkpoints are written every 15 minutes, so they are excluded
         checkpointer = DetectorCheckpointer(model, folder, save_to_disk=False)
         heartbeat = Heartbeat(folder, 10**9)
         hook = RunHook(cfg, checkpointer, StopFlag(), heartbeat, seconds=0.0)

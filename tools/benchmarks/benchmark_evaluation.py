@@ -1,14 +1,14 @@
-"""Time the evaluators against Detectron2's and pycocotools in one run, and check that they agree bit by bit.
+"""Time our evaluators against Detectron2 and pycocotools in one run, and check that the results are bit-identical.
 
   python -m tools.benchmark_evaluation json=/tmp/evaluation.json
 
 Rows: voc (process + evaluate of both evaluators, annotations read before), coco_bbox and coco_segm (evaluate +
-accumulate + summarize, data loaded before), mask_encode (raw masks to RLE). Each holds the speed-up (median over rounds
-of the reference's time / ours; low and high are the rounds' extremes), whether all results were equal, and its target.
-The references for voc and coco_bbox take a minute or more a round: when a row's references have taken budget seconds,
-the further rounds time ours alone, against the reference's median (`reference_rounds` says how many ran).
-Settings: rounds=3 budget=60 seed=0 voc_images=4952 coco_images=5000 segm_images=300 mask_images=40 threads=1 json=PATH.
-With fewer images the ratios mean little. Exit code 2 when results differ. 5 to 8 minutes on 2 cores.
+accumulate + summarize, data loaded before), mask_encode (raw masks to RLE). A row contains the speed-up (median over
+rounds of reference time / our time; low and high are minimum and maximum), whether all results were equal, and its
+target. The references of voc and coco_bbox take a minute or more per round: once they have taken `budget` seconds, the
+remaining rounds time ours only, against the reference's median (`reference_rounds`: how often the reference ran).
+Options: rounds=3 budget=60 seed=0 voc_images=4952 coco_images=5000 segm_images=300 mask_images=40 threads=1 json=PATH.
+With fewer images the ratios are not meaningful. Exit code 2 if results differ. Takes 5 to 8 minutes on 2 cores.
 """
 
 import statistics
@@ -25,17 +25,17 @@ from pretrain.runtime.settings import read_settings
 from pretrain.runtime.storage import write_json
 
 TARGETS = {"voc": 70.0, "coco_bbox": 80.0, "mask_encode": 3.0}
-"""Times the reference's speed, at least."""
+"""Minimum speed-up over the reference."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkSettings:
-    """What to time, and how often."""
+    """Rounds, sizes and output of the benchmark."""
 
     rounds: int = 3
-    """Interleaved measurements of reference and ours."""
+    """Interleaved measurements of the reference and ours."""
     budget: float = 60.0
-    """Seconds of a row's references after which only ours is timed again; the reference runs at least once."""
+    """Seconds after which a row's reference is not run again; it runs at least once."""
     seed: int = 0
     voc_images: int = 4952
     """VOC 2007 test."""
@@ -46,16 +46,16 @@ class BenchmarkSettings:
     mask_images: int = 40
     """Images with 100 raw masks each to paste and encode."""
     threads: int = 1
-    """torch's threads; with more, waiting threads slow the reference's pasting, which flatters ours."""
+    """torch's threads; with more, the reference's pasting slows down, which would inflate our speed-up."""
     json: str = ""
-    """Where the table goes as JSON; empty: printed only."""
+    """JSON file to write; empty: print only."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the rows one after the other; print and write the table; return 2 when results differ."""
+    """Run all rows; print and write them; return 2 if results differ, else 0."""
     _, overrides = split_arguments(arguments, [])
     settings = read_settings(BenchmarkSettings, None, overrides)
-    import torch  # heavy, as is what the rows import: --help must answer at once
+    import torch  # heavy, as are the rows' imports
 
     from pretrain.runtime.machine import describe_machine, read_commit
     from tools.benchmarks.evaluation_rows import ROWS
@@ -73,13 +73,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def measure(name: str, row: tuple[Any, Any, Any], rounds: int, budget: float) -> dict[str, Any]:
-    """Return the figures of `rounds` interleaved measurements; the results of every round are compared.
+    """Return a row from `rounds` interleaved measurements; the results of every round are compared.
 
     Args:
-        name: of the row, for its target.
-        row: run the reference; run ours; tell whether their two results are equal.
-        rounds: of ours; as many of the reference while they stay within the budget.
-        budget: seconds.
+        name: of the row, to find its target.
+        row: functions that run the reference, run ours, and compare their results.
+        rounds: runs of ours, and of the reference within the budget.
+        budget: seconds after which the reference is not run again.
 
     """
     reference, ours, equal = row

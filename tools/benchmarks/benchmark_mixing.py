@@ -1,19 +1,17 @@
-"""Compare the contrastive head, with and without mixing, with MoCo-v2's loss and a naive MoCHi, in one run.
+"""Compare our contrastive loss with mixing to MoCo-v2's loss and a naive MoCHi, in one run.
 
   python -m tools.benchmark_mixing json=mixing.json
   python -m tools.benchmark_mixing device=cuda rounds=50
-  python -m tools.benchmark_mixing n=256 s=2048 s_prime=2048          (another of the paper's settings)
+  python -m tools.benchmark_mixing n=256 s=2048 s_prime=2048          (other counts of the paper)
 
-References: moco is the loss of facebookresearch/moco (clone of the queue, cat, / tau, cross-entropy); naive gathers
-the features of every mix, (B, s, D), normalises them and multiplies; floor is the two matrix products alone that every
-such loss has. Ours: fused (one autograd.Function), plain (the
-same closed forms through autograd) and approximate (fused, with approximate top-N; its recall is printed). A measure
-is one forward and backward down to dloss/dq.
+References: moco is the loss of facebookresearch/moco (clone of the queue, cat, / tau, cross-entropy); naive gathers the
+features of every mix (B, s, D), normalises and multiplies them; floor is only the two matrix products that every such
+loss contains. Ours: fused (one autograd.Function), plain (the same closed forms through autograd) and approximate
+(fused, with approximate top-N; its recall is printed). A measurement is one forward and backward to dloss/dq.
 
-Time: all forms take turns in every round, in a rotating order, so that a busy machine slows them alike; a ratio is
-the median over the rounds of the ratio within a round; low and high are its quartiles. Memory: the peak of what
-torch's allocator holds beyond the inputs, in one further round of its own (torch.profiler on a CPU, the allocator's
-own peak on CUDA), because recording allocations takes time.
+Time: measurements are interleaved in rounds, in a rotating order; a ratio is the median over the rounds of the ratio
+within a round; low and high are its quartiles. Memory: the peak allocation beyond the inputs, measured in a separate
+round (torch.profiler on a CPU, the allocator's statistics on CUDA), because recording allocations takes time.
 """
 
 import statistics
@@ -29,40 +27,40 @@ MIB = 2**20
 OURS = ("fused", "plain", "approximate")
 REFERENCES = ("moco", "naive", "floor")
 TARGETS = {"fused_vs_moco_b256": (2.35, None), "fused_vs_naive_b256": (0.72, 0.2)}
-"""The largest ratios of time and of memory that a row should have, on a CPU with the default settings."""
+"""Row → maximum ratios of (time, memory), on a CPU with the default options; None: no target."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkSettings:
-    """How long, how wide."""
+    """Rounds, sizes, device and output of the benchmark."""
 
     json: str = ""
-    """Where the result goes; empty: printed only."""
+    """JSON file to write; empty: print only."""
     device: str = "cpu"
     """cpu or cuda."""
     rounds: int = 15
-    """Turns of every form that count; one more goes before them and does not."""
+    """Counted rounds; one warm-up round precedes them."""
     batch_sizes: tuple[int, ...] = (32, 256)
-    """B; a row's name ends with it."""
+    """B, the numbers of queries; names of rows end with it."""
     queue_len: int = 65536
-    """K."""
+    """K, the number of keys in the queue."""
     dim: int = 128
-    """D."""
+    """D, the dimension of keys and queries."""
     n: int = 1024
-    """N; the defaults are the paper's setting for ImageNet-100."""
+    """N, the number of hardest negatives to mix from; N, s and s' default to the paper's for ImageNet-100."""
     s: int = 1024
     """s, pair mixes per query."""
     s_prime: int = 128
     """s', query mixes per query."""
     threads: int = 2
-    """Intra-op threads on a CPU."""
+    """torch's intra-op threads on a CPU."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Measure, print one line a row, write JSON."""
+    """Measure, print one line per row, write JSON."""
     _, overrides = split_arguments(arguments, [])
     settings = read_settings(BenchmarkSettings, overrides=overrides)
-    # Heavy: --help must come at once.
+    # heavy
     import torch
 
     from pretrain.config import MixingConfig
@@ -71,7 +69,7 @@ def main(arguments: Sequence[str]) -> None:
     from tools.benchmarks.contrastive_forms import build_forms, measure_peak_bytes, measure_seconds
 
     if settings.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device: got cuda, but torch finds no CUDA device here; use device=cpu")
+        raise ValueError("device=cuda: torch finds no CUDA device; use device=cpu")
     torch.set_num_threads(settings.threads)
     mixing = MixingConfig(n=settings.n, s=settings.s, s_prime=settings.s_prime)
     rows: dict[str, dict[str, Any]] = {}
@@ -100,7 +98,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def compare(seconds: Mapping[str, Sequence[float]], peaks: Mapping[str, int]) -> dict[str, dict[str, Any]]:
-    """Return each of our forms against each reference: ratios ours / reference, their quartiles, the medians."""
+    """Return a row per implementation of ours and reference: ratios ours / reference and their quartiles."""
     rows = {}
     for form in OURS:
         for reference in REFERENCES:
@@ -119,7 +117,7 @@ def compare(seconds: Mapping[str, Sequence[float]], peaks: Mapping[str, int]) ->
 
 
 def describe_row(name: str, row: Mapping[str, Any]) -> str:
-    """Return a row as a line of text."""
+    """Return a row as one line of text."""
     time_target, memory_target = TARGETS.get(name, (None, None))
     targets = [f"time {time_target}"] * bool(time_target) + [f"memory {memory_target}"] * bool(memory_target)
     return (

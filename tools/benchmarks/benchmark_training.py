@@ -1,12 +1,12 @@
-"""Compare a whole pretraining step of ours with the reference's MoCo-v2, from the same image files, in one run.
+"""Compare our pretraining, including data loading, with the reference's MoCo-v2 on the same image files, in one run.
 
   python -m tools.benchmark_training json=training.json
   python -m tools.benchmark_training device=cuda crop_px=224 batch_size=256 images=5120 workers=16
 
-The reference restates facebookresearch/moco on one device: PIL views, float tensors out of the loader, float32, and
-the step of moco/builder.py and main_moco.py. Rows: moco_vs_reference, our MoCo-v2 with the engine's defaults, and
-mochi_vs_moco, what the mixing adds to our step. All take turns in every round, so that a busy machine slows them
-alike; data_wait_share is the share of the time in which the step waited for images.
+The reference reimplements facebookresearch/moco on one device: PIL views, float tensors from the loader, float32, and
+the step of moco/builder.py and main_moco.py. Rows: moco_vs_reference (our MoCo-v2 with the engine's defaults) and
+mochi_vs_moco (the cost of mixing). Measurements are interleaved in rounds; data_wait_share is the fraction of the time
+spent waiting for images.
 """
 
 import statistics
@@ -30,26 +30,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkSettings:
-    """How long, how wide, on what."""
+    """Rounds, sizes, device and output of the benchmark."""
 
     json: str = ""
-    """Where the result goes; empty: printed only."""
+    """JSON file to write; empty: print only."""
     device: str = "auto"
-    """auto (cuda if there is one), cuda or cpu."""
+    """auto (cuda if available), cuda or cpu."""
     rounds: int = 5
-    """Turns of every training that count; one more goes before them."""
+    """Counted rounds; one warm-up round precedes them."""
     images: int = 64
-    """Images that a training sees in a turn."""
+    """Images per round; at least batch_size."""
     arch: str = "resnet50"
-    """torchvision's name of the encoder."""
+    """torchvision's name of the encoder's ResNet."""
     crop_px: int = 64
-    """Side of a view."""
+    """Side of a view in pixels."""
     batch_size: int = 16
-    """Images a step."""
+    """Images per step."""
     queue_len: int = 65536
-    """K, the keys in the queue."""
+    """K, the number of keys in the queue."""
     n: int = 1024
-    """N, how many of the hardest negatives may be mixed."""
+    """N, the number of hardest negatives to mix from."""
     s: int = 1024
     """s, pair mixes per query."""
     s_prime: int = 128
@@ -59,7 +59,7 @@ class BenchmarkSettings:
 
 
 class Training(Protocol):
-    """Something that trains on the same images, turn after turn."""
+    """A training that can be timed epoch by epoch."""
 
     def run_turn(self) -> tuple[float, float]:
         """Take one epoch's steps; return (seconds, of them waited for images)."""
@@ -89,7 +89,7 @@ class OurTraining:
 
 
 class ReferenceTraining:
-    """MoCo-v2 as in facebookresearch/moco, without the DistributedDataParallel around it."""
+    """MoCo-v2 as in facebookresearch/moco, without DistributedDataParallel."""
 
     def __init__(self, root: Path, settings: BenchmarkSettings, device: "torch.device") -> None:
         from tools.benchmarks.reference_moco import ReferenceMoCo  # heavy, see main
@@ -110,23 +110,23 @@ class ReferenceTraining:
 
 
 class Clock:
-    """Seconds of a turn, and how many of them were spent waiting for the next batch."""
+    """Measure the seconds of an epoch and the part spent waiting for batches."""
 
     def __init__(self, device: "torch.device") -> None:
         self.device, self.waited, self.began = device, 0.0, time.perf_counter()
 
     def watch(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """Yield the batches."""
+        """Yield the batches and add up the time spent waiting for them."""
         while True:
-            asked = time.perf_counter()
+            started = time.perf_counter()
             batch = next(batches, None)
-            self.waited += time.perf_counter() - asked
+            self.waited += time.perf_counter() - started
             if batch is None:
                 return
             yield batch
 
     def stop(self) -> tuple[float, float]:
-        """Return (seconds, waited), the device's work done."""
+        """Wait for the device; return (seconds, seconds spent waiting for batches)."""
         if self.device.type == "cuda":
             import torch  # heavy, see main
 
@@ -135,10 +135,10 @@ class Clock:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Measure, print one line a row, write JSON."""
+    """Measure, print one line per row, write JSON."""
     _, overrides = split_arguments(arguments, [])
     settings = read_settings(BenchmarkSettings, overrides=overrides)
-    # Heavy: --help must come at once.
+    # heavy
     from pretrain.config import EngineConfig
     from pretrain.runtime import distributed
     from pretrain.runtime.device import choose_device
@@ -147,7 +147,7 @@ def main(arguments: Sequence[str]) -> None:
     from tools.benchmarks.benchmark_views import write_photos
 
     if settings.images < settings.batch_size:
-        raise ValueError(f"images={settings.images} make no batch of {settings.batch_size}; ask for more of them")
+        raise ValueError(f"images={settings.images}: expected at least batch_size={settings.batch_size}")
     device = choose_device(EngineConfig(device=settings.device))
     with tempfile.TemporaryDirectory() as folder, distributed.process_group(device):
         write_photos(Path(folder) / "images", settings.images)
@@ -182,7 +182,7 @@ def build_trainings(folder: Path, settings: BenchmarkSettings, device: "torch.de
 
 
 def summarise(turns: dict[str, list[tuple[float, float]]], settings: BenchmarkSettings) -> dict[str, dict[str, Any]]:
-    """Return each row's speed over its reference's: the median of the rounds, the lowest, the highest."""
+    """Return each row's speed-up over its reference: median, minimum and maximum over the rounds."""
     images = settings.images // settings.batch_size * settings.batch_size
     rows = {}
     for ours, reference in (("moco", "reference"), ("mochi", "moco")):
@@ -198,7 +198,7 @@ def summarise(turns: dict[str, list[tuple[float, float]]], settings: BenchmarkSe
 
 
 def share_waited(turns: list[tuple[float, float]]) -> float:
-    """Return which share of all the time was spent waiting for images."""
+    """Return the fraction of the total time that was spent waiting for images."""
     return round(sum(waited for _, waited in turns) / sum(seconds for seconds, _ in turns), 4)
 
 

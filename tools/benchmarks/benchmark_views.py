@@ -1,15 +1,14 @@
-"""Compare our two-view loaders with the reference, the fastest peers and the floor, in one run.
+"""Compare our two-view loaders with the reference, the fastest alternatives and a lower bound, in one run.
 
   python -m tools.benchmark_views json=views.json
   python -m tools.benchmark_views rounds=9 images=256 workers=2
-  uv pip install --group benchmark                     installs the peers: DALI and albumentations
+  uv pip install --group benchmark                     installs the alternatives: DALI and albumentations
 
 The reference is that of facebookresearch/moco: PIL decoding, torchvision's v1 transforms on PIL images, float tensors
-out of a DataLoader. The peers (peer_views.py) are what a user would pick for speed, as far as they are installed. Rows:
-cpu_jpeg (all on the CPU), crops_jpeg (photometrics left to a device), cpu_cache, crops_cache (the same from a packed
-cache). The floor of a row is decoding its files alone, or copying its cache alone, by as many workers. All take turns
-in every round, so that a busy machine slows them alike; a ratio is the median over the rounds. The images are made
-here: 500 x 375 px, about 100 KB each.
+from a DataLoader. The peers (peer_views.py) are other fast pipelines, if installed. Rows: cpu_jpeg (all on the CPU),
+crops_jpeg (photometrics left to the device), cpu_cache and crops_cache (the same from a packed cache). The floor of a
+row is the time to decode its files only, or to copy its cache only, with as many workers. Measurements are interleaved
+in rounds; a ratio is the median over the rounds. The images are generated: 500 x 375 px, about 100 KB each.
 """
 
 import statistics
@@ -27,34 +26,34 @@ from pretrain.runtime.settings import read_settings
 from tools.benchmarks.rounds import divide, find_versions, summarise_ratios, take_turns
 
 TARGETS = {"cpu_jpeg": 3.2, "crops_jpeg": 4.5, "cpu_cache": 5.5, "crops_cache": 9.0}
-"""The smallest ratio each row should reach."""
+"""Minimum speed-up over the reference that each row should reach."""
 CLASSES = 2
 RIVALS = {"cpu": ("torchvision_v2", "albumentations", "dali", "reference"), "crops": ("dali_crops",)}
-"""Peers that do the same work as a pipeline of ours; the packed cache is measured against the same."""
+"""Our pipeline → the peers that do the same work; also for rows from the packed cache."""
 FLOORS = {"jpeg": "decode_floor", "cache": "copy_floor"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkSettings:
-    """How long, how wide."""
+    """Rounds, sizes and output of the benchmark."""
 
     json: str = ""
-    """Where the result goes; empty: printed only."""
+    """JSON file to write; empty: print only."""
     rounds: int = 10
-    """Turns of every loader that count; one more goes before them."""
+    """Counted rounds; one warm-up round precedes them."""
     images: int = 192
-    """Images that a loader reads in a turn."""
+    """Images that each loader reads per round."""
     batch_size: int = 32
-    """Images a batch, for all loaders."""
+    """Images per batch."""
     workers: int = 2
     """DataLoader processes of each loader."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Measure, print one line a row, write JSON."""
+    """Measure, print one line per row, write JSON."""
     _, overrides = split_arguments(arguments, [])
     settings = read_settings(BenchmarkSettings, overrides=overrides)
-    # Heavy: --help must come at once.
+    # heavy
     from pretrain.runtime.machine import describe_machine, name_machine, read_commit
     from pretrain.runtime.storage import write_json
 
@@ -81,8 +80,8 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def describe_row(name: str, row: dict[str, Any]) -> str:
-    """Return a row as a line of text."""
-    rival = f"{row['vs_best_peer']:.2f}x {row['peer']}" if "peer" in row else "no peer installed"
+    """Return a row as one line of text."""
+    rival = f"{row['vs_best_peer']:.2f}x {row['peer']}" if "peer" in row else "no peer is installed"
     return (
         f"{name:12} {row['speedup']:5.2f}x ({row['low']:.2f}…{row['high']:.2f}) the reference, "
         f"target {row['target']}x; "
@@ -93,7 +92,7 @@ def describe_row(name: str, row: dict[str, Any]) -> str:
 def write_photos(root: Path, count: int) -> float:
     """Write `count` photo-like JPEGs of 500 x 375 px under ROOT/train/<class>/; return their mean size in bytes.
 
-    Each is a sum of noise at seven scales, as natural images have about equal energy in every octave.
+    Each is a sum of noise at seven scales: natural images have about equal energy in every octave.
     """
     # Heavy, see main.
     import cv2
@@ -116,11 +115,11 @@ def write_photos(root: Path, count: int) -> float:
 
 
 PHOTO_QUALITY = 85
-"""At which these images take about 100 KB."""
+"""JPEG quality at which these images take about 100 KB."""
 
 
 def build_loaders(folder: Path, settings: BenchmarkSettings) -> dict[str, Any]:
-    """Return the reference and the four rows as iterables of one epoch, workers kept between rounds."""
+    """Return every loader by name, as iterables of one epoch; their workers persist between rounds."""
     # Heavy, see main.
     from pretrain.config import DataConfig
     from pretrain.input.images import list_images
@@ -152,7 +151,7 @@ def build_loaders(folder: Path, settings: BenchmarkSettings) -> dict[str, Any]:
 
 
 def measure(loaders: dict[str, Any], settings: BenchmarkSettings) -> dict[str, list[float]]:
-    """Return images/s of every loader in every round that counts."""
+    """Return images/s of every loader in every counted round."""
     turns = dict.fromkeys(loaders, 0)
 
     def read_epoch(name: str) -> float:
@@ -167,7 +166,7 @@ def measure(loaders: dict[str, Any], settings: BenchmarkSettings) -> dict[str, l
 
 
 def summarise(rates: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
-    """Return each row's ratios to the reference, to the fastest peer and to the floor: medians over the rounds."""
+    """Return each row's speed relative to the reference, the fastest peer and the floor: medians over the rounds."""
     rows = {}
     for name, target in TARGETS.items():
         pipeline, source = name.split("_")

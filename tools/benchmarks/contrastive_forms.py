@@ -1,4 +1,4 @@
-"""The forms of the contrastive head that tools.benchmark_mixing compares, and how time and memory are taken.
+"""The implementations of the contrastive loss that the mixing benchmark compares, timed and profiled for memory.
 
 Shapes: B queries and keys (B, D), K negatives (K, D), s pair mixes and s' query mixes per query.
 """
@@ -21,13 +21,13 @@ from tools.benchmarks.rounds import take_turns
 TEMPERATURE = 0.2
 """tau of MoCo-v2."""
 VIEW_NOISE = 0.05
-"""How far a query lies from its key, per coordinate: with D = 128 their cosine is about 0.87."""
+"""Standard deviation of query minus key per coordinate: with D = 128 their cosine is about 0.87."""
 
 
 def build_forms(
     mixing: MixingConfig, *, batch: int, queue_len: int, dim: int, device: str
 ) -> tuple[dict[str, Callable[[], None]], float]:
-    """Return each form as a function that runs forward and backward once, and the recall of approximate top-N."""
+    """Return {name: function that runs forward and backward once}, and the recall of approximate top-N."""
     generator = torch.Generator(device).manual_seed(batch)
 
     def draw(rows: int) -> Tensor:
@@ -36,7 +36,7 @@ def build_forms(
     queue, keys = draw(queue_len), draw(batch)
     noise = torch.randn(batch, dim, generator=generator, device=device)
     queries = F.normalize(keys + VIEW_NOISE * noise, dim=1).requires_grad_()
-    columns = queue.T.contiguous()  # (D, K), as the reference keeps it
+    columns = queue.T.contiguous()  # (D, K), the reference's layout
     rough = dataclasses.replace(mixing, approximate=True)
 
     def fused(settings: MixingConfig) -> Tensor:
@@ -58,7 +58,7 @@ def build_forms(
 
 
 def multiply_only(queries: Tensor, queue: Tensor) -> None:
-    """Take the two matrix products that every such loss has: q nᵀ, (B, K), and a (B, K) gradient times n, (B, D)."""
+    """Compute the two matrix products of every such loss: q nᵀ (B, K), and a (B, K) gradient times n (B, D)."""
     logits = torch.mm(queries, queue.T)
     torch.mm(logits, queue)
 
@@ -71,9 +71,9 @@ def moco_loss(queries: Tensor, keys: Tensor, queue: Tensor) -> Tensor:
 
 
 def naive_loss(queries: Tensor, keys: Tensor, queue: Tensor, mixing: MixingConfig) -> Tensor:
-    """Return MoCHi's loss with every mix built, (B, s, D), as public code does, but without its Python loops.
+    """Return MoCHi's loss with all mixes materialised (B, s, D), as in public code, but without its Python loops.
 
-    `queue` is (K, D), the layout in which a gathered feature is one piece of memory: MoCo's own would be slower.
+    `queue` is (K, D), so that a gathered feature is contiguous; MoCo's layout (D, K) would be slower.
     """
     l_pos = torch.einsum("nc,nc->n", [queries, keys]).unsqueeze(-1)
     rows = queue.clone().detach()
@@ -94,7 +94,7 @@ def naive_loss(queries: Tensor, keys: Tensor, queue: Tensor, mixing: MixingConfi
 
 
 def measure_seconds(forms: Mapping[str, Callable[[], None]], *, rounds: int, device: str) -> dict[str, list[float]]:
-    """Return the seconds of every form in every round that counts."""
+    """Return the seconds of every implementation in every counted round."""
 
     def time_once(run: Callable[[], None]) -> float:
         _wait(device)
@@ -107,7 +107,7 @@ def measure_seconds(forms: Mapping[str, Callable[[], None]], *, rounds: int, dev
 
 
 def measure_peak_bytes(run: Callable[[], None], device: str) -> int:
-    """Return the most bytes that torch's allocator held at once during `run`, beyond those held before it."""
+    """Return the peak bytes allocated by torch during `run`, minus those allocated before."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

@@ -1,4 +1,4 @@
-"""The rows of the evaluation benchmark: each gives the reference's run, ours, and what equality means."""
+"""The rows of the evaluation benchmark: functions that run the reference, run ours, and compare the results."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ Row = tuple[Callable[[], Any], Callable[[], Any], Callable[[Any, Any], bool]]
 
 
 class Sizes(Protocol):
-    """What the rows take from the benchmark's settings."""
+    """The benchmark's options that the rows use."""
 
     @property
     def seed(self) -> int: ...  # noqa: D102
@@ -38,7 +38,7 @@ class Sizes(Protocol):
 
 
 def prepare_voc(sizes: Sizes, folder: Path) -> Row:
-    """Return both VOC evaluators over the same outputs of a model; both have read the annotations before."""
+    """Return both VOC evaluators on the same model outputs; the annotations are parsed in advance."""
     random = np.random.default_rng(sizes.seed)
     classes = list(CLASS_NAMES)
     batches = []
@@ -68,24 +68,24 @@ def prepare_voc(sizes: Sizes, folder: Path) -> Row:
 
 
 def prepare_coco(sizes: Sizes, images: int, task: Task) -> Row:
-    """Return pycocotools' and the default engine's evaluation of the same data, loaded before."""
+    """Return pycocotools' and the default engine's evaluation of the same data, loaded in advance."""
     random = np.random.default_rng(sizes.seed + 1)
     truth, results = make_coco(random, images)
     if task == "segm":
         add_masks(truth["annotations"], random)
         add_masks(results, random)
-    judge = load_evaluation(truth, results, task, "pycocotools")
-    fast = load_evaluation(truth, results, task, "hotcoco")
+    reference = load_evaluation(truth, results, task, "pycocotools")
+    ours = load_evaluation(truth, results, task, "hotcoco")
 
     def equal(expected: Any, got: Any) -> bool:
         same = [np.array_equal(expected.eval[key], got.eval[key]) for key in ("precision", "recall")]
         return all(same) and np.array_equal(expected.stats, got.stats)
 
-    return lambda: run_evaluation(judge), lambda: run_evaluation(fast), equal
+    return lambda: run_evaluation(reference), lambda: run_evaluation(ours), equal
 
 
 def prepare_mask_encode(sizes: Sizes) -> Row:
-    """Return Detectron2's pasting with pycocotools' encoding, and ours, over images of 100 masks."""
+    """Return Detectron2's pasting plus pycocotools' encoding, and ours, on images of 100 masks."""
     random = np.random.default_rng(sizes.seed + 2)
     images = [
         (torch.from_numpy(make_masks(random, 100)), torch.from_numpy(make_boxes(random, 100, 640, 480)).float())
@@ -108,7 +108,7 @@ def prepare_mask_encode(sizes: Sizes) -> Row:
 
 
 def add_masks(records: list[dict[str, Any]], random: np.random.Generator) -> None:
-    """Give each record (with a bbox) a wavy ellipse as its RLE segmentation, and the mask's own area."""
+    """Add a wavy ellipse as RLE segmentation, and its area, to each record with a bbox."""
     boxes = torch.tensor([record["bbox"] for record in records])
     boxes[:, 2:] += boxes[:, :2]
     rles = encode_pasted_masks(torch.from_numpy(make_masks(random, len(records), side=14)), boxes, 480, 640)
@@ -123,4 +123,4 @@ ROWS: dict[str, Callable[[Any, Path], Row]] = {
     "coco_segm": lambda sizes, _: prepare_coco(sizes, sizes.segm_images, "segm"),
     "mask_encode": lambda sizes, _: prepare_mask_encode(sizes),
 }
-"""name → (sizes, an empty folder) → row."""
+"""name → function of (sizes, empty folder) that prepares the row."""

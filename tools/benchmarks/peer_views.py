@@ -1,8 +1,8 @@
-"""Input pipelines that a user could pick instead of ours, and the floors below all of them: decoding, copying.
+"""Alternative input pipelines, and lower bounds for all pipelines: decoding only, copying only.
 
-Every peer makes MoCo-v2's two views of each image under ROOT/train/<class>/: B normalised float32 views (B, 3, H, W)
-for the query and as many for the key, with the same probabilities and strengths (facebookresearch/moco, main_moco.py).
-A peer whose package is not installed is left out.
+Every peer makes MoCo-v2's two views of each image under ROOT/train/<class>/: normalised float32 (B, 3, H, W) for the
+queries and for the keys, with the same probabilities and strengths (facebookresearch/moco, main_moco.py). Peers whose
+packages are not installed are skipped.
 """
 
 import importlib.util
@@ -17,14 +17,14 @@ from torch.utils.data import DataLoader, Dataset
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 AREA = (0.2, 1.0)
-"""Share of an image that a crop covers (main_moco.py)."""
+"""Range of the fraction of the image's area that a crop covers (main_moco.py)."""
 PEERS = ("torchvision_v2", "albumentations", "dali", "dali_crops")
-"""Names of the peers; dali_crops leaves the colours out, as our pipeline `crops` does on the CPU."""
+"""Names of the peers; dali_crops omits the photometrics, as our pipeline `crops` does on the CPU."""
 PACKAGES = {"albumentations": "albumentations", "dali": "nvidia.dali", "dali_crops": "nvidia.dali"}
 
 
 class Views(Dataset[Any]):
-    """Files and what is made of each."""
+    """A data set of image files, transformed by `make`."""
 
     def __init__(self, root: Path, make: Callable[[bytes], Any]) -> None:
         self.paths = sorted((root / "train").rglob("*.JPEG"))
@@ -35,12 +35,12 @@ class Views(Dataset[Any]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Any:
-        """Return what is made of a file's bytes."""
+        """Return `make` of the file's bytes."""
         return self.make(self.paths[index].read_bytes())
 
 
 class Copies(Dataset[Any]):
-    """The images of a packed cache, copied."""
+    """A data set that copies the images of a packed cache."""
 
     def __init__(self, cache: Path) -> None:
         from pretrain.input.packed import open_cache
@@ -52,12 +52,12 @@ class Copies(Dataset[Any]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> int:
-        """Copy an image."""
+        """Copy an image; return its height."""
         return int(np.array(self.images.read(index)).shape[0])
 
 
 class Epochs:
-    """An iterable whose length counts batches of `batch_size` images; each iteration is one epoch."""
+    """An iterable that calls `start` for each epoch."""
 
     def __init__(self, start: Callable[[], Iterator[Any]]) -> None:
         self.start = start
@@ -76,7 +76,7 @@ def build_peer(name: str, root: Path, *, crop_px: int, batch_size: int, workers:
     """Return a peer's pipeline as an iterable of one epoch's batches.
 
     Raises:
-        ValueError: there is no such peer.
+        ValueError: no peer has this name.
 
     """
     if name == "torchvision_v2":
@@ -85,16 +85,16 @@ def build_peer(name: str, root: Path, *, crop_px: int, batch_size: int, workers:
         return _load(Views(root, _Albumentations(crop_px)), batch_size, workers)
     if name in ("dali", "dali_crops"):
         return _build_dali(root, crop_px, batch_size, max(1, workers), colours=name == "dali")
-    raise ValueError(f"no peer {name!r}; there are: {', '.join(PEERS)}")
+    raise ValueError(f"unknown peer {name!r}; expected one of {', '.join(PEERS)}")
 
 
 def build_decode_floor(root: Path, *, batch_size: int, workers: int) -> Any:
-    """Return a loader that decodes each file once at full size and returns nothing of it."""
+    """Return a loader that decodes each file once at full size and discards the pixels."""
     return _load(Views(root, _decode_only), batch_size, workers)
 
 
 def build_copy_floor(cache: Path, *, batch_size: int, workers: int) -> Any:
-    """Return a loader that copies each image's pixels out of a packed cache once and returns nothing of it."""
+    """Return a loader that copies each image of a packed cache once and discards the pixels."""
     return _load(Copies(cache), batch_size, workers)
 
 
@@ -122,7 +122,7 @@ def _use_one_thread(_worker: int) -> None:
 
 
 class _TorchvisionV2:
-    """torchvision's own JPEG decoder and its transforms on uint8 tensors."""
+    """torchvision's JPEG decoder and its v2 transforms on uint8 tensors."""
 
     def __init__(self, crop_px: int) -> None:
         from torchvision.transforms import v2
@@ -175,7 +175,7 @@ class _Albumentations:
 
 
 def _build_dali(root: Path, crop_px: int, batch_size: int, threads: int, *, colours: bool) -> Epochs:
-    """Return DALI's CPU pipeline: decoding and random crop fused, once per view."""
+    """Return DALI's CPU pipeline; each view decodes and crops in one fused operation."""
     from nvidia.dali import fn, pipeline_def
 
     @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
@@ -183,7 +183,7 @@ def _build_dali(root: Path, crop_px: int, batch_size: int, threads: int, *, colo
         content, _ = fn.readers.file(file_root=str(root / "train"), random_shuffle=True, name="reader")
         return _make_view(content, crop_px, colours), _make_view(content, crop_px, colours)
 
-    # Nothing is prefetched: batches made between two turns would be paid for by the others.
+    # No prefetching: work between two measurements would slow the other loaders.
     options = {"exec_async": False, "exec_pipelined": False, "prefetch_queue_depth": 1}
     pipe = two_views(batch_size=batch_size, num_threads=threads, device_id=None, **options)
     pipe.build()

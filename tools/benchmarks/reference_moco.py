@@ -1,7 +1,7 @@
-"""The reference's MoCo-v2 step, restated from facebookresearch/moco (moco/builder.py, main_moco.py) for one device.
+"""The reference's MoCo-v2 step, rewritten after facebookresearch/moco (moco/builder.py, main_moco.py) for one device.
 
-Kept as slow as it is there: float32 in torch's default layout, one statement per parameter in the key encoder's update,
-a clone of the queue in every step, and the loss and both accuracies read back to the host after each step.
+Its costs are kept: float32 in torch's default layout, one statement per parameter in the key encoder's update,
+a clone of the queue in every step, and a transfer of the loss and both accuracies to the host after each step.
 """
 
 import copy

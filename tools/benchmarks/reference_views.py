@@ -1,4 +1,4 @@
-"""The reference's input pipeline, restated from facebookresearch/moco (main_moco.py, moco/loader.py)."""
+"""The reference's input pipeline, rewritten after facebookresearch/moco (main_moco.py, moco/loader.py)."""
 
 import random
 from collections.abc import Callable
@@ -25,12 +25,12 @@ class TwoCrops:
 
 
 def blur_randomly(image: Image) -> Image:
-    """Blur with PIL's Gaussian, sigma U(0.1, 2) px."""
+    """Apply PIL's Gaussian blur with sigma ~ U(0.1, 2) px."""
     return image.filter(ImageFilter.GaussianBlur(radius=random.uniform(0.1, 2.0)))  # noqa: S311 (no secret)
 
 
 def build_reference_loader(root: Path, *, crop_px: int, batch_size: int, workers: int) -> "DataLoader[Any]":
-    """Return MoCo-v2's input over ROOT/train/<class>/: PIL views of `crop_px`, normalised float32 tensors."""
+    """Return a loader of two MoCo-v2 views (B, 3, crop_px, crop_px), normalised float32, of ROOT/train/<class>/."""
     transform = transforms.Compose(
         [
             transforms.RandomResizedCrop(crop_px, scale=(0.2, 1.0)),

@@ -1,7 +1,7 @@
-"""Take turns, so that a busy machine slows everything that is compared alike, and summarise the rounds.
+"""Interleave measurements in rounds, so that other load slows all sides equally, and summarise their ratios.
 
-One round gives every side one turn; the first round warms up and does not count; the order rotates from round to round.
-A ratio is taken within a round; the median over the rounds is reported with the lowest and the highest.
+In each round every side runs once; the first round is a warm-up and is not counted; the order rotates between rounds.
+Ratios are taken within a round; the median over the rounds is reported with the minimum and the maximum.
 """
 
 import statistics
@@ -13,18 +13,18 @@ T = TypeVar("T")
 
 
 def take_turns(sides: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
-    """Return what each side's turns returned, one value per counted round.
+    """Return the values that each side returned, one per counted round.
 
     Args:
-        sides: name → one turn.
-        rounds: rounds that count; one more goes before them.
+        sides: name → function that runs one measurement.
+        rounds: counted rounds; one warm-up round precedes them.
 
     Raises:
-        ValueError: no round would count.
+        ValueError: `rounds` is below 1.
 
     """
     if rounds < 1:
-        raise ValueError(f"rounds={rounds}: at least one round must count")
+        raise ValueError(f"rounds={rounds}: expected at least 1")
     names = list(sides)
     taken: dict[str, list[T]] = {name: [] for name in names}
     for number in range(rounds + 1):
@@ -42,7 +42,7 @@ def divide(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
 
 
 def summarise_ratios(ratios: Sequence[float], name: str = "ratio") -> dict[str, Any]:
-    """Return {name: median, "low", "high", "rounds"} of ratios within rounds."""
+    """Return {name: median, "low": minimum, "high": maximum, "rounds": number} of the ratios."""
     return {
         name: round(statistics.median(ratios), 4),
         "low": round(min(ratios), 4),
@@ -52,7 +52,7 @@ def summarise_ratios(ratios: Sequence[float], name: str = "ratio") -> dict[str, 
 
 
 def find_versions(*packages: str) -> dict[str, str]:
-    """Return {package: installed version} of those that are installed."""
+    """Return {package: version} of the installed ones."""
     found = {}
     for package in packages:
         try:

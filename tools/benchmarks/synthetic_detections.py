@@ -1,7 +1,7 @@
-"""Ground truth and detections of the sizes of VOC and COCO, made of random numbers, for the evaluation benchmark.
+"""Random ground truth and detections of the sizes of VOC and COCO, for the evaluation benchmark.
 
-Made as detectors make them: each object is found a few times with jitter and high scores, the rest of the hundred
-detections of an image are boxes anywhere with low scores.
+Detections resemble those of a detector: each object is found up to three times with jitter and high scores; the rest of
+the 100 detections of an image are random boxes with low scores.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ DETECTIONS_PER_IMAGE = 100
 
 
 def make_boxes(random: np.random.Generator, count: int, width: int, height: int) -> Array:
-    """Return (count, 4) boxes x1, y1, x2, y2 inside the image; their sides spread log-normally, as objects' do."""
+    """Return (count, 4) boxes x1, y1, x2, y2 inside the image; with log-normal sides, like real objects'."""
     sides = np.exp(random.normal(np.log(0.22), 0.8, (count, 2))).clip(0.02, 0.95) * [width, height]
     corner = random.random((count, 2)) * ([width, height] - sides)
     return np.concatenate([corner, corner + sides], axis=1)
@@ -40,7 +40,7 @@ def make_detections(
     found = found.clip(0, [width, height, width, height])
     found[:, :2] = np.minimum(found[:, :2], found[:, 2:] - 0.5)
     scores = np.concatenate([random.beta(4, 2, len(near)), 0.05 + random.exponential(0.06, len(far))]).clip(0, 1)
-    # False detections are mostly of classes that are in the image.
+    # Most false detections are of classes present in the image.
     around = random.choice(np.append(classes, random.integers(class_count)), len(far))
     anywhere = random.random(len(far)) < 0.3
     around[anywhere] = random.integers(0, class_count, int(anywhere.sum()))
@@ -51,7 +51,7 @@ def make_detections(
 def write_voc(root: Path, random: np.random.Generator, images: int, class_names: list[str]) -> list[Any]:
     """Write annotations and an image set "test" below `root`; return (name, boxes, scores, classes) per image.
 
-    Boxes of detections are float32 with 0-based corners, scores float32: what a model gives.
+    Detections are float32 with 0-based corners, as a model returns them.
     """
     (root / "Annotations").mkdir(parents=True)
     (root / "ImageSets" / "Main").mkdir(parents=True)
@@ -99,7 +99,7 @@ def make_coco(random: np.random.Generator, images: int, categories: int = 80) ->
 
 
 def make_masks(random: np.random.Generator, count: int, side: int = 28) -> npt.NDArray[np.float32]:
-    """Return (count, side, side) soft masks in [0, 1]: ellipses with a wavy edge that fill most of their box."""
+    """Return (count, side, side) soft masks in [0, 1]: ellipses with a wavy edge, filling most of their box."""
     axis = (np.arange(side) + 0.5) / side * 2 - 1
     y, x = np.meshgrid(axis, axis, indexing="ij")
     angle, radius = np.arctan2(y, x), np.hypot(x, y)
@@ -111,7 +111,7 @@ def make_masks(random: np.random.Generator, count: int, side: int = 28) -> npt.N
 
 
 def _as_xywh(boxes: Array) -> list[list[float]]:
-    """Return [x, y, width, height] lists of (n, 4) corners, rounded to float32 as a model's are."""
+    """Return [x, y, width, height] lists of (n, 4) corners, rounded to float32 like a model's."""
     corners = boxes.astype(np.float32)
     corners[:, 2:] -= corners[:, :2]
     return list(corners.tolist())

@@ -39,9 +39,9 @@ from pretrain.runtime.stopping import EXIT_YIELD
 from pretrain.runtime.yaml_nodes import FALSE, TRUE
 from tools.chain import status
 from tools.chain.difference import refuse_other_work
+from tools.chain.doctor import run_doctor
 from tools.chain.ending import print_ending
 from tools.chain.explain import explain_plan, list_rows
-from tools.chain.fitness import refuse_unfit_setup
 from tools.chain.local import LocalDriver
 from tools.chain.logs import find_logs
 from tools.chain.memory import recall, remember
@@ -102,7 +102,7 @@ def submit(chain: Chain, options: Options) -> int:
     if not options.changed:
         refuse_other_work(chain)
     lock = submit_lock(chain)
-    refuse_unfit_setup(chain)
+    run_doctor(chain)
     with hold(lock):
         freeze(chain)
         remember(chain)

@@ -1,1 +1,1 @@
-"""Fetching public data sets."""
+"""Download of public data sets."""

@@ -1,4 +1,4 @@
-"""Download an archive with resume, check it, and unpack it into a folder where other archives' files lie already."""
+"""Download an archive resumably, verify it, and unpack it into a folder that may hold other archives' files."""
 
 import hashlib
 import logging
@@ -20,39 +20,39 @@ logger = logging.getLogger(__name__)
 
 CHUNK_BYTES = 1 << 20
 TRIES = 5
-"""Connections that may break one after the other without a new byte."""
+"""Consecutive connections that may fail without a new byte."""
 PAUSE_S = 2.0
-"""Between two tries; doubled each time."""
+"""Initial pause between two tries in seconds; doubled after each failure."""
 TIMEOUT_S = 60
 
 
 @dataclass(frozen=True, kw_only=True)
 class Archive:
-    """A tar or zip file that is published somewhere."""
+    """A published tar or zip file."""
 
     url: str
     size_bytes: int
     digest: str
-    """md5:… or sha256:…, hexadecimal."""
+    """`md5:` or `sha256:` and the hexadecimal digest."""
     source: str
-    """The public file that confirms address and digest."""
+    """Public file that states URL and digest."""
     strip: str = ""
-    """Leading folder of its members that is left out."""
+    """Leading folder to strip from the names of its members."""
     into: str = ""
-    """Folder below the root that its members go into."""
+    """Folder below the root to unpack into."""
 
     @property
     def name(self) -> str:
-        """Return its file name."""
+        """Its file name."""
         return self.url.rpartition("/")[2]
 
 
 def download(archive: Archive, url: str, folder: Path) -> Path:
-    """Return the archive in `folder`, fetched from `url`; a part that an earlier call fetched is gone on with.
+    """Download the archive from `url` into `folder` and return its path; resumes a partial download.
 
     Raises:
-        ValueError: the bytes are not those that were published.
-        OSError: the server does not answer, or says no.
+        ValueError: size or digest differ from the published ones; the file is removed.
+        OSError: the server cannot be reached or refuses the request.
 
     """
     path, part = folder / archive.name, folder / f"{archive.name}.part"
@@ -65,10 +65,10 @@ def download(archive: Archive, url: str, folder: Path) -> Path:
 
 
 def unpack(archive: Archive, path: Path, root: Path) -> int:
-    """Put the archive's files below `root`, beside those that are there; return how many it has.
+    """Unpack the archive's files below `root`, keeping existing files; return their number.
 
     Raises:
-        ValueError: a member would lie outside, is no plain file, or is there already with other bytes.
+        ValueError: a member would be written outside `root`, is not a regular file, or exists with different content.
 
     """
     work = root / f".partial-{archive.name}"
@@ -84,7 +84,7 @@ def unpack(archive: Archive, path: Path, root: Path) -> int:
         final = root / place
         if final.exists() and not cmp(target, final, shallow=False):
             raise ValueError(
-                f"{final}: is there already with other bytes than in {archive.name}; move it away, then run again"
+                f"{final}: already exists with different content than in {archive.name}; move it away, then run again"
             )
         final.parent.mkdir(parents=True, exist_ok=True)
         target.replace(final)
@@ -100,34 +100,38 @@ def _fetch(archive: Archive, url: str, part: Path) -> None:
         except (OSError, HTTPException) as error:
             if isinstance(error, urllib.error.HTTPError) and error.code in (401, 403, 404, 410):
                 raise OSError(
-                    f"{url}: {error}; take the file from elsewhere with mirror=URL, or put it into {part.parent}"
+                    f"{url}: {error}; download from a mirror with mirror=URL, or put the file into {part.parent}"
                 ) from error
             failures = 0 if part.exists() and part.stat().st_size > have else failures + 1
             if failures >= TRIES:
-                raise OSError(f"{url}: {error}, {TRIES} times; run the same command again later to go on") from error
-            logger.warning("%s: %s; going on at %d bytes", url, error, have)
+                raise OSError(
+                    f"{url}: {error} ({TRIES} failures in a row); run the same command again later to resume"
+                ) from error
+            logger.warning("%s: %s; resuming at %d bytes", url, error, have)
             time.sleep(pause_s)
             pause_s = PAUSE_S if failures == 0 else 2 * pause_s
 
 
 def _append(archive: Archive, url: str, part: Path, have: int) -> None:
-    """Add to `part` what `url` gives from byte `have` on; begin anew with a server that knows no ranges."""
+    """Append the content of `url` from byte `have` to `part`; restart from 0 if the server ignores ranges."""
     if not url.startswith(("http://", "https://")):
-        raise ValueError(f"{url}: expected an address that begins with http:// or https://")
+        raise ValueError(f"{url}: expected a URL that starts with http:// or https://")
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310 (checked)
     with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310 (checked above)
         resumed = have > 0 and answer.status == 206
-        told = time.monotonic()
+        logged = time.monotonic()
         with part.open("ab" if resumed else "wb") as out:
             while chunk := answer.read(CHUNK_BYTES):
                 out.write(chunk)
                 if out.tell() > archive.size_bytes:
-                    raise ValueError(f"{url}: gives more than the published {archive.size_bytes} bytes")
-                if time.monotonic() - told > 10:
-                    told = time.monotonic()
+                    raise ValueError(
+                        f"{url}: sends more than the published {archive.size_bytes} bytes; try another mirror=URL"
+                    )
+                if time.monotonic() - logged > 10:
+                    logged = time.monotonic()
                     logger.info("%s: %.0f %%", archive.name, 100 * out.tell() / archive.size_bytes)
         if part.stat().st_size < archive.size_bytes:
-            raise OSError("the connection ended early")
+            raise OSError("the connection closed before the end of the file")
 
 
 def _check(archive: Archive, path: Path, url: str) -> None:
@@ -138,8 +142,8 @@ def _check(archive: Archive, path: Path, url: str) -> None:
         size = path.stat().st_size
         path.unlink()
         raise ValueError(
-            f"{url}: {size} bytes with the {algorithm} {found}; published are {archive.size_bytes} bytes with "
-            f"{expected} ({archive.source}). The file is removed; run again, or name another mirror=URL"
+            f"{url}: got {size} bytes with {algorithm} {found}; expected {archive.size_bytes} bytes with {expected} "
+            f"({archive.source}). The file was removed; run again, or use another mirror=URL"
         )
 
 
@@ -148,11 +152,11 @@ def _refuse_damaged(path: Path) -> Iterator[None]:
     try:
         yield
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path}: no sound archive ({error}); delete it and run again") from error
+        raise ValueError(f"{path}: damaged archive ({error}); delete it and run again") from error
 
 
 def _open_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Yield (name, content) of every plain file; folders are left out, anything else is refused."""
+    """Yield (name, content) of every regular file; skip folders, reject anything else."""
     with _refuse_damaged(path):
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -167,7 +171,9 @@ def _open_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
                     continue
                 content = tar.extractfile(member) if member.isreg() else None
                 if content is None:
-                    raise ValueError(f"{path}: {member.name} is a link or a device; this is not the published archive")
+                    raise ValueError(
+                        f"{path}: {member.name} is a link or a device; this is not the published archive, delete it"
+                    )
                 with content as stream:
                     yield member.name, stream
 
@@ -177,5 +183,7 @@ def _find_place(archive: Archive, name: str) -> Path:
     if archive.strip and parts[:1] == (archive.strip,):
         parts = parts[1:]
     if not parts or ".." in parts or "/" in parts or "\0" in name:
-        raise ValueError(f"{archive.name}: the member {name!r} would lie outside; this is not the published archive")
+        raise ValueError(
+            f"{archive.name}: the member {name!r} would be written outside; this is not the published archive"
+        )
     return Path(archive.into, *parts)

@@ -1,12 +1,12 @@
-"""Fetch VOC or COCO, check the archives, and unpack them where every command looks.
+"""Download VOC or COCO, verify the archives, and unpack them in the layout that every command reads.
 
   python -m tools.data.fetch_data voc data/sets        VOC2007 (trainval and test in one folder), VOC2012; 2.9 GB
   python -m tools.data.fetch_data coco data/sets       COCO 2017: train, val, annotations, 20.4 GB
   python -m tools.data.fetch_data in100-list data/sets the class list of ImageNet-100 (ImageNet itself needs an account)
 
-mirror=URL takes the files from URL/<file name> instead; the digests stay. keep=true leaves the archives in
-ROOT/.archives. The same command goes on where it was stopped, and returns at once when all is there. An archive is
-unpacked only when its size and digest are right; a file that is there already with other bytes is never overwritten.
+mirror=URL downloads from URL/<file name> and verifies the same digests. keep=true keeps the archives in ROOT/.archives.
+Run the same command again to resume after a stop; it returns at once if everything is there. An archive is unpacked
+only if its size and digest match; an existing file with different content is never overwritten.
 """
 
 import shutil
@@ -74,23 +74,23 @@ SETS = {
         ),
     ),
 }
-"""What is fetched; each archive with where its address and digest are confirmed."""
+"""The archives of each data set, with the sources of their URLs and digests."""
 ARCHIVES, DONE = ".archives", ".fetched"
 CLASS_LIST = "imagenet100.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
 class FetchSettings:
-    """How to fetch."""
+    """Where to download from, and whether to keep the archives."""
 
     mirror: str = ""
-    """Take the files from MIRROR/<file name>; empty: from their own addresses."""
+    """Download from MIRROR/<file name>; empty: from the original URLs."""
     keep: bool = False
-    """Leave the archives in ROOT/.archives when they are unpacked."""
+    """Keep the archives in ROOT/.archives after unpacking."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Fetch what is not there yet; say where it lies."""
+    """Download what is missing; print where it is."""
     (what, root), overrides = split_arguments(arguments, ["WHAT", "ROOT"])
     settings = read_settings(FetchSettings, None, overrides)
     if what == "in100-list":
@@ -98,15 +98,15 @@ def main(arguments: Sequence[str]) -> int:
     if what not in SETS:
         raise UsageError(f"expected {', '.join(SETS)} or in100-list, got {what!r}. Add --help for an example.")
     fetch(SETS[what], Path(root), settings)
-    print(f"{root}: {what} is there; `python -m tools.check_data {root}` counts and checks it")
+    print(f"{root}: {what} is complete; `python -m tools.check_data {root}` counts and checks its files")
     return 0
 
 
 def fetch(archives: Sequence[Archive], root: Path, settings: FetchSettings) -> None:
-    """Download, check and unpack every archive that ROOT/.fetched does not name yet.
+    """Download, verify and unpack every archive that is not recorded in ROOT/.fetched.
 
     Raises:
-        ValueError: too little room on the disk, another digest, or a file that is there with other bytes.
+        ValueError: too little disk space, a wrong digest, or an existing file with different content.
         OSError: the server cannot be reached.
 
     """
@@ -128,10 +128,10 @@ def fetch(archives: Sequence[Archive], root: Path, settings: FetchSettings) -> N
 
 def write_class_list(root: Path) -> int:
     """Write ROOT/imagenet100.txt, the list that data.class_list=imagenet100 names."""
-    from pretrain.input.images import CLASS_LISTS  # heavy (NumPy, Pillow): --help must come at once
+    from pretrain.input.images import CLASS_LISTS  # heavy: NumPy, Pillow
 
     write_text(root / CLASS_LIST, CLASS_LISTS["imagenet100"].read_text())
-    print(f"{root / CLASS_LIST}: 100 classes; data.class_list=imagenet100 takes the same list without the file")
+    print(f"{root / CLASS_LIST}: 100 classes; data.class_list=imagenet100 selects the same classes without the file")
     return 0
 
 
@@ -141,7 +141,7 @@ def _is_done(archive: Archive, root: Path) -> bool:
 
 
 def _refuse_full_disk(missing: Sequence[Archive], root: Path, folder: Path) -> None:
-    """Raise ValueError when archives and their content do not fit: twice the largest, once the others."""
+    """Raise ValueError if there is too little space: the sum of the archives plus the largest once more."""
     if not missing:
         return
     there = sum(path.stat().st_size for path in folder.iterdir())
@@ -149,7 +149,7 @@ def _refuse_full_disk(missing: Sequence[Archive], root: Path, folder: Path) -> N
     needed, free = sum(sizes) + max(sizes) - there, shutil.disk_usage(root).free
     if needed > free:
         raise ValueError(
-            f"{root}: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free; make room or name another folder"
+            f"{root}: needs {needed / 1e9:.1f} GB, has {free / 1e9:.1f} GB free; free space or choose another folder"
         )
 
 

@@ -1,1 +1,1 @@
-"""The embedded data sets of handwritten digits."""
+"""Painting and writing of the embedded data sets of handwritten digits."""

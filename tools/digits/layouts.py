@@ -1,4 +1,4 @@
-"""Write scenes of digits in the layouts that the loaders of ImageNet, VOC and COCO read."""
+"""Write scenes of digits in the directory layouts of ImageNet, VOC and COCO."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,17 +16,17 @@ from tools.digits.scenes import DigitPool, Image, Mask, PaintedDigit, SceneStyle
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 """COCO's categories (ids 1 to 10) and the class folders of the ImageNet layout, by digit."""
 VOC_NAMES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow")
-"""The VOC category under which each digit is written: the first ten of VOC's twenty, so VOC's own loaders read them."""
+"""The VOC category of each digit: the first ten of VOC's twenty, so that standard VOC loaders read them."""
 JPEG_QUALITY = 92
 POLYGON_SCALE = 4
-"""Polygons are traced on the mask enlarged so many times: their corners lie within a quarter pixel of its edges."""
+"""Polygons are traced on the mask enlarged by this factor, so their corners are within a quarter pixel of its edges."""
 
 MakeRng = Callable[[str, int], np.random.Generator]
-"""Give the random generator of image `index` of `split`: every image has its own, whatever the other counts."""
+"""(split, index) → random generator of that image; independent of the number of images in any split."""
 
 
 def write_classes(folder: Path, pool: DigitPool, count: int, side_px: int, make_rng: MakeRng) -> None:
-    """Write `count` images of one main digit each to FOLDER/<digit name>/, the classes in turn."""
+    """Write `count` square images of one main digit each to FOLDER/<digit name>/, cycling through the classes."""
     for index in range(count):
         label = index % len(DIGIT_NAMES)
         image = paint_single(pool, make_rng(folder.name, index), label, side_px)
@@ -37,8 +37,8 @@ def write_voc(root: Path, sets: Sequence[tuple[str, DigitPool, int]], style: Sce
     """Write a VOC year: JPEGImages, Annotations and ImageSets/Main/{trainval,train,val,test}.txt.
 
     Args:
-        root: …/VOC2007 or …/VOC2012; the year is read off its name.
-        sets: (trainval or test, pool, number of images); trainval's halves become train and val.
+        root: …/VOC2007 or …/VOC2012; its name determines the year.
+        sets: (trainval or test, pool, number of images); train and val are the halves of trainval.
         style: sizes of the scenes.
         make_rng: see `MakeRng`.
 
@@ -65,7 +65,7 @@ def write_voc(root: Path, sets: Sequence[tuple[str, DigitPool, int]], style: Sce
 
 
 def describe_voc(name: str, folder: str, shape: Sequence[int], digits: Sequence[PaintedDigit]) -> str:
-    """Return the VOC annotation; pixel coordinates count from 1 and both corners lie inside the box."""
+    """Return the VOC annotation; pixel coordinates start at 1 and both corners are inclusive."""
     height, width, depth = shape
     lines = [
         "<annotation>",
@@ -116,7 +116,7 @@ def write_coco(root: Path, split: str, pool: DigitPool, scenes: tuple[int, Scene
 
 
 def describe_coco(digit: PaintedDigit) -> dict[str, Any]:
-    """Return the COCO annotation without its ids: polygons, or an uncompressed RLE with iscrowd 1 for a crowd."""
+    """Return the COCO annotation without ids: polygons, or for a crowd an uncompressed RLE and iscrowd 1."""
     left, top, right, bottom = digit.box
     segmentation: Any = encode_rle(digit.mask) if digit.crowd else list(trace_polygons(digit.mask))
     return {
@@ -129,7 +129,7 @@ def describe_coco(digit: PaintedDigit) -> dict[str, Any]:
 
 
 def trace_polygons(mask: Mask) -> Iterator[list[float]]:
-    """Yield the outlines of the mask's parts as flat x, y lists, in pixels (the image's corner is 0, 0)."""
+    """Yield the outlines of the mask's parts as flat [x, y, x, y, …] in pixels; the top-left corner is (0, 0)."""
     large = mask.astype(np.uint8).repeat(POLYGON_SCALE, axis=0).repeat(POLYGON_SCALE, axis=1)
     contours, _ = cv2.findContours(large, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     for contour in sorted(contours, key=lambda points: tuple(points[0, 0])):
@@ -139,7 +139,7 @@ def trace_polygons(mask: Mask) -> Iterator[list[float]]:
 
 
 def encode_rle(mask: Mask) -> dict[str, Any]:
-    """Return COCO's uncompressed run lengths: column by column, alternately background and foreground."""
+    """Return COCO's uncompressed RLE: column-major run lengths, alternately background and foreground."""
     flat: NDArray[np.bool_] = np.concatenate([[False], mask.ravel(order="F")])
     starts = np.flatnonzero(flat[1:] != flat[:-1])
     counts = np.diff(np.concatenate([[0], starts, [mask.size]]))
@@ -147,7 +147,7 @@ def encode_rle(mask: Mask) -> dict[str, Any]:
 
 
 def write_jpeg(path: Path, image: Image) -> None:
-    """Write an RGB image as JPEG."""
+    """Write an RGB image (height, width, 3) as JPEG."""
     _write(path, simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=JPEG_QUALITY, colorspace="RGB"))
 
 

@@ -1,10 +1,10 @@
-"""Paint scenes of real handwritten digits, bright on dark textured grounds, with the exact box and mask of each digit.
+"""Paint scenes of real handwritten digits, bright on dark textured backgrounds, with exact boxes and masks.
 
-Everything is grey, strokes are bold and grounds quiet: colour or a loud texture would tell the images apart without a
-look at the digit, and a short contrastive run would learn just that.
+Images are grey, strokes bold and backgrounds low in contrast: colour or a strong texture would identify an image
+without its digit, and a short contrastive run would learn only that.
 
 The digits are scikit-learn's bundled copy of the UCI "Optical Recognition of Handwritten Digits" test set: 1,797 images
-of 8 x 8 pixels, values 0 to 16. Legend: an image is uint8 (height, width, 3), RGB; an alpha is float32 in [0, 1].
+of 8 x 8 pixels, values 0 to 16. An image is uint8 (height, width, 3), RGB; an alpha is float32 in [0, 1].
 """
 
 from dataclasses import dataclass
@@ -18,19 +18,19 @@ Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 TEST_SHARE = 0.3
-"""Share of the handwritten digits of every class that only test and val images show."""
+"""Fraction of the handwritten digits of each class reserved for test and val images."""
 TEXTURE_PX = 256
-"""Side of a background texture; images are crops of it."""
+"""Side of a background texture in pixels; backgrounds are crops of it."""
 TEXTURES = 48
-"""Backgrounds per split: few enough that many images share one, so that a background does not name its image."""
+"""Backgrounds per split: few, so that many images share one and a background does not identify its image."""
 BORDER = 1
-"""Empty pixels around the 8 x 8 strokes, so that a rotated digit is not cut."""
+"""Empty pixels around the 8 x 8 strokes, so that rotation does not clip them."""
 GROUND, GROUND_SWING, GRAIN = (0.08, 0.22), (0.01, 0.04), 0.01
-"""Mean level of a ground, amplitude of its texture, and deviation of its noise; 0 is black, 1 white."""
+"""Mean level of a background, amplitude of its texture, standard deviation of its noise; 0 is black, 1 white."""
 DIGIT, FAINT_DIGIT = (0.8, 1.0), (0.35, 0.45)
-"""Level of a digit, and of one that is marked difficult."""
+"""Level of a digit, and of one marked difficult."""
 STROKE_EDGE, STROKE_SOFTNESS = 0.3, 0.15
-"""Ink above the edge is stroke, within half the softness around it partly."""
+"""Alpha is 0.5 where the ink equals the edge and rises from 0 to 1 over the softness around it."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class DigitPool:
 
 @dataclass(frozen=True)
 class PaintedDigit:
-    """One digit as it stands in an image."""
+    """One digit painted into an image."""
 
     label: int
     mask: Mask  # (height, width), visible pixels, holes filled
@@ -61,7 +61,7 @@ class PaintedDigit:
 
 @dataclass(frozen=True)
 class SceneStyle:
-    """Sizes of a scene: sides of the image, how many digits, and their sides, all inclusive and in pixels."""
+    """Ranges (inclusive) of a scene: image sides in pixels, number of digits, digit sides in pixels."""
 
     side_px: tuple[int, int] = (128, 160)
     digits: tuple[int, int] = (1, 6)
@@ -73,7 +73,7 @@ class SceneStyle:
 
 def load_pools(seed: int) -> dict[str, DigitPool]:
     """Return the pools "train" and "test": disjoint digits, split class by class, and disjoint backgrounds."""
-    from sklearn.datasets import load_digits  # heavy: --help must answer at once
+    from sklearn.datasets import load_digits  # heavy
 
     bunch = load_digits()
     strokes = np.pad(bunch.images.astype(np.float32) / 16, ((0, 0), (BORDER, BORDER), (BORDER, BORDER)))
@@ -92,7 +92,7 @@ def load_pools(seed: int) -> dict[str, DigitPool]:
 
 
 def make_texture(rng: np.random.Generator) -> Floats:
-    """Return one grey texture: cloud noise at a random grain, and perhaps stripes, checks or rings over it."""
+    """Return a grey texture (TEXTURE_PX, TEXTURE_PX) in [-1, 1]: smooth noise, with or without a pattern."""
     grain = int(rng.integers(4, 33))
     noise = rng.standard_normal((grain, grain)).astype(np.float32)
     texture = cv2.resize(noise, (TEXTURE_PX, TEXTURE_PX), interpolation=cv2.INTER_CUBIC)
@@ -110,7 +110,10 @@ def make_texture(rng: np.random.Generator) -> Floats:
 
 
 def paint_scene(pool: DigitPool, rng: np.random.Generator, style: SceneStyle) -> tuple[Image, list[PaintedDigit]]:
-    """Return an image of several digits and what stands in it; at least one digit, boxes overlapping little."""
+    """Return an image of several digits and its digits.
+
+    At least one is neither difficult nor a crowd; a new digit overlaps earlier boxes by at most 10 %.
+    """
     height, width = (int(side) for side in rng.integers(style.side_px[0], style.side_px[1] + 1, 2))
     canvas = _paint_background(pool, rng, height, width)
     painted: list[PaintedDigit] = []
@@ -132,7 +135,7 @@ def paint_scene(pool: DigitPool, rng: np.random.Generator, style: SceneStyle) ->
 
 
 def paint_single(pool: DigitPool, rng: np.random.Generator, label: int, side_px: int) -> Image:
-    """Return a square image of one main digit of class `label`, near the middle, 50 to 85 % of the side."""
+    """Return a square image of one digit of class `label`, whose square is 60 to 95 % of the image's side."""
     canvas = _paint_background(pool, rng, side_px, side_px)
     side = int(side_px * rng.uniform(0.6, 0.95))
     place = tuple(int(value) for value in rng.integers(0, side_px - side + 1, 2))
@@ -141,7 +144,7 @@ def paint_single(pool: DigitPool, rng: np.random.Generator, label: int, side_px:
 
 
 def _paint_background(pool: DigitPool, rng: np.random.Generator, height: int, width: int) -> Floats:
-    """Return the canvas (height, width) in [0, 1]: a quiet texture around one dark level."""
+    """Return the canvas (height, width) in [0, 1]: a low-contrast texture around a dark level."""
     texture = pool.textures[int(rng.integers(len(pool.textures)))]
     top, left = int(rng.integers(TEXTURE_PX - height + 1)), int(rng.integers(TEXTURE_PX - width + 1))
     canvas = texture[top : top + height, left : left + width] * np.float32(rng.uniform(*GROUND_SWING))
@@ -150,14 +153,14 @@ def _paint_background(pool: DigitPool, rng: np.random.Generator, height: int, wi
     return np.clip(canvas, 0, 1, out=canvas)
 
 
-def _paint_digit(  # the place is (top, left), the side and whether the digit is faint
+def _paint_digit(  # where: (top, left), side, difficult
     canvas: Floats,
     pool: DigitPool,
     rng: np.random.Generator,
     where: tuple[tuple[int, int], int, bool],
     label: int | None = None,
 ) -> PaintedDigit | None:
-    """Paint one digit; None when less than half of its strokes falls inside the canvas."""
+    """Paint one digit into `canvas`; return None if less than half of its strokes is inside."""
     (top, left), side, difficult = where
     members = np.arange(len(pool.labels)) if label is None else np.flatnonzero(pool.labels == label)
     chosen = int(members[int(rng.integers(len(members)))])
@@ -178,7 +181,7 @@ def _paint_digit(  # the place is (top, left), the side and whether the digit is
 
 
 def _paint_crowd(canvas: Floats, pool: DigitPool, rng: np.random.Generator) -> PaintedDigit:
-    """Paint a clump of five to nine small digits of one class; its mask is one region."""
+    """Paint a cluster of five to nine small digits of one class; its mask is their union."""
     label, side = int(rng.integers(10)), int(rng.integers(14, 21))
     height, width = canvas.shape[:2]
     middle = np.array([rng.uniform(0.3, 0.7) * height, rng.uniform(0.3, 0.7) * width])
@@ -192,7 +195,7 @@ def _paint_crowd(canvas: Floats, pool: DigitPool, rng: np.random.Generator) -> P
 
 
 def _draw_strokes(strokes: Floats, rng: np.random.Generator, side: int) -> Floats:
-    """Return the digit's alpha (side, side): scaled smoothly, turned by up to 15 degrees, stretched by up to 15 %."""
+    """Return the alpha (side, side): bicubic scaling, rotation up to 15 degrees, anisotropic stretch up to 15 %."""
     angle, stretch = np.deg2rad(rng.uniform(-15, 15)), rng.uniform(0.85, 1.15)
     scale = side / strokes.shape[0]
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * scale
@@ -207,7 +210,7 @@ def _draw_strokes(strokes: Floats, rng: np.random.Generator, side: int) -> Float
 def _choose_place(
     rng: np.random.Generator, shape: tuple[int, ...], side: int, *, over_the_edge: bool
 ) -> tuple[int, int]:
-    """Return top and left: inside the image, or with up to 40 % of the side beyond one of its edges."""
+    """Return (top, left): inside the image, or with 20 to 40 % of the side beyond one edge."""
     place = [int(rng.integers(0, length - side + 1)) for length in shape[:2]]
     if over_the_edge:
         axis, beyond = int(rng.integers(2)), int(side * rng.uniform(0.2, 0.4))
@@ -216,7 +219,7 @@ def _choose_place(
 
 
 def _overlap(place: tuple[int, int], side: int, box: tuple[int, int, int, int]) -> float:
-    """Return which share of `box` or of the square, whichever is smaller, both have in common."""
+    """Return the intersection of `box` and the square, divided by the smaller of the two areas."""
     left, top, right, bottom = box
     height = min(bottom, place[0] + side) - max(top, place[0])
     width = min(right, place[1] + side) - max(left, place[1])

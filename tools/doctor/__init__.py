@@ -1,1 +1,1 @@
-"""Examinations of this set-up."""
+"""Checks of the installed packages, GPU, Slurm, disk and data (`mochi doctor`)."""

@@ -1,1 +1,1 @@
-"""The report of a chain: gathered from its files, written as a page, as tables and as JSON."""
+"""The report of a chain: read from its files, written as a web page, tables and JSON."""

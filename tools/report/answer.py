@@ -1,6 +1,6 @@
-"""Lay out the answer's picture: one axis per protocol and headline metric, from the floor to the ceiling.
+"""Lay out the dot plots at the top of the page: one axis per protocol and headline metric.
 
-Places along an axis are percent of its width, so the page can draw it at any size.
+Positions on an axis are percent of its width, so the page can draw it at any size.
 """
 
 import math
@@ -15,16 +15,16 @@ from transfer.results.comparison import Verdict
 from transfer.results.summaries import HEADLINE, Summary
 
 MARGIN = 0.06
-"""Free space at either end of an axis, as a share of what is drawn."""
+"""Margin at each end of an axis, as a fraction of the range of the data."""
 MOST_LINES = 24
-"""An axis shows so many methods at once; of a sweep's, the best."""
+"""Methods shown on an axis without unfolding; of more, the best."""
 TICKS = 5
-"""An axis has about so many ticks."""
+"""Approximate number of ticks of an axis."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """A labelled place on an axis."""
+    """A labelled position on an axis, in percent of its width."""
 
     place: float
     label: str
@@ -36,14 +36,15 @@ class Line:
 
     name: str
     role: str
-    """ "floor", "ceiling" or ""."""
+    """The control that the method is: `floor`, `ceiling` or empty."""
     value: float
     """The mean, in percent."""
     dots: Sequence[float]
-    """Every run."""
+    """Position of every run."""
     mean: float
+    """Position of the mean."""
     interval: tuple[float, float] | None
-    """Start and width of the 95 % interval of the mean, cut at the axis's ends."""
+    """Start and width of the 95 % interval of the mean, clipped to the axis; None without an interval."""
     text: str
     units: str
 
@@ -55,13 +56,13 @@ class Axis:
     title: str
     ticks: Sequence[Mark]
     ends: Sequence[Mark]
-    """The means of the floor and of the ceiling, where the chain names them."""
+    """The means of the floor and the ceiling, if the chain names controls."""
     lines: Sequence[Line]
-    """In the order of the chain."""
+    """One per method, in the order of the chain."""
 
     @property
     def shown(self) -> Sequence[Line]:
-        """Every line where they are few; else the best ones and the ends of the scale, the best first."""
+        """All lines if there are at most MOST_LINES; else the best ones and the controls, best first."""
         if len(self.lines) <= MOST_LINES:
             return self.lines
         ranked = self._rank()
@@ -69,7 +70,7 @@ class Axis:
 
     @property
     def folded(self) -> Sequence[Line]:
-        """The lines that are not shown at once, the best first."""
+        """The remaining lines, best first."""
         if len(self.lines) <= MOST_LINES:
             return []
         return [line for line in self._rank()[MOST_LINES:] if not line.role]
@@ -79,7 +80,7 @@ class Axis:
 
 
 def build_axes(table: Table, verdict: Verdict) -> list[Axis]:
-    """Return an axis per headline metric of a protocol's table."""
+    """Return one axis per headline metric of a protocol's table."""
     metrics = [metric for metric in table.metrics if metric in HEADLINE]
     rows = {metric: [row for row in table.summaries if row.metric == metric] for metric in metrics}
     return [_build_axis(mine, verdict) for mine in rows.values()]
@@ -112,7 +113,10 @@ def _build_axis(rows: Sequence[Summary], verdict: Verdict) -> Axis:
 
 
 def _find_range(rows: Sequence[Summary]) -> tuple[float, float]:
-    """Return the ends of the axis: they hold every run, and an interval as far as it is no wider than that twice."""
+    """Return the ends of the axis in percent.
+
+    It spans every run, and the intervals up to one range of the runs beyond them.
+    """
     values = [value for row in rows for value in row.values]
     low, high = min(values), max(values)
     reach = (high - low) or 1.0
@@ -126,7 +130,7 @@ def _find_range(rows: Sequence[Summary]) -> tuple[float, float]:
 
 
 def _find_ticks(low: float, high: float) -> list[Mark]:
-    """Return round numbers within an axis: multiples of 1, 2 or 5 times a power of ten."""
+    """Return ticks at multiples of 1, 2 or 5 times a power of ten."""
     rough = (high - low) / TICKS
     power = 10 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)

@@ -1,4 +1,4 @@
-"""What a chain's report is asked, from its chain file and the command line, and what its runs cost."""
+"""Read the report's question from chain file and command line, the cost of runs, and their bootstrap draws."""
 
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -17,21 +17,21 @@ from transfer.results.summaries import HEADLINE, RunKey, key_of
 
 
 def read_question(files: ChainFiles, asked: Mapping[str, Any]) -> Question:
-    """Return the chain's question with what the command line asks instead.
+    """Return the chain's question, overridden by the command line.
 
     Args:
-        files: of the chain; its chain.json may be older than questions.
-        asked: compare, baseline, controls, delta; empty or None: as the chain has it.
+        files: of the chain; a chain.json of an earlier version may hold no question.
+        asked: compare, baseline, controls and delta of the command line; empty or None: as in the chain file.
 
     Raises:
-        SettingsError: a name that is no backbone here, and the like; all mistakes at once.
+        SettingsError: lists every mistake, such as the name of an unknown backbone.
 
     """
     config = files.chain.get("config") or {}
     stored: dict[str, Any] = {"compare": config.get("compare") or [], "baseline": config.get("baseline") or ""}
     stored |= {"controls": Controls(**(config.get("controls") or {})), "delta": config.get("delta")}
     given = {key: value for key, value in asked.items() if value not in ((), "", None, Controls())}
-    if given.keys() & {"compare", "baseline"}:  # one replaces the other
+    if given.keys() & {"compare", "baseline"}:  # either one replaces both
         stored |= {"compare": [], "baseline": ""}
     wanted = stored | given
     backbones = list_backbones(files)
@@ -42,9 +42,9 @@ def read_question(files: ChainFiles, asked: Mapping[str, Any]) -> Question:
 
 
 def list_backbones(files: ChainFiles) -> dict[str, list[str]]:
-    """Return the chain's backbones in its order, each with the variants that its sweep makes of it.
+    """Return {backbone: its variants in the sweep}, in the order of the chain.
 
-    Backbones that have results and are not in chain.json (an older or hand-made folder) follow.
+    Backbones that have results but are not in chain.json (of an earlier version or written by hand) follow.
     """
     known = read_outline(files.chain)
     points = list_points(known)
@@ -56,7 +56,7 @@ def list_backbones(files: ChainFiles) -> dict[str, list[str]]:
 
 
 def find_costs(files: ChainFiles) -> Costs:
-    """Return the mean hours of a pretraining, and of a fine-tuning by protocol; of GPUs where any was seen."""
+    """Return the mean hours of a pretraining and, by protocol, of a fine-tuning; GPU-hours if any stage used a GPU."""
     done = [stage for stage in files.stages if stage.state == "done"]
     on_gpu = any(stage.gpu_seconds for stage in done)
     hours: dict[str, list[float]] = {}
@@ -72,7 +72,7 @@ def find_costs(files: ChainFiles) -> Costs:
 
 
 def make_draws_reader(files: ChainFiles, notes: list[str]) -> Callable[[RunKey], Mapping[str, MetricDraws]]:
-    """Return a reader of runs' bootstrap draws; a damaged file becomes a sentence in `notes`, and counts as absent."""
+    """Return a reader of bootstrap draws; a damaged file counts as missing and appends its error to `notes`."""
     folders: dict[RunKey, Path] = {
         key_of(stage.result): stage.folder for stage in files.stages if stage.result is not None
     }
@@ -84,6 +84,8 @@ def make_draws_reader(files: ChainFiles, notes: list[str]) -> Callable[[RunKey],
         except ValueError as error:
             notes.append(str(error))
             return {}
-        return {metric: found[metric] for metric in HEADLINE if metric in found}  # the rest would fill the memory
+        return {
+            metric: found[metric] for metric in HEADLINE if metric in found
+        }  # the other metrics would need too much memory
 
     return read

@@ -1,4 +1,4 @@
-"""Turn curves and sweeps into charts that plotly.js draws: plain data, no colours of the page's own."""
+"""Convert curves and sweeps to plotly.js traces and layouts."""
 
 import math
 from collections.abc import Sequence
@@ -10,18 +10,18 @@ from tools.report.text.escaping import clean, escape_chart
 from transfer.results.summaries import HEADLINE
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7f7f7f")
-"""Okabe and Ito's palette without black and yellow: told apart by colour-blind readers, on white and on black."""
+"""Okabe and Ito's colour-blind-safe palette, without black and yellow, which are invisible on dark and on white."""
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SYMBOLS = ("circle", "square", "triangle-up", "diamond", "x", "cross", "star")
-"""Dashes and symbols are told apart in grey."""
+"""Dashes and symbols distinguish the curves in greyscale."""
 FEW_POINTS = 25
-"""A curve of at most so many points shows a mark at each."""
+"""Curves of at most this many points are drawn with markers."""
 
 
 def build_charts(curves: Sequence[Curve]) -> list[dict[str, Any]]:
-    """Return one chart per quantity: {"title", "traces", "layout"}; the same name keeps its colour in all of them.
+    """Return one chart per quantity: {"title", "traces", "layout"}.
 
-    The seeds of one backbone are drawn alike and named once.
+    A method has the same colour in all charts; its seeds share one legend entry.
     """
     methods = dict.fromkeys(curve.method for curve in curves if not curve.logarithmic)
     places = {method: place for place, method in enumerate(methods)}
@@ -32,15 +32,15 @@ def build_charts(curves: Sequence[Curve]) -> list[dict[str, Any]]:
         place = len(chart["traces"]) if curve.logarithmic else places[curve.method]
         first = (curve.chart, curve.method) not in named
         named.add((curve.chart, curve.method))
-        name = escape_chart(curve.method if first else curve.name)  # the first stands in the legend for all
+        name = escape_chart(curve.method if first else curve.name)  # the legend entry of all its runs
         chart["traces"].append(_draw(curve, place) | {"name": name, "showlegend": first})
     return list(charts.values())
 
 
 def build_heat_maps(files: ChainFiles) -> list[dict[str, Any]]:
-    """Return a heat map per protocol, headline metric and pair of a sweep's axes; a sweep of one axis is one row.
+    """Return one heat map per protocol, headline metric and first two axes of a sweep; one axis gives one row.
 
-    Several seeds, and the axes beyond the two drawn, are averaged over; the spread stands in the tables.
+    Cells are means over seeds and further axes.
     """
     points: dict[tuple[str, str, str, str], dict[tuple[str, str], list[float]]] = {}
     for stage in files.stages:
@@ -98,7 +98,7 @@ def _start_chart(curve: Curve) -> dict[str, Any]:
 
 
 def _in_order(names: set[str]) -> list[str]:
-    """Return the values of an axis, numbers by their size."""
+    """Return the values of an axis, sorted: numbers first, by value, then text."""
     return sorted(names, key=lambda name: (0, float(name), name) if _is_number(name) else (1, 0.0, name))
 
 
@@ -110,7 +110,7 @@ def _is_number(text: str) -> bool:
 
 
 def _shorten(value: float) -> float:
-    """Return the value with five significant digits: the page need not carry more."""
+    """Return the value rounded to five significant digits, to keep the page small."""
     return float(f"{float(value):.5g}")
 
 

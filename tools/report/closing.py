@@ -1,8 +1,8 @@
-"""Print what a chain ends with: the table of results, the control and the verdict in sentences.
+"""Print the results of a chain: a table, then the control and the verdict in sentences.
 
   python -m tools.report.closing CHAIN_FOLDER [compare=[[A,B],…]] [baseline=B] [controls.floor=A] [delta=POINTS]
 
-Prints nothing while no stage has a result. The words are those of tools.write_report.
+Prints nothing if no stage has a result. The sentences are those of tools.write_report.
 """
 
 import sys
@@ -18,11 +18,11 @@ from tools.write_report import ReportSettings
 from transfer.results.comparison import Verdict, reach_verdict
 from transfer.results.summaries import Summary, summarise
 
-NOTE = "(mean and its 95 % interval, in percent; *: with deviations from the protocol)"
+NOTE = "(mean and 95 % interval in percent; *: with deviations from the protocol)"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the closing text of the chain in a folder."""
+    """Print the results of the chain in CHAIN_FOLDER."""
     (folder,), overrides = split_arguments(arguments, ["CHAIN_FOLDER"])
     settings = read_settings(ReportSettings, None, overrides)
     files = gather(folder)

@@ -1,4 +1,4 @@
-"""Read the learning curves of a stage: what went down, what went up, over its steps or epochs."""
+"""Read the learning curves of stages."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,17 +9,17 @@ from tools.report.stage_record import Stage
 from transfer.results.seeds import method_of
 
 MAX_POINTS = 300
-"""A curve is thinned to so many points: more cannot be told apart on a screen."""
+"""Maximum points per curve; more cannot be distinguished on a screen."""
 MAX_EPOCHS = 6
-"""So many of a pretraining's hardness curves are drawn, the first and the last among them."""
+"""Maximum hardness curves per pretraining; the first and the last epoch are always drawn."""
 RANKS = 60
-"""Ranks drawn of a hardness curve, evenly on a logarithmic axis."""
+"""Points of a hardness curve, evenly spaced on a logarithmic axis."""
 
 PRETRAINING = {
     "loss": ("Pretraining loss", "InfoNCE (nats)"),
     "accuracy": ("Proxy task: positive above every real negative", "queries (%)"),
-    "accuracy_with_mixes": ("Proxy task, the mixed negatives included", "queries (%)"),
-    "knn_top1": ("kNN accuracy while pretraining", "top-1 (%)"),
+    "accuracy_with_mixes": ("Proxy task, including mixed negatives", "queries (%)"),
+    "knn_top1": ("kNN accuracy during pretraining", "top-1 (%)"),
     "hardest_share": ("Probability of the hardest negative", "softmax share"),
     "false_negatives": ("False negatives among the hardest", "negatives (%)"),
     "uniformity": ("Uniformity of the keys", "log mean exp(−2‖x−y‖²)"),
@@ -27,14 +27,14 @@ PRETRAINING = {
     "inter_distance": ("Inter-class distance of the keys", "mean ‖μ−μ′‖"),
     "separation": ("Class distance over class spread", "distance / spread"),
 }
-"""Keys of a pretraining's metrics.jsonl: the chart they are drawn in and its y axis."""
+"""Keys of a pretraining's metrics.jsonl → (title of their chart, its y axis)."""
 DETECTOR = {
     "total_loss": ("Detector loss", "loss"),
-    "AP": ("AP while fine-tuning", "AP (%)"),
-    "box/AP": ("Box AP while fine-tuning", "AP (%)"),
-    "mask/AP": ("Mask AP while fine-tuning", "AP (%)"),
+    "AP": ("AP during fine-tuning", "AP (%)"),
+    "box/AP": ("Box AP during fine-tuning", "AP (%)"),
+    "mask/AP": ("Mask AP during fine-tuning", "AP (%)"),
 }
-"""The same of a detector's."""
+"""Keys of a detector's metrics.jsonl → (title of their chart, its y axis)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,21 +42,21 @@ class Curve:
     """One quantity of one stage over its steps, epochs or ranks."""
 
     chart: str
-    """The chart it belongs to: curves with the same chart are drawn together."""
+    """Title of its chart; curves with the same title are drawn together."""
     name: str
-    """What this one curve is, e.g. "mochi (seed 1)"."""
+    """Its label, e.g. "mochi (seed 1)"."""
     method: str
-    """What it is a run of: the runs of one method share a colour and a legend entry."""
+    """Its method; the runs of one method share a colour and a legend entry."""
     x: Sequence[float]
     y: Sequence[float]
     x_title: str
     y_title: str
     logarithmic: bool = False
-    """Both axes."""
+    """Whether both axes are logarithmic."""
 
 
 def read_all_curves(stages: Sequence[Stage]) -> Iterator[Curve]:
-    """Yield the curves of all stages; a hardness histogram of the first pretraining of each method alone."""
+    """Yield the curves of all stages; hardness curves only of the first pretraining of each method."""
     shown: set[str] = set()
     for stage in stages:
         method = method_of(stage.name.removeprefix("pretrain-"))
@@ -66,7 +66,7 @@ def read_all_curves(stages: Sequence[Stage]) -> Iterator[Curve]:
 
 
 def read_curves(stage: Stage, *, hardness: bool = True) -> Iterator[Curve]:
-    """Yield every curve of the stage that has at least two points; without `hardness`, no hardness histogram."""
+    """Yield the curves of a stage that have at least two points; hardness curves only with `hardness`."""
     if stage.kind == "pretrain":
         lines, encoder = _read_lines(stage), stage.name.removeprefix("pretrain-")
         method, _, seed = encoder.rpartition("@") if method_of(encoder) != encoder else (encoder, "", "")
@@ -79,7 +79,7 @@ def read_curves(stage: Stage, *, hardness: bool = True) -> Iterator[Curve]:
         if stage.result is not None:
             method = method_of(stage.result.backbone)
         if stage.result is not None and lines:
-            lines.append({"step": _position(lines[-1]), **stage.result.metrics})  # the evaluation at the end
+            lines.append({"step": _position(lines[-1]), **stage.result.metrics})  # the final evaluation
             suffix = f", {stage.result.protocol}"
         yield from _take(DETECTOR, lines, _label(stage), method, suffix)
 
@@ -102,12 +102,12 @@ def _take(
 
 
 def _read_hardness(lines: Sequence[Mapping[str, Any]], name: str) -> Iterator[Curve]:
-    """Yield the hardness histogram of some epochs: how the negatives share the probability [MoCHi, figure 2a]."""
+    """Yield hardness curves by epoch: softmax probability against the rank of the negative [MoCHi, figure 2a]."""
     looks = [line for line in lines if line.get("hardness")]
     if len(looks) > MAX_EPOCHS:
         looks = [looks[round(place * (len(looks) - 1) / (MAX_EPOCHS - 1))] for place in range(MAX_EPOCHS)]
     for line in looks if len(looks) > 1 else []:
-        curve = [share for share in line["hardness"] if share > 0]  # a logarithmic axis has no place for 0
+        curve = [share for share in line["hardness"] if share > 0]  # 0 cannot be drawn on a logarithmic axis
         ranks = sorted({round(len(curve) ** (place / (RANKS - 1))) for place in range(RANKS)})
         yield Curve(
             chart=f"Hardness of the negatives by epoch, {name}",
@@ -126,7 +126,7 @@ def _read_linear(stage: Stage) -> Iterator[Curve]:
     points = stage.result.details.get("curve") or []
     if len(points) > 1:
         yield Curve(
-            chart=f"Linear accuracy while training, {stage.result.protocol}",
+            chart=f"Linear accuracy during training, {stage.result.protocol}",
             name=_label(stage),
             method=method_of(stage.result.backbone),
             x=[point["epoch"] for point in points],

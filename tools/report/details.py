@@ -1,4 +1,4 @@
-"""What lies behind a table, shown on demand: every run's values, AP by class, and the kinds of error."""
+"""Details of a table that the page shows on demand: each run, and results by object size, class and kind of error."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from tools.report.text.protocol_names import name_metric
 from transfer.results.summaries import HEADLINE, Summary
 
 MOST_COLUMNS = 12
-"""A table by class or by kind of error shows so many methods."""
+"""Methods shown in a breakdown; further ones are omitted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run's values, in the order of the table's metrics; None where it measured none."""
+    """The values of one run, in the order of the table's metrics; None for a metric it did not measure."""
 
     backbone: str
     """With its pretraining seed."""
@@ -23,12 +23,12 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Breakdown:
-    """A headline metric by class or by kind of error."""
+    """A headline metric by object size, class or kind of error."""
 
     title: str
     methods: Sequence[str]
     rows: Sequence[tuple[str, Sequence[float | None]]]
-    """(class or kind, the mean of each method's runs)."""
+    """(size, class or kind, mean over the runs of each method)."""
     left_out: int
     """Methods beyond MOST_COLUMNS."""
 
@@ -46,9 +46,9 @@ def list_runs(table: Table) -> list[Run]:
 
 
 def list_breakdowns(table: Table) -> list[Breakdown]:
-    """Return the headline metrics by size, by kind of error and by class; those that were measured."""
+    """Return the measured breakdowns of the headline metrics by object size, kind of error and class."""
     kinds: tuple[tuple[str, Callable[[Summary], Mapping[str, float]]], ...] = (
-        ("by size of the objects (%)", lambda row: row.by_size),
+        ("by object size (%)", lambda row: row.by_size),
         ("points of AP50 lost by kind of error (TIDE)", lambda row: row.error_kinds),
         ("by class (%)", lambda row: row.per_class),
     )

@@ -1,4 +1,4 @@
-"""Write the tables and the verdict as Markdown, LaTeX and CSV."""
+"""Write tables and verdict as Markdown, LaTeX and CSV."""
 
 import csv
 import io
@@ -15,13 +15,13 @@ from transfer.results.comparison import Comparison
 from transfer.results.summaries import Summary
 
 COMPARISON_HEADS = (
-    "protocol", "metric", "difference", "95 % interval", "adjusted p", "outcome", "speaks of", "runs",
-    "another test set", "what would decide it",
+    "protocol", "metric", "difference", "95 % interval", "adjusted p", "outcome", "applies to", "runs",
+    "another test set", "needed to decide",
 )  # fmt: skip
 
 
 def describe_comparison(entry: Comparison) -> list[str]:
-    """Return the cells of a comparison's row, in the order of COMPARISON_HEADS."""
+    """Return the cells of a comparison, in the order of COMPARISON_HEADS."""
     evidence = entry.evidence
     decimals = find_decimals([evidence.difference, evidence.low, evidence.high])
     low, high = (write_difference(value, decimals) for value in (evidence.low, evidence.high))
@@ -41,7 +41,7 @@ def describe_comparison(entry: Comparison) -> list[str]:
 
 
 def to_markdown(table: Table) -> str:
-    """Return a table in Markdown, the published rows below it; bold: better than every other row."""
+    """Return a table in Markdown, followed by its published rows; bold: better than every other row."""
     heads = _escape_all(["backbone", *table.metrics, "runs"])
     rows = [heads]
     for row in table.rows:
@@ -51,7 +51,7 @@ def to_markdown(table: Table) -> str:
     if table.deviations:
         text = f"Deviations: {escape_markdown('; '.join(table.deviations))}.\n\n{text}"
     if table.published:
-        text += f"\nPublished rows; Δ: to {escape_markdown(table.chosen)}; ±: the source's standard deviation.\n\n"
+        text += f"\nPublished rows. Δ: to {escape_markdown(table.chosen)}; ±: standard deviation in the source.\n\n"
         lines = [
             _escape_all([row.backbone, *map(write_published, row.cells, row.differences), str(row.trials), row.note])
             for row in table.published
@@ -61,7 +61,7 @@ def to_markdown(table: Table) -> str:
 
 
 def comparisons_to_markdown(pair: Sequence[Comparison]) -> str:
-    """Return the small table of one pair."""
+    """Return the comparisons of one pair as a Markdown table."""
     return _frame([list(COMPARISON_HEADS), *(_escape_all(describe_comparison(entry)) for entry in pair)])
 
 
@@ -69,8 +69,8 @@ def to_latex(table: Table, rows: Collection[str] = ()) -> str:
     """Return the table as a LaTeX tabular (booktabs) with runs, sources and deviations.
 
     Args:
-        table: one protocol's.
-        rows: the methods and published rows to keep, by name; empty: all.
+        table: of one protocol.
+        rows: names of the methods and published rows to include; empty: all.
 
     """
     own = [
@@ -96,15 +96,17 @@ def to_latex(table: Table, rows: Collection[str] = ()) -> str:
 
 
 def to_csv(summaries: Sequence[Summary]) -> str:
-    """Return one line per method, protocol, metric: mean, interval, spread, and every run's value."""
+    """Return one line per method, protocol and metric: mean, interval, standard deviation, and each run's value."""
     heads = ["backbone", "protocol", "metric", "mean", "low", "high", "std", "n", "values", "pretrainings", "seeds"]
     rows: list[list[object]] = [[*heads, "deviations"]]
     for row in summaries:
         low, high = row.interval or ("", "")
-        told = "; ".join(f"{entry['key']}: {entry['got']} (protocol: {entry['expected']})" for entry in row.deviations)
+        deviations = "; ".join(
+            f"{entry['key']}: {entry['got']} (protocol: {entry['expected']})" for entry in row.deviations
+        )
         spread: list[object] = [row.mean, low, high, "" if row.std is None else row.std, row.n]
         values = [" ".join(map(str, group)) for group in (row.values, row.pretrainings, row.seeds)]
-        rows.append([row.backbone, row.protocol, row.metric, *spread, *values, told])
+        rows.append([row.backbone, row.protocol, row.metric, *spread, *values, deviations])
     stream = io.StringIO()
     csv.writer(stream, lineterminator="\n").writerows([[escape_csv(cell) for cell in row] for row in rows])
     return stream.getvalue()
@@ -116,7 +118,7 @@ def _write_latex(cell: Cell) -> str:
 
 
 def _frame(rows: Sequence[Sequence[str]]) -> str:
-    """Return escaped cells, the first row of them the head, as a Markdown table."""
+    """Return escaped cells as a Markdown table; the first row is its head."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]) + "\n"
 

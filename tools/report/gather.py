@@ -1,6 +1,6 @@
-"""Gather what a chain's stages left on disk: results, curves, figures, detections, attempts.
+"""Read results, curves, figures, detections and attempts of a chain's stages from runs/<chain>/.
 
-Reads the files of runs/<chain>/ only; a stage that is not done is a row without a result, never an error.
+An unfinished stage is included without a result.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from transfer.results.run_result import RESULT_NAME, RunResult
 from transfer.results.seeds import method_of
 
 ANALYSIS_SUMMARY = "analysis.json"
-"""What tools.analyse_encoder writes last: the scalars of every encoder."""
+"""The last file that tools.analyse_encoder writes: the scalars of every encoder."""
 
 TITLES = {
     "hardness_histogram": "Hardness of the negatives",
@@ -28,22 +28,22 @@ TITLES = {
     "alignment_uniformity": "Alignment and uniformity",
     "class_distances": "Distances of the classes",
 }
-"""What the page calls the figures of tools.analyse_encoder; others go by their file's name."""
+"""Titles of the figures of tools.analyse_encoder; others are titled after their file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A figure of the analyses."""
+    """A figure of an analyse stage."""
 
     title: str
     path: Path
     definition: str = ""
-    """What its numbers are."""
+    """Definition of its numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChainFiles:
-    """Everything that a report is written from."""
+    """The files of a chain that its report is written from."""
 
     name: str
     folder: Path
@@ -52,27 +52,27 @@ class ChainFiles:
     curves: Sequence[Curve]
     figures: Sequence[Picture]
     analysis: Mapping[str, Any] = field(default_factory=dict)
-    """The content of the newest analysis.json; empty when there is none."""
+    """The content of the last analyse stage's analysis.json; empty if there is none."""
     detections: Mapping[str, Mapping[str, Path]]
-    """protocol → (column, e.g. "mochi" → picture); several images per protocol are numbered in the key."""
+    """`protocol: image` → (method → picture)."""
 
     @property
     def results(self) -> list[RunResult]:
-        """Every result that is there, in the order of the stages."""
+        """All results, in the order of the stages."""
         return [stage.result for stage in self.stages if stage.result is not None]
 
 
 def gather(folder: str | Path) -> ChainFiles:
-    """Return what the chain in `folder` (runs/<name>) has so far.
+    """Return the files that the chain in `folder` (runs/<name>) has so far.
 
     Raises:
-        ValueError: `folder` holds no chain.json: it is no chain's folder.
+        ValueError: `folder` contains no chain.json.
 
     """
     folder = Path(folder)
     plan = folder / "chain.json"
     if not plan.is_file():
-        raise ValueError(f"{folder}: no chain.json there; give the folder of a chain, such as runs/digits")
+        raise ValueError(f"{folder}: contains no chain.json; expected the folder of a chain, such as runs/digits")
     chain = read_json(plan)
     points = {point.name: point.values for point in list_points(read_outline(chain))}
     stages = [read_stage(folder / "stages" / name, points) for name in _planned_folders(folder, chain)]
@@ -90,14 +90,14 @@ def gather(folder: str | Path) -> ChainFiles:
 
 
 def _planned_folders(folder: Path, chain: Mapping[str, Any]) -> list[str]:
-    """Return the folders of the plan's stages, in its order; without a plan, all that are there."""
+    """Return the names of the stages' folders in the order of the plan; without a plan, all folders."""
     if planned := [folder_name(entry["name"], entry["key"]) for entry in chain.get("stages", [])]:
         return planned
     return sorted(path.name for path in (folder / "stages").glob("*") if path.is_dir())
 
 
 def read_outline(chain: Mapping[str, Any]) -> ChainConfig:
-    """Return the names of a chain's backbones and protocols and its grid, as chain.json has them."""
+    """Return a config with the grid and the names of the backbones and protocols in chain.json."""
     config = chain.get("config") or {}
     return ChainConfig(
         grid=config.get("grid") or {},
@@ -114,7 +114,7 @@ def _find_figures(stage: Stage) -> Iterator[Picture]:
 
 
 def _find_detections(stages: Sequence[Stage]) -> dict[str, dict[str, Path]]:
-    """Return the drawn images of the first pretraining's lowest seed of every method and protocol."""
+    """Return the images drawn by one run per method and protocol: the lowest seed of its first pretraining."""
     first: dict[tuple[str, str], Stage] = {}
     for stage in stages:
         if (result := stage.result) is not None:
@@ -130,7 +130,7 @@ def _find_detections(stages: Sequence[Stage]) -> dict[str, dict[str, Path]]:
 
 
 def digest_inputs(files: ChainFiles) -> dict[str, str]:
-    """Return {stage folder: SHA-256 of its result}, so that a report knows when it is out of date."""
+    """Return {stage folder: SHA-256 of its result}, to detect an outdated report."""
     return {
         stage.folder.name: digest_file(stage.folder / RESULT_NAME) for stage in files.stages if stage.result is not None
     }

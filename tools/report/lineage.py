@@ -1,4 +1,4 @@
-"""Say where everything came from and what it cost: backbones, results, stages."""
+"""Describe the origin and the cost of backbones, results and stages."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,11 +9,11 @@ from transfer.weights.manifest import manifest_path
 from transfer.weights.method_name import describe_method as name_method
 
 WEIGHTS = "backbone.pkl"
-"""What a convert stage leaves, its manifest beside it."""
+"""The output of a convert stage; its manifest is in the same folder."""
 
 
 def describe_backbones(stages: Sequence[Stage]) -> list[dict[str, Any]]:
-    """Return a row per converted backbone: what it is, from which config, commit and machine, and what it cost."""
+    """Return one row per converted backbone: method, digests, config, commit, machines and hours."""
     pretrainings = {stage.name.removeprefix("pretrain-"): stage for stage in stages if stage.kind == "pretrain"}
     rows = []
     for stage in stages:
@@ -42,15 +42,20 @@ def describe_backbones(stages: Sequence[Stage]) -> list[dict[str, Any]]:
 
 
 def describe_method(manifest: dict[str, Any]) -> str:
-    """Return the method's name, as the model card has it; see `transfer.weights.method_name`."""
+    """Return the method's name as in the model card; see `transfer.weights.method_name`."""
     return name_method(manifest.get("config"), str(manifest["source"]["family"]))
 
 
 def describe_lineage(stage: Stage) -> dict[str, Any]:
-    """Return where a result came from: weights, config, commit, jobs, hosts, GPUs, deviations."""
+    """Return the origin of a stage's result: weights, config, commit, jobs, hosts, GPUs, deviations.
+
+    Raises:
+        ValueError: the stage has no result.
+
+    """
     result = stage.result
     if result is None:
-        raise ValueError(f"{stage.folder}: has no result, so no lineage")
+        raise ValueError(f"{stage.folder}: the stage has no result, so it has no lineage")
     return {
         "backbone": result.backbone,
         "protocol": result.protocol,
@@ -66,7 +71,7 @@ def describe_lineage(stage: Stage) -> dict[str, Any]:
 
 
 def describe_cost(stage: Stage) -> dict[str, Any]:
-    """Return what a stage cost: hours, attempts, and the faults it survived."""
+    """Return the cost of a stage: hours, GPU-hours, attempts, faults survived, and its error if it failed."""
     return {
         "name": stage.name,
         "state": stage.state,
@@ -79,7 +84,7 @@ def describe_cost(stage: Stage) -> dict[str, Any]:
 
 
 def sum_costs(stages: Sequence[Stage]) -> list[dict[str, Any]]:
-    """Return a row per kind of stage, and one over all: how many, hours, GPU-hours, retries, faults survived."""
+    """Return one row per kind of stage and a total: stages, hours, GPU-hours, retries, faults survived."""
     kinds = {kind: [stage for stage in stages if stage.kind == kind] for kind in dict.fromkeys(s.kind for s in stages)}
     return [
         {

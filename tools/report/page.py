@@ -1,4 +1,4 @@
-"""Write the page: one HTML file that needs nothing else; Jinja2 for the text, plotly.js, inlined, for charts."""
+"""Write the page: one self-contained HTML file (Jinja2 template, plotly.js inlined for the charts)."""
 
 import base64
 import re
@@ -27,9 +27,9 @@ from transfer.results.comparison import Comparison, Verdict
 from transfer.results.seeds import SPREAD, pool_seeds
 
 GALLERY_IMAGES = 4
-"""So many drawn images per protocol go into the page; the others stay in the stages' folders."""
+"""Images with drawn detections per protocol on the page; the others stay in the stages' folders."""
 GALLERY_PX = 420
-"""Longest side of a picture in the page, in pixels."""
+"""Longest side of such an image, in pixels."""
 NUMBERS = {
     "proxy_accuracy": ("proxy task (%)", 100),
     "proxy_accuracy_mixed": ("…\u00a0with mixes (%)", 100),
@@ -43,17 +43,17 @@ NUMBERS = {
     "inter_distance": ("inter-class distance", 1),
     "separation": ("distance / spread", 1),
 }
-"""The scalars of analysis.json that the page tabulates: the column's title and its factor."""
+"""Scalars of analysis.json shown in the page's table → (column title, factor)."""
 
 
 def write_page(files: ChainFiles, report: Report) -> str:
-    """Return the text of index.html: self-contained, light and dark, made for desk, phone and print."""
+    """Return the text of index.html: self-contained, with light and dark colours, for desktop, phone and print."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
-        finalize=lambda value: clean(value) if type(value) is str else value,  # markup of our own is no plain str
+        finalize=lambda value: clean(value) if type(value) is str else value,  # our own markup is no plain str
     )
     environment.globals |= {"difference": write_difference, "points": write_value}
     charts, heat_maps = build_charts(files.curves), build_heat_maps(files)
@@ -82,7 +82,7 @@ def write_page(files: ChainFiles, report: Report) -> str:
 
 
 def _describe_answer(report: Report) -> dict[str, Any]:
-    """Return what the page says first: control, verdict, axes, comparisons, tables."""
+    """Return the template values of control, verdict, axes, comparisons and tables."""
     summaries, verdict = report.summaries, report.verdict
     control = verdict.control
     passed = None if control is None else bool(control.passed)
@@ -115,9 +115,9 @@ def _describe_pair(pair: Sequence[Comparison]) -> dict[str, Any]:
 
 
 def tabulate_analysis(analysis: Mapping[str, Any]) -> dict[str, Any]:
-    """Return {"about", "heads", "rows"} of the analyses' scalars; empty without analyses.
+    """Return {"about", "heads", "rows"} of the scalars in analysis.json; {} without analyses.
 
-    A row is (encoder, [(mean, standard deviation or None) or None]); the seeds of one pretraining share a row.
+    A row is (encoder, [(mean, standard deviation or None) or None]); the pretraining seeds of a method share a row.
     """
     measured = pool_seeds([{"encoder": name, **values} for name, values in (analysis.get("numbers") or {}).items()])
     keys = [key for key in NUMBERS if any(values.get(key) is not None for values in measured)]
@@ -138,7 +138,7 @@ def _scale(values: Mapping[str, Any], key: str) -> tuple[float, float | None] | 
 
 
 def build_gallery(files: ChainFiles) -> list[tuple[str, dict[str, str]]]:
-    """Return (title, {backbone: data URI}) for the first images of each protocol, the same image side by side."""
+    """Return (title, {backbone: data URI}) for the first GALLERY_IMAGES images of each protocol."""
     chosen: dict[str, int] = {}
     gallery = []
     for title, pictures in files.detections.items():
@@ -150,7 +150,7 @@ def build_gallery(files: ChainFiles) -> list[tuple[str, dict[str, str]]]:
 
 
 def inline_picture(path: Path) -> str:
-    """Return a picture as a data URI, brought to at most GALLERY_PX a side."""
+    """Return a picture as a WebP data URI, scaled down to at most GALLERY_PX per side."""
     with Image.open(path) as image:
         picture = image.convert("RGB")
     picture.thumbnail((GALLERY_PX, GALLERY_PX))
@@ -160,11 +160,11 @@ def inline_picture(path: Path) -> str:
 
 
 def inline_svg(path: Path) -> str:
-    """Return an SVG figure as a data URI: as an image it cannot run scripts or clash with the page's ids."""
+    """Return an SVG figure as a data URI: an image cannot run scripts, and its ids do not collide with the page's."""
     return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def is_wide(path: Path) -> bool:
-    """Return whether an SVG figure has several panels side by side: more than twice as wide as high."""
+    """Return whether an SVG figure is more than twice as wide as high, such as one with several panels."""
     box = re.search(rb'viewBox="[\d.\-]+ [\d.\-]+ ([\d.]+) ([\d.]+)"', path.read_bytes()[:4096])
     return box is not None and float(box[1]) > 2 * float(box[2])

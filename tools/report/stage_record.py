@@ -1,4 +1,4 @@
-"""One stage as its folder tells it: where it ran, how often, how it ended, what it measured."""
+"""Read one stage from its folder: state, attempts, machines and result."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from transfer.results.seeds import method_of
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What one stage left: where it ran, how often, how it ended."""
+    """The record of one stage."""
 
     name: str
     kind: str
@@ -29,7 +29,7 @@ class Stage:
     failed: Mapping[str, Any] = field(default_factory=dict)
     result: RunResult | None = None
     point: Mapping[str, Any] = field(default_factory=dict)
-    """Its place in a sweep: axis → value; empty without one."""
+    """Its point in a sweep: axis → value; empty without a sweep."""
 
     @property
     def seconds(self) -> float:
@@ -38,9 +38,9 @@ class Stage:
 
     @property
     def gpu_seconds(self) -> float:
-        """Seconds times GPUs over all attempts; an attempt that saw no GPU counts none.
+        """GPU-seconds over all attempts; an attempt without a GPU counts 0.
 
-        On several nodes an attempt names the GPUs of its first task only, so the job's own request counts when larger.
+        On several nodes an attempt records the GPUs of its first task only, so the requested number counts if larger.
         """
         resources = self.spec.get("resources") or {}
         asked = int(resources.get("nodes", 1)) * int(resources.get("gpus", 0))
@@ -49,7 +49,7 @@ class Stage:
 
     @property
     def gpus(self) -> list[str]:
-        """The GPUs of all attempts by name, each named once; the CPU of the result where there was none."""
+        """The distinct names of the GPUs of all attempts; the CPU of the result if there were none."""
         names = list(dict.fromkeys(str(gpu) for attempt in self.attempts for gpu in _as_list(attempt.get("gpu"))))
         if self.result is None or (names and not all(name.isdigit() for name in names)):
             return names
@@ -58,16 +58,16 @@ class Stage:
 
     @property
     def config(self) -> str:
-        """The config file of its command; empty when it names none."""
+        """The config file of its command; empty if it has none."""
         words = [str(word) for word in self.spec.get("command") or []]
         return next((word.removeprefix("{code}/") for word in words if word.endswith(".yaml")), "")
 
     def names_of(self, key: str) -> str:
-        """Return what the attempts say under `key` ("job_id", "host"), each once."""
+        """Return the distinct values of `key` ("job_id" or "host") in the attempts, comma-separated."""
         return ", ".join(dict.fromkeys(str(attempt[key]) for attempt in self.attempts if attempt.get(key)))
 
     def survived(self) -> Iterator[str]:
-        """Yield how each attempt but the last ended: the faults that the stage survived."""
+        """Yield the outcome of each attempt but the last: the faults that the stage survived."""
         for attempt in self.attempts[:-1]:
             outcome = str(attempt.get("outcome") or "lost")
             if outcome != "done":
@@ -75,7 +75,7 @@ class Stage:
 
 
 def read_stage(folder: Path, points: Mapping[str, Mapping[str, Any]]) -> Stage:
-    """Return the stage in `folder`; `points` are the variants of a sweep by the name of backbone or protocol."""
+    """Return the record of the stage in `folder`; `points`: variant of a backbone or protocol → axis → value."""
     spec = _read_spec(folder)
     name, kind = str(spec.get("name", folder.name)), str(spec.get("kind", ""))
     result = read_sound_result(folder, kind, strict=True)
@@ -94,12 +94,12 @@ def read_stage(folder: Path, points: Mapping[str, Mapping[str, Any]]) -> Stage:
 
 
 def _find_point(points: Mapping[str, Mapping[str, Any]], measured: str, backbone: str) -> dict[str, Any]:
-    """Return the place in a sweep; the pretraining seeds of one variant share it."""
+    """Return the point in a sweep; the pretraining seeds of one variant share it."""
     return {**points.get(method_of(backbone), {}), **find_values(points, measured, backbone)}
 
 
 def _find_state(folder: Path) -> str:
-    """Return the stage's state: its files' own, or "blocked" when a stage that it builds on failed."""
+    """Return the state recorded in the stage's files, or "blocked" if a stage that it depends on failed."""
     state, spec = find_state_alone(folder), _read_spec(folder)
     upstream = spec.get("upstream")
     if state not in ("lost", "pending") or spec.get("always") or not isinstance(upstream, dict):
@@ -108,7 +108,7 @@ def _find_state(folder: Path) -> str:
 
 
 def _read_spec(folder: Path) -> dict[str, Any]:
-    """Return spec.json; {} when there is none or it is damaged: the report shows the stage by its folder's name."""
+    """Return spec.json; {} if it is missing or damaged (the report then names the stage after its folder)."""
     try:
         return read_json_object(folder / "spec.json") if folder.is_dir() else {}
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The content of summary.json, the report for programs; docs/summary.md describes every key."""
+"""The content of summary.json, the machine-readable report; docs/summary.md describes every key."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,11 +10,11 @@ from transfer.results.evidence import Sample
 from transfer.results.summaries import Summary
 
 VERSION = 2
-"""Of the file's form; 1 had rows per pretraining seed and no comparisons."""
+"""Version of the format; version 1 had rows per pretraining seed and no comparisons."""
 
 
 def describe_report(summaries: Sequence[Summary], verdict: Verdict) -> dict[str, Any]:
-    """Return the rows, the comparisons, the control and their sentences."""
+    """Return rows, comparisons, control, and the sentences about them."""
     return {
         "version": VERSION,
         "rows": [to_row(row) for row in summaries],
@@ -72,7 +72,7 @@ def to_comparison(entry: Comparison) -> dict[str, Any]:
 
 
 def to_control(control: Control | None) -> dict[str, Any]:
-    """Return the control; without one, everything about it is null or empty."""
+    """Return the control; without one, its values are null or empty."""
     if control is None:
         return {"passed": None, "floor": None, "ceiling": None, "comparisons": []}
     comparisons = [to_comparison(entry) for entry in control.comparisons]
@@ -80,19 +80,19 @@ def to_control(control: Control | None) -> dict[str, Any]:
 
 
 def to_units(sample: Sample) -> dict[str, Any]:
-    """Return what was replicated on one side."""
+    """Return the numbers of pretrainings and of fine-tunings on one side."""
     return {"pretrainings": sample.pretrainings, "finetunings": list(sample.finetunings)}
 
 
 def to_interval(interval: Interval | None) -> Mapping[str, Any] | None:
-    """Return the interval over test sets."""
+    """Return the interval over test sets, or None."""
     if interval is None:
         return None
     return {"low": interval.low, "high": interval.high, "draws": interval.draws, "images": interval.images}
 
 
 def to_remedy(remedy: Remedy | None) -> Mapping[str, Any] | None:
-    """Return what would decide a comparison."""
+    """Return the runs needed to decide a comparison and their cost, or None."""
     if remedy is None:
         return None
     return {

@@ -1,4 +1,4 @@
-"""Bring summaries to tables: one per protocol and set of deviations, published rows apart from our own."""
+"""Arrange summaries in tables: one per protocol and set of deviations, with published rows listed separately."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Cell:
     """One number of a table."""
 
     text: str
-    """ "57.32 (57.10 to 57.54)": the mean with its 95 % interval, or "57.3" for a single unit of replication."""
+    """The mean with its 95 % interval, as in `57.32 (57.10 to 57.54)`, or `57.3` for a single unit of replication."""
     value: float | None
     """The mean, for sorting."""
     bold: bool = False
@@ -24,7 +24,7 @@ class Cell:
 
     @property
     def parts(self) -> tuple[str, str]:
-        """The mean, and its interval without brackets; "" where there is none."""
+        """The mean, and its interval without parentheses ("" if there is none)."""
         mean, _, interval = self.text.partition(" (")
         return mean, interval.removesuffix(")")
 
@@ -37,61 +37,61 @@ class Row:
     cells: Sequence[Cell]
     runs: int
     units: str
-    """ "3 pretrainings × 2 fine-tunings"."""
+    """The units of replication, as in `3 pretrainings × 2 fine-tunings`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """One published row, beside our own rows of the very same protocol."""
+    """One published row of the same protocol."""
 
     backbone: str
     cells: Sequence[Cell]
-    """The mean, with the published standard deviation where the source gives it."""
+    """The mean, with the standard deviation if the source gives it."""
     differences: Sequence[float | None]
-    """Per metric, this row less the table's chosen row, in percent points."""
+    """Per metric, this row minus the table's chosen row, in percentage points."""
     trials: int
     note: str
-    """How far the row is confirmed, and its source."""
+    """How well the row is confirmed, and its source."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """One protocol's table: two protocols never share one, nor do two sets of deviations."""
+    """The table of one protocol and one set of deviations."""
 
     protocol: str
     recipe: str
     title: str
-    """The plain name, with the identifier beside it."""
+    """The plain name, followed by the identifier."""
     deviations: Sequence[str]
-    """What its runs change about the protocol."""
+    """The differences of its runs from the protocol."""
     metrics: Sequence[str]
     rows: Sequence[Row]
     published: Sequence[Published] = ()
     """Empty for runs that deviate from the protocol."""
     chosen: str = ""
-    """The row that the published rows' differences are taken to."""
+    """The row that the published rows are compared with."""
     summaries: Sequence[Summary] = ()
-    """What its rows were made from."""
+    """The summaries in its rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What every form of the report is written from, beside the chain's files."""
+    """The content of the report that every output format is written from, besides the chain's files."""
 
     summaries: Sequence[Summary]
     verdict: Verdict
     tables: Sequence[Table]
     notes: Sequence[str] = ()
-    """What could not be read."""
+    """Sentences on files that could not be read."""
 
 
 def build_tables(summaries: Sequence[Summary], verdict: Verdict, chosen: str = "") -> list[Table]:
-    """Return a table per protocol and set of deviations, in the order of the chain.
+    """Return one table per protocol and set of deviations, in the order of the chain.
 
     Args:
         summaries: of all runs.
-        verdict: decides what is bold.
-        chosen: the method whose row published rows are set beside; empty, or absent from a table: its first row.
+        verdict: determines which cells are bold.
+        chosen: the method that published rows are compared with; if empty or not in a table, its first row.
 
     """
     groups: dict[tuple[str, str], list[Summary]] = {}

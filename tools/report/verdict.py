@@ -1,4 +1,4 @@
-"""Say in sentences what a chain showed: the control first, then each comparison and what its spread contains."""
+"""Write the control and the comparisons of a chain as sentences."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,26 +10,26 @@ from transfer.results.summaries import Summary
 
 ORDER: tuple[Outcome, ...] = ("better", "worse", "equivalent", "undecided", "too_few_runs")
 NO_CONTROL = (
-    "No control: the chain names no controls (floor and ceiling), so nothing shows that its measurements can tell a "
-    "good backbone from a bad one."
+    "No control: the chain names no controls (floor and ceiling), so nothing shows that its measurements can "
+    "distinguish a good backbone from a bad one."
 )
 ONE_PRETRAINING = "It says nothing about the methods: one pretraining run each."
 
 
 def describe_control(control: Control | None) -> str:
-    """Return what the control says of the instrument, with the intervals of the ceiling above the floor."""
+    """Return whether the measurements passed their control, with the intervals of ceiling minus floor."""
     if control is None:
         return NO_CONTROL
     ceiling, floor = control.ceiling, control.floor
     if not control.comparisons:
-        return f"The control cannot be judged: {ceiling} and {floor} have no result of one protocol yet. No verdict."
+        return f"The control cannot be evaluated: {ceiling} and {floor} share no protocol with results yet. No verdict."
     failed = [entry for entry in control.comparisons if entry.evidence.outcome != "better"]
     if not failed:
         where = "; ".join(map(describe_measurement, control.comparisons))
         return f"Control passed: {ceiling} is better than {floor} in {_all_of(len(control.comparisons))}: {where}."
     where = "; ".join(f"{describe_measurement(entry)}: {say_outcome(entry)}" for entry in failed)
     if control.passed is None:
-        return f"The control cannot be judged yet: too few runs of {ceiling} or {floor}: {where}. No verdict there."
+        return f"The control cannot be evaluated yet: too few runs of {ceiling} or {floor}: {where}. No verdict there."
     rest = len(control.comparisons) - len(failed)
     if rest == 0:
         return f"The instrument did not pass its control: no verdict. {ceiling} is not shown to beat {floor}: {where}."
@@ -41,7 +41,7 @@ def describe_control(control: Control | None) -> str:
 
 
 def write_headline(summaries: Sequence[Summary], verdict: Verdict) -> str:
-    """Return the answer on the first pair of the question in one sentence."""
+    """Return the verdict on the first pair of the question in one sentence."""
     if not verdict.comparisons:
         return _lack_of_results(summaries)
     pair = group_by_pair(verdict)[0]
@@ -75,12 +75,12 @@ def _sum_up(known: Sequence[Comparison]) -> str:
 
 
 def write_verdict(summaries: Sequence[Summary], verdict: Verdict) -> list[str]:
-    """Return a sentence or two per pair of the question; one that says so when there is no pair."""
+    """Return one text per pair of the question; without a pair, one that says why."""
     return [describe_pair(pair) for pair in group_by_pair(verdict)] or [_lack_of_results(summaries)]
 
 
 def group_by_pair(verdict: Verdict) -> list[list[Comparison]]:
-    """Return the comparisons of each pair, in the question's order."""
+    """Return the comparisons grouped by pair, in the order of the question."""
     pairs: dict[tuple[str, str], list[Comparison]] = {}
     for entry in verdict.comparisons:
         pairs.setdefault((entry.first, entry.second), []).append(entry)
@@ -99,19 +99,19 @@ def describe_pair(pair: Sequence[Comparison]) -> str:
     ]
     if withheld := [entry for entry in pair if entry.withheld]:
         where = ", ".join(dict.fromkeys(entry.protocol for entry in withheld))
-        parts.append(f"has no verdict beside {second} in {where}, where the control is not passed")
+        parts.append(f"has no verdict against {second} in {where}, where the control did not pass")
     sentences = [f"{_capitalise(first)} {'. It '.join(parts)}."]
     if any(entry.evidence.claim in ("checkpoints", "two_runs") for entry in known):
         sentences.append(ONE_PRETRAINING)
     if any(entry.evidence.claim == "two_runs" for entry in known):
-        sentences.append("Two runs; interval from the published spread.")
+        sentences.append("One run on each side; the interval comes from the published spread.")
     sentences += dict.fromkeys(_say_remedy(entry) for entry in known if entry.evidence.outcome == "undecided")
     sentences += dict.fromkeys(
         f"{_capitalise(entry.evidence.reason)}." for entry in known if entry.evidence.outcome == "too_few_runs"
     )
     missing = sum(sample.missing for entry in known[:1] for sample in (entry.evidence.first, entry.evidence.second))
     if missing:
-        sentences.append(f"{count_of(missing, 'run')} without a value left out.")
+        sentences.append(f"Omitted: {count_of(missing, 'run')} without a value.")
     return " ".join(sentences)
 
 
@@ -133,25 +133,25 @@ def _say_of_pair(outcome: Outcome, second: str) -> str:
 
 
 def _list_rest(counts: Mapping[Outcome, int]) -> str:
-    """Return what the other measurements came to, for the end of a sentence that names the main one."""
+    """Return the counts of the other outcomes, to append to a sentence about the main one."""
     named: tuple[tuple[Outcome, str], ...] = (("equivalent", "equivalent"), ("undecided", "undecided"))
     found = [f"{text} in {counts[outcome]}" for outcome, text in named if counts[outcome]]
     if counts["too_few_runs"]:
         found.append(f"not enough runs in {counts['too_few_runs']}")
     if not counts["better"] and not counts["worse"]:
-        found = [text for text in found if not text.startswith("undecided")]  # said already
+        found = [text for text in found if not text.startswith("undecided")]  # the sentence already says so
     return f"; {', '.join(found)}" if found else ""
 
 
 def _lack_of_results(summaries: Sequence[Summary]) -> str:
     if not summaries:
-        return "No stage has a result yet, so there is nothing to say."
+        return "No stage has a result yet."
     names = list(dict.fromkeys(row.backbone for row in summaries))
     if len(names) == 1:
         return f"Only {names[0]} has results; a verdict needs a second backbone."
     return (
-        f"{', '.join(names[:-1])} and {names[-1]} have results, but no two backbones that the chain compares share a "
-        "protocol with equal deviations yet."
+        f"{', '.join(names[:-1])} and {names[-1]} have results, but no two of the compared backbones share a protocol "
+        "with the same deviations yet."
     )
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes .venv with everything the project runs and tests with; does nothing when it is already up to date.
-# Needs python3 (3.11 or newer) with venv; as root on Debian or Ubuntu it installs python3-venv itself.
-# DETECTRON2=own leaves the bundled Detectron2 out: install yours in .venv afterwards.
+# Creates .venv with all run-time and test dependencies; does nothing if it is up to date.
+# Needs python3 (3.11 or newer) with venv; as root on Debian or Ubuntu it installs python3-venv.
+# DETECTRON2=own omits the bundled Detectron2: install yours in .venv afterwards.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy
@@ -17,20 +17,20 @@ else
       if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
         apt-get update -qq && apt-get install -y -qq python3-venv >/dev/null
       else
-        echo "error: python3 has no venv module; install the package python3-venv (Debian, Ubuntu), then run again" >&2
+        echo "error: python3 has no venv module; install the package python3-venv (Debian, Ubuntu), then run make setup again" >&2
         exit 2
       fi
     fi
-    echo "set-up: fetching uv into .uv"
+    echo "set-up: installing uv into .uv"
     python3 -m venv .uv && .uv/bin/pip install --quiet --disable-pip-version-check uv
   fi
   uv=.uv/bin/uv
 fi
 
-echo "set-up: installing into .venv (the first time: a few minutes and 7 GB of disk)"
+echo "set-up: installing into .venv (first time: a few minutes, 7 GB of disk)"
 extra=(--extra detectron2)
 if [[ ${DETECTRON2:-bundled} == own ]]; then extra=(--inexact); fi
-# Compiled once here, imported in a third of the time by every stage and test.
+# Compiled bytecode makes the imports of every stage and test three times as fast.
 "$uv" sync --quiet --compile-bytecode --python "$(command -v python3)" "${extra[@]}"
 if [[ ${DETECTRON2:-bundled} != own ]]; then .venv/bin/python -m tools.setup.verify_detectron2; fi
 printf '%s' "$wanted" >"$stamp"

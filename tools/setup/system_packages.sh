@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests of real outside parts need: Slurm with its accounting, and Chromium. As root on Debian or Ubuntu
-# only; elsewhere it says what will be skipped and how to get it. In CI (CI=true) something missing is a failure.
+# Installs Slurm with its accounting, and Chromium, for the tests that need them, as root on Debian or Ubuntu. Elsewhere it
+# prints which tests will be skipped and how to install the packages; with CI=true missing packages are an error.
 set -euo pipefail
 packages=()
 command -v slurmctld >/dev/null && command -v munged >/dev/null || packages+=(slurm-wlm munge)
@@ -12,7 +12,7 @@ command -v chromedriver >/dev/null || packages+=(chromium-driver)
 if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
   echo "set-up: installing ${packages[*]}"
   export DEBIAN_FRONTEND=noninteractive
-  # No daemon may start by itself: the tests start their own, on the loopback device.
+  # Do not start daemons on installation: the tests start their own, on the loopback interface.
   policy=/usr/sbin/policy-rc.d
   if [[ ! -e $policy ]]; then
     printf '#!/bin/sh\nexit 101\n' >$policy && chmod +x $policy
@@ -21,7 +21,7 @@ if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
   apt-get update -qq
   apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
 elif [[ ${CI:-} == true ]]; then
-  echo "error: missing ${packages[*]}, and this is neither root nor a Debian or Ubuntu machine" >&2
+  echo "error: missing ${packages[*]}; installing them needs root on Debian or Ubuntu" >&2
   exit 2
 else
   echo "set-up: the tests that need ${packages[*]} will be skipped; install them with: sudo apt-get install ${packages[*]}"

@@ -2,9 +2,9 @@
 
   python -m tools.setup.verify_detectron2
 
-The package index carries Detectron2 under another name, uploaded by a third party. This compares the SHA-256 of every
-Python file of it (projects/ and model_zoo/configs/ left out) with those of the official tag v0.6; exit code 2 when
-they differ. Use a Detectron2 of your own with `DETECTRON2=own make setup`.
+The package index has Detectron2 under another name, uploaded by a third party. This command compares the SHA-256 of all
+its Python files (except projects/ and model_zoo/configs/) with that of the official tag v0.6. Exit code 2 if they
+differ. To use your own Detectron2, run `DETECTRON2=own make setup`.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ def digest_package(root: Path) -> str:
 
 
 def main(_arguments: Sequence[str]) -> int:
-    """Compare the installed package with the official tag; say the outcome in one line."""
+    """Compare the installed package with the official tag; print one line if they are equal."""
     spec = importlib.util.find_spec("detectron2")
     if spec is None or spec.origin is None:
         raise ValueError("Detectron2 is not installed; run `make setup`")
@@ -39,10 +39,10 @@ def main(_arguments: Sequence[str]) -> int:
     digest = digest_package(root)
     if digest != OFFICIAL_DIGEST:
         raise ValueError(
-            f"{root}: its Python files have the digest {digest}, the official v0.6 has {OFFICIAL_DIGEST}; do not "
-            "use it, remove .venv and run `make setup` again"
+            f"{root}: its Python files have the digest {digest}, expected {OFFICIAL_DIGEST} (official v0.6); do not "
+            "use it: remove .venv and run `make setup` again"
         )
-    print("Detectron2 0.6: every Python file equals the official tag's")
+    print("Detectron2 0.6: all Python files are identical to the official tag's")
     return 0
 
 

@@ -1,1 +1,1 @@
-"""A local web page that shows a chain while it runs; it reads the chain's files and changes nothing."""
+"""A local, read-only web page of a running chain."""

@@ -1,11 +1,12 @@
-"""Watch a chain in the browser while it runs: states, curves, attempts, logs, hours, the verdict so far.
+"""Serve a web page of a chain: states, curves, attempts, logs, hours and the verdict so far.
 
-  python -m tools.watch runs/digits                    then open the address it prints
+  python -m tools.watch runs/digits                    then open the printed address
   python -m tools.watch runs/digits port=8080
-  python -m tools.watch runs/digits static=OUT         write OUT/index.html once, for a cluster without open ports
+  python -m tools.watch runs/digits static=OUT         write OUT/index.html once, where no port can be opened
 
-The page reads the chain's files and changes nothing. It listens on the loopback device only; from another machine use
-an SSH tunnel: ssh -L 8765:127.0.0.1:8765 CLUSTER. host= and names= open it to others, without a password.
+The server only reads the chain's files. It listens on the loopback interface; to reach it from another machine use an
+SSH tunnel: ssh -L 8765:127.0.0.1:8765 CLUSTER. host=ADDRESS and names=[NAME,…] make it reachable from other machines,
+without a password.
 """
 
 import contextlib
@@ -20,25 +21,27 @@ from pretrain.runtime.settings import read_settings
 
 @dataclass(frozen=True, kw_only=True)
 class WatchSettings:
-    """How the page is served."""
+    """How to serve the page."""
 
     port: int = 8765
-    """TCP port, 0 for any free one."""
+    """TCP port; 0: any free port."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     names: tuple[str, ...] = ()
-    """Further host names under which the page may be asked for."""
+    """Host names that requests may address besides those of the loopback interface."""
     static: str = ""
-    """Write the page into this folder instead of serving it."""
+    """Write index.html into this folder instead of serving it; empty: serve."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Serve the page until Ctrl-C, or write it."""
+    """Serve the page until Ctrl-C, or write it with static=FOLDER."""
     words, overrides = split_arguments(arguments, ["CHAIN_FOLDER"])
     settings = read_settings(WatchSettings, None, overrides)
     folder = Path(words[0])
     if not (folder / "chain.json").is_file():
-        raise ValueError(f"{folder}: no chain.json there; give the folder of a submitted chain, such as runs/digits")
+        raise ValueError(
+            f"{folder}: contains no chain.json; expected the folder of a submitted chain, such as runs/digits"
+        )
     if settings.static:
         print(f"written {write_static(folder, Path(settings.static))}")
         return 0
@@ -47,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def write_static(folder: Path, out: Path) -> Path:
-    """Write OUT/index.html with all that the chain has now; details of stages that run, failed or are few."""
+    """Write OUT/index.html: the snapshot, and the details of at most 100 stages (running and failed ones first)."""
     from pretrain.runtime.storage import write_text
     from tools.watch.page import write_static_page
     from tools.watch.snapshot import ChainWatcher
@@ -63,7 +66,12 @@ def write_static(folder: Path, out: Path) -> Path:
 
 
 def serve(folder: Path, settings: WatchSettings) -> None:
-    """Listen until Ctrl-C; ValueError when the port is taken."""
+    """Serve until Ctrl-C.
+
+    Raises:
+        ValueError: the port cannot be bound.
+
+    """
     import socket
 
     import uvicorn
@@ -77,11 +85,11 @@ def serve(folder: Path, settings: WatchSettings) -> None:
         listener.bind((settings.host, settings.port))
     except OSError as error:
         raise ValueError(
-            f"port {settings.port} of {settings.host} cannot be used ({error.strerror}); give another port=, or port=0"
+            f"port {settings.port} of {settings.host} cannot be used ({error.strerror}); set another port= (0: any)"
         ) from error
     listener.listen()
     port = listener.getsockname()[1]
-    print(f"watching {folder} at http://{settings.host}:{port}/ (Ctrl-C ends the page, not the chain)", flush=True)
+    print(f"watching {folder} at http://{settings.host}:{port}/ (Ctrl-C stops the server, not the chain)", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False)).run(sockets=[listener])
 

@@ -1,4 +1,4 @@
-"""Write the page's HTML: the live one loads its data by itself, the static one holds them."""
+"""Write the page's HTML: the live page polls the server; the static page contains its data."""
 
 import json
 from html import escape
@@ -10,23 +10,23 @@ PLOTLY_PATH = "plotly.min.js"
 
 
 def read_plotly() -> str:
-    """Return the text of plotly.js as the plotly package brings it."""
+    """Return the text of the plotly.js that the plotly package contains."""
     from plotly.offline import get_plotlyjs  # heavy
 
     return str(get_plotlyjs())
 
 
 def write_page(*, live: bool) -> str:
-    """Return the HTML that loads its scripts and data from this server."""
+    """Return HTML that loads its scripts and data from the server."""
     scripts = f'<script src="assets/{PLOTLY_PATH}" defer></script><script src="assets/watch.js" defer></script>'
     return _fill("watching" if live else "", '<link rel="stylesheet" href="assets/watch.css">', scripts)
 
 
 def write_static_page(snapshot: dict[str, Any], details: dict[int, dict[str, Any]]) -> str:
-    """Return one HTML file that holds everything: style, scripts, snapshot and the stages in `details`."""
+    """Return self-contained HTML: style, scripts, `snapshot` and, by stage index, the `details` of stages."""
     data = json.dumps({"snapshot": snapshot, "details": details}, allow_nan=False)
     for character, code in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):
-        data = data.replace(character, code)  # nothing in it can end the script element or open a comment
+        data = data.replace(character, code)  # so that no value can close the script element or open a comment
     style = f"<style>{(FOLDER / 'watch.css').read_text()}</style>"
     scripts = "".join(
         [

@@ -1,8 +1,9 @@
-"""Serve the page: three read-only addresses, stages by their number in the plan, so that no path comes from a request.
+"""Serve the page, its assets, the snapshot and the stages; all routes are read-only.
 
-The chain's files are read by one background thread; requests get its last snapshot, so their number does not matter.
-Only requests for this machine's own names are answered (against DNS rebinding), and the page may load nothing from
-elsewhere (Content-Security-Policy).
+Stages are addressed by their index in the plan, so no file path comes from a request. One background thread reads the
+chain's files; requests get its last snapshot, so the load on the disk does not depend on their number. Requests for
+other host names are rejected (DNS rebinding), and the page may not load anything from elsewhere
+(Content-Security-Policy).
 """
 
 import gzip
@@ -26,9 +27,9 @@ from tools.watch.snapshot import ChainWatcher
 
 LOCAL_NAMES = ["127.0.0.1", "localhost", "[::1]"]
 PAUSE_S = 2.0
-"""Least pause between two readings of the files; at least nine times what a reading takes."""
+"""Minimum pause between two reads of the files, in seconds; the pause is at least nine times as long as a read."""
 IDLE_S = 60.0
-"""Without a request for so long, the files are left alone."""
+"""Seconds without a request after which reading pauses."""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -42,7 +43,7 @@ HEADERS = {
 
 
 class SnapshotThread(threading.Thread):
-    """Keep the newest snapshot while somebody looks."""
+    """Refresh the snapshot while requests arrive."""
 
     def __init__(self, watcher: ChainWatcher) -> None:
         super().__init__(daemon=True, name="snapshot")
@@ -54,7 +55,7 @@ class SnapshotThread(threading.Thread):
         self._read()
 
     def run(self) -> None:
-        """Read, pause, again."""
+        """Read and pause alternately; wait for a request after IDLE_S."""
         while True:
             began = time.monotonic()
             if began - self._asked < IDLE_S:
@@ -66,7 +67,7 @@ class SnapshotThread(threading.Thread):
             time.sleep(max(PAUSE_S, 9 * (time.monotonic() - began)))
 
     def newest(self) -> tuple[bytes, str]:
-        """Return the last snapshot as JSON text, and what went wrong with the newest reading ("" if nothing)."""
+        """Return the last good snapshot as JSON, and the error of the latest read ("" if it succeeded)."""
         self._asked = time.monotonic()
         self._wake.set()
         return self._body, self._error
@@ -76,7 +77,13 @@ class SnapshotThread(threading.Thread):
             with self.lock:
                 values = self.watcher.refresh()
             self._body, self._error = json.dumps(values, allow_nan=False).encode(), ""
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # damaged: show the last good one
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+        ) as error:  # damaged file: keep the last good snapshot
             self._error = f"{type(error).__name__}: {error}"
 
 
@@ -85,10 +92,10 @@ def build_app(folder: Path, names: list[str] | None = None) -> Starlette:
 
     Args:
         folder: a chain's folder, RUNS/NAME.
-        names: host names that requests may be addressed to; by default those of the loopback device.
+        names: host names that requests may address; by default those of the loopback interface.
 
     Raises:
-        ValueError: nothing was submitted there.
+        ValueError: the folder holds no submitted chain.
 
     """
     watcher = ChainWatcher(folder)
@@ -136,14 +143,14 @@ def _stage_route(thread: SnapshotThread) -> Callable[[Request], Awaitable[Respon
             return thread.watcher.describe_stage(index, search)
 
     async def stage(request: Request) -> Response:
-        from anyio import to_thread  # starlette's own; a slow disk must not stop the other requests
+        from anyio import to_thread  # a dependency of starlette; a slow disk must not block other requests
 
         try:
             values = await to_thread.run_sync(
                 read, request.path_params["index"], request.query_params.get("search", "")
             )
         except IndexError:
-            return JSONResponse({"error": "no such stage in the plan"}, status_code=404, headers=HEADERS)
+            return JSONResponse({"error": "the plan has no stage of this index"}, status_code=404, headers=HEADERS)
         return JSONResponse(values, headers=HEADERS)
 
     return stage

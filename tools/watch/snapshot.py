@@ -1,7 +1,7 @@
-"""What the page shows of a whole chain at one moment, from its files alone.
+"""Read the state of a chain from its files, as JSON values for the page.
 
-A stage that is done is read once; the others are read at every refresh. So a chain of 10,000 stages costs little more
-than its running part.
+A stage that is done or failed is read once; the others are read at every refresh, so a refresh of a chain of 10,000
+stages takes little longer than one of its running stages.
 """
 
 import re
@@ -15,13 +15,17 @@ from tools.chain.record.state import find_states, read_plan, stage_folder
 from tools.watch.stage_files import CurveFile, describe_attempts, finite_values, read_log_end, read_values
 
 COLUMNS = ("data", "pretrain", "convert")
-"""Kinds of stage with a column of their own; a measurement's column is its protocol."""
+"""Kinds of stage that have a column each; the column of a measurement is its protocol."""
+SUMMARY_VERSION = 2
+"""The version of report/summary.json that the verdict is read from."""
+MAX_COMPARISONS = 200
+"""Comparisons shown, the first of the report."""
 NOW = ("data_wait", "images_per_s", "loss", "total_loss", "accuracy", "knn_top1")
-"""Latest values shown beside a running stage."""
+"""Metrics whose latest value is shown for a running stage."""
 
 
 class ChainWatcher:
-    """Read a chain's folder again and again, at little cost."""
+    """Read a chain's folder repeatedly; stages that ended are cached."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -38,7 +42,7 @@ class ChainWatcher:
         """Return the snapshot: stages, sums, verdict; JSON values only.
 
         Raises:
-            ValueError: nothing was submitted in this folder.
+            ValueError: the folder holds no submitted chain.
 
         """
         chain = self._read_plan()
@@ -57,10 +61,10 @@ class ChainWatcher:
         )
 
     def describe_stage(self, index: int, search: str = "") -> dict[str, Any]:
-        """Return attempts, curves and the end of the log of the stage at `index` of the plan.
+        """Return attempts, curves, metrics and the end of the log of the stage at `index` of the plan.
 
         Raises:
-            IndexError: there is no such stage.
+            IndexError: the plan has no stage at `index`.
 
         """
         if not 0 <= index < len(self.stages):
@@ -147,7 +151,7 @@ class ChainWatcher:
 
 
 def find_place(stage: Stage, chain: Mapping[str, Any]) -> tuple[str, str]:
-    """Return (column, row) of a stage in the picture: its kind or protocol, and its backbone ("" without one)."""
+    """Return (column, row) of a stage in the table: its kind or protocol, and its backbone ("" if it has none)."""
     config = chain.get("config") or {}
     if stage.kind in COLUMNS:
         return stage.kind, stage.name.partition("-")[2]
@@ -160,7 +164,11 @@ def find_place(stage: Stage, chain: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def sum_up(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return counts by state, the hours spent, and what is left, as far as finished stages of the same column tell."""
+    """Return counts by state, hours used and seconds left.
+
+    The time of a stage that is not done is its own estimate or the mean of the finished stages of its column;
+    `left_unknown` counts the stages that have neither.
+    """
     counts: dict[str, int] = {}
     known: dict[str, list[float]] = {}
     for row in rows:
@@ -185,14 +193,43 @@ def sum_up(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def read_verdict(folder: Path) -> dict[str, Any]:
-    """Return the comparisons of the newest report: {"control", "comparisons", "time"}; {} without a report."""
+    """Return the verdict of the latest report, or {}.
+
+    Reads version 2 of summary.json (docs/summary.md); a report of another version counts as none.
+
+    Returns:
+        {"control": a sentence, "passed": true, false or null, "headline": a sentence, "comparisons": rows, "time"}.
+
+    """
     path = folder / "report" / "summary.json"
     summary = read_values(path)
     comparisons = summary.get("comparisons")
-    if not isinstance(comparisons, list):
+    if summary.get("version") != SUMMARY_VERSION or not isinstance(comparisons, list):
         return {}
-    kept = [entry for entry in comparisons if isinstance(entry, dict)]
-    return {"control": summary.get("control") or {}, "comparisons": kept[:200], "time": _changed(path)}
+    control = summary.get("control")
+    return {
+        "control": str(summary.get("control_sentence") or ""),
+        "passed": control.get("passed") if isinstance(control, dict) else None,
+        "headline": str(summary.get("headline") or ""),
+        "comparisons": [
+            _describe_comparison(entry) for entry in comparisons[:MAX_COMPARISONS] if isinstance(entry, dict)
+        ],
+        "time": _changed(path),
+    }
+
+
+def _describe_comparison(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one row of the verdict: the outcome in words, and "better" or "worse" as its mark unless withheld."""
+    outcome = str(entry.get("outcome") or "")
+    words = {
+        "too_few_runs": "not enough runs to tell",
+        "equivalent": f"equivalent within ±{_as_number(entry.get('delta')):g}",
+    }
+    text, withheld = words.get(outcome, outcome), bool(entry.get("withheld"))
+    return {key: entry.get(key) for key in ("first", "second", "protocol", "metric", "difference", "low", "high")} | {
+        "outcome": f"no verdict ({text})" if withheld else text,
+        "mark": outcome if outcome in ("better", "worse") and not withheld else "",
+    }
 
 
 def _seconds(attempt: Mapping[str, Any]) -> float:

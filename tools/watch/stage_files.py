@@ -1,6 +1,6 @@
-"""Read what a stage has written so far: curves, attempts and the end of its log, whatever state the files are in.
+"""Read what a stage has written so far: curves, attempts and the end of its log.
 
-Every reader accepts a missing, stale, damaged or half-written file and returns what is there.
+Every reader accepts missing, stale, damaged and partially written files and returns what can be read.
 """
 
 import json
@@ -13,26 +13,26 @@ from tools.chain.record.attempts import is_alive, read_attempts
 
 LOG_NAMES = ("log.txt", "log.runner.txt")
 MAX_LOG_BYTES = 256 * 1024
-"""So much of a log's end is read, shown and searched."""
+"""Only this many bytes at the end of a log are read, shown and searched."""
 MAX_POINTS = 400
-"""A curve is thinned to so many points."""
+"""Curves are thinned to about this many points."""
 MAX_CURVES = 24
 CURVES = (
     "loss", "total_loss", "accuracy", "knn_top1", "AP", "box/AP", "mask/AP", "images_per_s", "data_wait", "data_time",
     "lr", "top1", "loss_cls", "loss_box_reg", "loss_mask", "loss_rpn_cls", "loss_rpn_loc",
 )  # fmt: skip
-"""Drawn first, in this order; other numbers follow by name."""
+"""Drawn first, in this order; other metrics follow by name."""
 
 
 class CurveFile:
-    """The numbers of a growing metrics.jsonl, read on from where the last read ended."""
+    """The metrics of a growing metrics.jsonl, read incrementally: metric → [(step, value), …]."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._offset, self._inode = path, 0, 0
         self.points: dict[str, list[tuple[float, float]]] = {}
 
     def update(self) -> None:
-        """Read the complete lines added since the last call; a file that became shorter or another is read again."""
+        """Read the complete lines added since the last call; a truncated or replaced file is read from the start."""
         try:
             about = self._path.stat()
             if about.st_ino != self._inode or about.st_size < self._offset:
@@ -50,12 +50,12 @@ class CurveFile:
             self._take(line)
 
     def latest(self, key: str) -> float | None:
-        """Return the newest value of `key`, None when there is none."""
+        """Return the latest value of `key`, or None."""
         points = self.points.get(key)
         return points[-1][1] if points else None
 
     def thinned(self) -> list[dict[str, Any]]:
-        """Return [{"name", "x", "y"}, …], at most MAX_CURVES curves of at most about MAX_POINTS points."""
+        """Return [{"name", "x", "y"}, …]: at most MAX_CURVES curves of about MAX_POINTS points each."""
         ranks = {name: rank for rank, name in enumerate(CURVES)}
         names = sorted(self.points, key=lambda name: (ranks.get(name, len(ranks)), name))
         curves = []
@@ -96,7 +96,7 @@ def describe_attempts(folder: Path) -> list[dict[str, Any]]:
 def read_log_end(folder: Path, search: str = "", lines: int = 400) -> dict[str, Any]:
     """Return {"name", "lines"}: the last lines of the stage's log, or the last of those that contain `search`.
 
-    Only the last MAX_LOG_BYTES are read. Bytes that are no UTF-8 are replaced; control characters are removed.
+    Only the last MAX_LOG_BYTES are read. Invalid UTF-8 is replaced; control characters are removed.
     """
     for name in LOG_NAMES:
         path = folder / name
@@ -115,7 +115,7 @@ def read_log_end(folder: Path, search: str = "", lines: int = 400) -> dict[str, 
 
 
 def read_values(path: Path) -> dict[str, Any]:
-    """Return the JSON object in `path`; {} when it is missing, damaged or something else."""
+    """Return the JSON object in `path`; {} if the file is missing or damaged or holds another type."""
     try:
         values = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -124,7 +124,7 @@ def read_values(path: Path) -> dict[str, Any]:
 
 
 def finite_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return JSON values with NaN and infinities as None, which a browser can parse."""
+    """Return the values with NaN and infinities replaced by None: browsers reject these in JSON."""
     return {str(key): _finite(value) for key, value in values.items()}
 
 

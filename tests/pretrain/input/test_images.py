@@ -1,4 +1,4 @@
-"""Folder listing and decoding, the odd files of ImageNet included."""
+"""Folder listing and decoding, including ImageNet's irregular files."""
 
 import io
 import pickle
@@ -58,7 +58,7 @@ def test_unreadable_image_is_named(tmp_path: Path, data: bytes, reason: str) -> 
         read_image(tmp_path / "gone.JPEG")
 
 
-def test_class_list_chooses_and_renumbers(tmp_path: Path) -> None:
+def test_class_list_selects_and_renumbers(tmp_path: Path) -> None:
     root = write_images(tmp_path, 2)
     chosen = tmp_path / "classes.txt"
     chosen.write_text(f"# two of three\n{CLASSES[2]} great white shark\n\n{CLASSES[1]}\n")
@@ -110,7 +110,7 @@ def test_images_in_folders_below_a_class_belong_to_it_as_in_torchvision(tmp_path
     (root / CLASSES[1] / "loop").unlink()
     visible = [(path, label) for path, label in ImageFolder(str(root), allow_empty=True).samples if "/." not in path]
     assert ours.classes == CLASSES
-    # The hidden class folder of torchvision's comes first, so that its labels count one more.
+    # torchvision counts the hidden folder as its first class, so its labels are larger by one.
     assert sorted((str(ours.path(i)), int(ours.labels[i]) + 1) for i in range(len(ours))) == sorted(visible)
     assert ours.read(len(ours) - 3).shape == (75, 100, 3)
 
@@ -122,7 +122,7 @@ def test_images_beside_the_classes_are_refused(tmp_path: Path) -> None:
         list_images(root)
 
 
-def test_splits_whose_class_folders_differ_are_refused_by_name(tmp_path: Path) -> None:
+def test_splits_with_different_class_folders_are_refused(tmp_path: Path) -> None:
     root = write_images(tmp_path, 2)
     shutil.copytree(root / "train", root / "val")
     assert find_images(root, "val").classes == CLASSES
@@ -140,7 +140,7 @@ def test_splits_whose_class_folders_differ_are_refused_by_name(tmp_path: Path) -
         assert find_images(root, split, str(tmp_path / "common.txt")).classes == (CLASSES[0], CLASSES[2])
 
 
-def test_sixteen_bit_images_keep_their_greys(tmp_path: Path) -> None:
+def test_sixteen_bit_images_keep_their_grey_levels(tmp_path: Path) -> None:
     ramp = (np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000).astype(np.uint16)
     expected = np.repeat((ramp >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
     big_endian = b"P5 8 8 65535\n" + ramp.astype(">u2").tobytes()
@@ -172,7 +172,7 @@ def test_declared_size_is_refused_before_it_is_allocated(tmp_path: Path, colour:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_limit_of_the_declared_size_is_a_setting(tmp_path: Path, kind: str) -> None:
     data = encode(make_photo(0, 100, 200), kind)
-    with pytest.raises(ValueError, match=r"max_megapixels=0\.01; raise max_megapixels"):
+    with pytest.raises(ValueError, match=r"max_megapixels=0\.01; if the image is valid, raise max_megapixels"):
         decode_image(data, 0.01)
     assert decode_image(data, 0.02).shape == (100, 200, 3)
     folder = tmp_path / "train" / "a"

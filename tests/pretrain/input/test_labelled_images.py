@@ -1,4 +1,4 @@
-"""Centre crops are those that published accuracies were measured on."""
+"""Centre crops equal those with which published accuracies were measured."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""The packed cache: same pixels as the files, resumable, and damage is seen."""
+"""The packed cache has the pixels of the files, is resumable and detects damage."""
 
 import os
 import pickle
@@ -57,14 +57,14 @@ def test_flipped_bit_is_found(packed: tuple[Path, Path], tmp_path: Path) -> None
     out = copy(packed[1], tmp_path / "cache")
     path = out / "shard-00001.bin"
     pixels = bytearray(path.read_bytes())
-    pixels[-1] ^= 1  # the last image of the shard: seen by the full check
+    pixels[-1] ^= 1  # the last image of the shard: detected by the full check
     path.write_bytes(pixels)
     open_cache(out)
-    with pytest.raises(ValueError, match=r"shard-00001\.bin: image 19 of the cache has another checksum"):
+    with pytest.raises(ValueError, match=r"shard-00001\.bin: the checksum of image 19 of the cache differs"):
         open_cache(out, every_image=True)
-    pixels[0] ^= 1  # the first one: seen by every opening
+    pixels[0] ^= 1  # the first one: detected whenever the cache is opened
     path.write_bytes(pixels)
-    with pytest.raises(ValueError, match="image 10 of the cache has another checksum"):
+    with pytest.raises(ValueError, match="the checksum of image 10 of the cache differs"):
         open_cache(out)
 
 
@@ -72,14 +72,14 @@ def test_flipped_bit_is_found(packed: tuple[Path, Path], tmp_path: Path) -> None
 def test_cut_or_missing_file_is_named(packed: tuple[Path, Path], tmp_path: Path, name: str) -> None:
     out = copy(packed[1], tmp_path / "cache")
     os.truncate(out / name, (out / name).stat().st_size - 1)
-    with pytest.raises(ValueError, match=r"shard-00002\.bin: damaged"):
+    with pytest.raises(ValueError, match=r"shard-00002\.bin: its size or index differs"):
         open_cache(out)
     (out / name).unlink()
     with pytest.raises(ValueError, match="this shard or its index is missing"):
         open_cache(out)
 
 
-def test_interrupted_packing_goes_on_and_keeps_finished_shards(packed: tuple[Path, Path], tmp_path: Path) -> None:
+def test_interrupted_packing_resumes_and_keeps_complete_shards(packed: tuple[Path, Path], tmp_path: Path) -> None:
     root, whole = packed
     out = tmp_path / "cache"
     steps = pack_images(list_images(root / "train"), out, PACKING)
@@ -88,7 +88,7 @@ def test_interrupted_packing_goes_on_and_keeps_finished_shards(packed: tuple[Pat
     for name in ("shard-00001.bin", "shard-00001.index.npy", "shard-00002.index.npy"):
         (out / name).unlink(missing_ok=True)
     (out / ".partial-shard-00002.bin.x").write_bytes(b"left by a crash")
-    with pytest.raises(ValueError, match="no finished cache"):
+    with pytest.raises(ValueError, match="no complete cache"):
         open_cache(out)
     written = (out / "shard-00000.bin").stat().st_mtime_ns
     assert pack(root, out)[-1] == 24
@@ -101,11 +101,11 @@ def test_interrupted_packing_goes_on_and_keeps_finished_shards(packed: tuple[Pat
 
 def test_cache_of_other_images_is_not_overwritten(packed: tuple[Path, Path], tmp_path: Path) -> None:
     other = write_images(tmp_path, 3)
-    with pytest.raises(ValueError, match="holds a cache of other images or settings"):
+    with pytest.raises(ValueError, match="contains a cache of other images or with another config"):
         pack(other, packed[1])
 
 
-def test_broken_image_stops_packing_or_is_left_out(tmp_path: Path) -> None:
+def test_broken_image_stops_packing_or_is_skipped(tmp_path: Path) -> None:
     root = write_images(tmp_path, 4)
     (root / "train" / CLASSES[0] / f"{CLASSES[0]}_2.JPEG").write_bytes(b"broken")
     with pytest.raises(BrokenImageError, match=f"{CLASSES[0]}_2.JPEG"):
@@ -122,14 +122,14 @@ def test_shrink_bounds_the_short_side() -> None:
     assert shrink(pixels, 30).shape == (30, 40, 3)
 
 
-def test_command_packs_checks_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_packs_checks_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write_images(tmp_path, 2)
     command.main([str(root / "train"), str(tmp_path / "cache"), "images_per_shard=4", "workers=1"])
-    assert "6 images of 3 classes, 0 unreadable left out" in capsys.readouterr().out
+    assert "6 images of 3 classes, skipped 0 unreadable" in capsys.readouterr().out
     assert len(open_cache(tmp_path / "cache")) == 6
 
 
-def test_help_comes_without_torch() -> None:
+def test_help_does_not_import_torch() -> None:
     script = (
         "import sys; sys.argv[1:] = ['--help']; import runpy; runpy.run_module('tools.pack_images', run_name='x'); "
     )

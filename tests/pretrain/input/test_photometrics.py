@@ -1,4 +1,4 @@
-"""Photometric steps against PIL, on the CPU and batched; compiled on CUDA where there is one."""
+"""Photometric steps against PIL, on the CPU and batched; compiled if CUDA is available."""
 
 from collections.abc import Sequence
 
@@ -82,8 +82,8 @@ def test_blur_stays_near_pil_up_to_the_border(sigma_px: float) -> None:
         expected = apply_with_pil(photo, [(BLUR, sigma_px)])
         for ours in (apply_on_cpu(photo, [(BLUR, sigma_px)]), apply_in_batch([photo], [[(BLUR, sigma_px)]])[0]):
             assert np.abs(ours - expected).mean() <= 0.8
-            assert np.abs(ours - expected)[:3].mean() <= 2  # PIL's boxes treat the border as repeated too
-            assert abs((ours - expected).mean()) <= 0.6  # PIL itself loses half a level where its boxes are whole px
+            assert np.abs(ours - expected)[:3].mean() <= 2  # PIL's boxes replicate the border too
+            assert abs((ours - expected).mean()) <= 0.6  # PIL itself loses half a level if its boxes are integer px
 
 
 def test_chains_of_the_recipe_stay_within_the_bound_of_pil() -> None:
@@ -95,7 +95,7 @@ def test_chains_of_the_recipe_stay_within_the_bound_of_pil() -> None:
     assert np.abs(apply_in_batch(photos, chains) - expected).mean() <= 0.6
 
 
-def test_batched_images_do_not_touch_each_other() -> None:
+def test_batched_images_are_independent() -> None:
     chains = [*draw_chains(3), ()]
     together = apply_in_batch(PHOTOS, chains)
     alone = [apply_in_batch([photo], [steps])[0] for photo, steps in zip(PHOTOS, chains, strict=True)]

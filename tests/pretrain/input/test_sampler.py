@@ -1,4 +1,4 @@
-"""Every sample once, whatever the ranks and wherever the run was stopped."""
+"""Every sample occurs once per epoch, for any number of ranks and any step at which the run was stopped."""
 
 import pytest
 from hypothesis import given, settings
@@ -29,7 +29,7 @@ def test_epoch_resumed_on_other_ranks_has_every_sample_once(data: st.DataObject)
     assert set(seen) <= set(range(samples))
 
 
-def test_three_ranks_become_two_in_mid_epoch() -> None:
+def test_three_ranks_become_two_within_an_epoch() -> None:
     before, after = global_batches(100, 12, 3)[:5], global_batches(100, 12, 2, begin=5)
     assert before + after == global_batches(100, 12, 1)
 
@@ -40,7 +40,7 @@ def test_epochs_and_seeds_differ_and_repeat() -> None:
     assert {epoch for step in global_batches(20, 5, 1, epoch=4) for epoch, _ in step} == {4}
 
 
-def test_length_is_what_is_left() -> None:
+def test_length_is_the_number_of_remaining_steps() -> None:
     sampler = ShardedSampler(103, 10, 0)
     assert (len(sampler), sampler.steps_per_epoch) == (10, 10)
     sampler.set_position(0, 7)

@@ -1,4 +1,4 @@
-"""A flat folder of photos without classes pretrains; what needs classes is refused before the first step."""
+"""Pretraining works on a flat folder without classes; features that need classes are refused before the first step."""
 
 from pathlib import Path
 
@@ -49,10 +49,10 @@ def test_root_or_its_train_folder_may_be_flat(photos: Path, where: str) -> None:
     assert (len(source), set(source.labels.tolist())) == (8, {-1})
 
 
-def test_what_needs_classes_is_refused_and_named(photos: Path) -> None:
+def test_features_that_need_classes_are_refused_by_name(photos: Path) -> None:
     source = open_source(DataConfig(root=str(photos)))
     config = make_config(photos, knn_every_epochs=1)
-    with pytest.raises(ValueError, match=r"no classes, which run\.knn_every_epochs needs; turn that off"):
+    with pytest.raises(ValueError, match=r"no classes, which run\.knn_every_epochs needs; turn it off"):
         refuse_unlabelled(config, source)
     with pytest.raises(ValueError, match="these images have no classes"):
         train(make_config(photos, analyse_every_epochs=1), StopFlag())

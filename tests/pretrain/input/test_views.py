@@ -1,4 +1,4 @@
-"""Two views of each image: the reference's distribution, the same pixels, and nothing that depends on workers."""
+"""Two views of each image: the reference's distribution and pixels, independent of workers."""
 
 import itertools
 import math
@@ -74,7 +74,7 @@ def test_crops_have_the_distribution_of_torchvision(size: tuple[int, int]) -> No
     assert all(t >= 0 and le >= 0 and t + h <= size[0] and le + w <= size[1] for t, le, h, w in ours)
 
 
-def test_chances_orders_and_strengths_are_the_reference_s() -> None:
+def test_probabilities_orders_and_strengths_equal_the_reference() -> None:
     views = views_of(24000)
     jittered = [view.steps for view in views if any(step[0] == HUE for step in view.steps)]
 
@@ -141,7 +141,7 @@ def test_views_do_not_depend_on_workers(root: Path) -> None:
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
-def test_batch_has_the_promised_form(root: Path) -> None:
+def test_batch_has_the_documented_form(root: Path) -> None:
     batch = load(root)[0]
     assert batch["query"].shape == batch["key"].shape == (6, 3, 32, 32)
     assert batch["query"].dtype == torch.uint8 and batch["query"].is_contiguous(memory_format=torch.channels_last)
@@ -159,7 +159,7 @@ def test_finishing_normalises_as_torchvision(root: Path) -> None:
     assert query.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_photometrics_on_the_device_give_the_cpu_s_views(root: Path) -> None:
+def test_photometrics_on_the_device_equal_those_on_the_cpu(root: Path) -> None:
     for cpu, crops in zip(load(root, pipeline="cpu"), load(root, pipeline="crops"), strict=True):
         assert crops["query_steps"].shape == (6, 6, 2)
         for ours, theirs in zip(finish_on_device(cpu), finish_on_device(crops), strict=True):
@@ -179,10 +179,10 @@ def test_broken_image_is_named_or_replaced_and_counted(tmp_path: Path) -> None:
         load(root)
     batches = load(root, skip_broken=True)
     assert sum(int(batch["broken"]) for batch in batches) == 1
-    assert Counter(torch.cat([batch["index"] for batch in batches]).tolist())[12] == 2  # 11 gave way to 12
+    assert Counter(torch.cat([batch["index"] for batch in batches]).tolist())[12] == 2  # 12 replaced 11
 
 
-def test_pipeline_is_chosen_by_device_and_said(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_pipeline_is_chosen_by_device_and_logged(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert choose_pipeline("auto", torch.device("cuda")) == "crops"
     assert choose_pipeline("auto", torch.device("cpu")) == choose_pipeline("cpu", torch.device("cuda")) == "cpu"
     with pytest.raises(ValueError, match="expected one of auto, cpu, crops"):

@@ -1,4 +1,4 @@
-"""The largest values of a row are found exactly, whatever the row looks like."""
+"""The largest values of a row are found exactly for any row."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ K = SMALLEST + 37  # not a multiple of the stride
 
 
 def assert_largest(values: torch.Tensor, n: int) -> None:
-    """The sorted values found are the first n of the sorted row, and no column is there twice."""
+    """The sorted values found are the first n of the sorted row, and no column occurs twice."""
     columns = find_largest(values, n)
     assert columns.shape == (len(values), n)
     assert columns.dtype == torch.int64
@@ -44,7 +44,7 @@ def sampled_columns() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("sampled_are_large", [True, False])
-def test_rows_whose_sample_misleads(sampled_are_large: bool) -> None:
+def test_rows_with_unrepresentative_samples(sampled_are_large: bool) -> None:
     torch.manual_seed(0)
     values = torch.rand(2, K)
     values[:, sampled_columns()] += 5 if sampled_are_large else -5
@@ -57,11 +57,11 @@ def test_rows_in_order(order: str) -> None:
     assert_largest({"rising": row, "falling": -row, "equal": torch.zeros(K)}[order].repeat(2, 1), 700)
 
 
-def test_of_equal_values_the_first_columns_are_taken_in_their_order() -> None:
+def test_ties_are_resolved_by_ascending_column() -> None:
     assert find_largest(torch.zeros(1, K), 5).tolist() == [[0, 1, 2, 3, 4]]
 
 
-def test_ordered_columns_fall_in_value() -> None:
+def test_ordered_columns_have_descending_values() -> None:
     torch.manual_seed(0)
     values = torch.randn(2, K)
     assert torch.equal(find_largest(values, 900, ordered=True), values.topk(900, dim=1).indices)
@@ -81,18 +81,18 @@ def test_threads_and_memory_layout_do_not_change_the_answer() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int64])
-def test_other_types_are_selected_from_as_a_whole(dtype: torch.dtype) -> None:
+def test_other_dtypes_use_a_full_selection(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     assert_largest((1000 * torch.rand(2, K)).to(dtype), 300)
 
 
-def test_a_row_of_nan_ends() -> None:
+def test_row_of_nan_terminates() -> None:
     values = torch.full((2, K), torch.nan)
     values[1, ::3] = 1.0
     assert find_largest(values, 300).shape == (2, 300)
 
 
-def test_allowed_negatives_stand_first_in_a_long_queue() -> None:
+def test_usable_negatives_come_first_in_a_long_queue() -> None:
     torch.manual_seed(0)
     cosines = torch.rand(3, K)
     exclude = torch.ones(3, K, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Pair products: the slices, and the Triton kernel, which Triton's interpreter runs where there is no GPU."""
+"""Pair products: the slices, and the Triton kernel, which Triton's interpreter runs without a GPU."""
 
 import importlib.util
 import os
@@ -51,7 +51,7 @@ def run_script(script: str, tmp_path: Path, **variables: str) -> str:
     ).stdout
 
 
-def test_slices_of_the_pair_products_join(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slices_of_the_pair_products_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     n, first, second = unit(30, 5, 0), torch.randint(30, (7, 11)), torch.randint(30, (7, 11))
     monkeypatch.setattr(pretrain.kernels.pair_dots, "SLICE_BYTES", 1000)
     torch.testing.assert_close(dot_pairs(n, first, second), (n[first] * n[second]).sum(dim=2))
@@ -66,22 +66,22 @@ def test_kernel_equals_the_products_under_tritons_interpreter(tmp_path: Path) ->
 
 @pytest.mark.slow
 @needs_triton
-def test_kernel_compiles_for_gpus_that_are_not_here(tmp_path: Path) -> None:
+def test_kernel_compiles_for_absent_gpus(tmp_path: Path) -> None:
     assert run_script(COMPILED, tmp_path).split() == ["80", "True", "90", "True"]
 
 
 @needs_triton
-def test_device_chooses_the_form() -> None:
+def test_device_selects_the_implementation() -> None:
     assert choose_form("cpu") is pretrain.kernels.pair_dots.dot_pairs_in_slices
     assert choose_form("cuda").__module__ == "pretrain.kernels.pair_kernel"
 
 
-def test_cuda_without_triton_falls_back_and_says_so(
+def test_cuda_without_triton_falls_back_with_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "pretrain.kernels.pair_kernel", None)  # importing it raises ImportError
     assert choose_form.__wrapped__("cuda") is pretrain.kernels.pair_dots.dot_pairs_in_slices
-    assert "no Triton here" in caplog.text
+    assert "Triton is not available" in caplog.text
 
 
 @pytest.mark.cuda

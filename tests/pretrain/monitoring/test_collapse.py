@@ -1,4 +1,4 @@
-"""A run that does not learn is told while it runs: closed forms of the figures, and what the warning advises."""
+"""Runs that do not learn give a warning: closed forms of the metrics, and the advice of the warning."""
 
 import json
 import logging
@@ -85,12 +85,12 @@ def watch(
     return [record.getMessage() for record in caplog.records]
 
 
-def test_loss_at_chance_is_told_once_with_what_to_change_and_its_end_too(caplog: pytest.LogCaptureFixture) -> None:
+def test_loss_at_chance_warns_once_with_advice_and_again_on_recovery(caplog: pytest.LogCaptureFixture) -> None:
     config = replace(SMALL, optimizer=OptimizerConfig(lr=0.1), data=DataConfig(crop_px=32))
     chance = math.log(31)
     texts = watch(config, [chance] * (LOOKS + 2) + [0.5 * chance], equal=False, caplog=caplog)
     assert len(texts) == 2
-    assert f"step {501 + 20 * (LOOKS - 1)} of 1000: the loss 3.434 is that of equal scores" in texts[0]
+    assert f"step {501 + 20 * (LOOKS - 1)} of 1000: the loss 3.434 is at the level of equal scores" in texts[0]
     places = [
         texts[0].index(part)
         for part in ("optimizer.lr (85.3 times", "model.head=mlp_bn", "optimizer.warmup_steps=100", "data.crop_px=64")
@@ -99,26 +99,26 @@ def test_loss_at_chance_is_told_once_with_what_to_change_and_its_end_too(caplog:
     assert "the run learns" in texts[1]
 
 
-def test_equal_embeddings_are_called_a_collapse_whatever_the_loss(caplog: pytest.LogCaptureFixture) -> None:
+def test_equal_embeddings_are_reported_as_collapse_for_any_loss(caplog: pytest.LogCaptureFixture) -> None:
     texts = watch(SMALL, [0.1] * LOOKS, equal=True, caplog=caplog, first=201)
     assert len(texts) == 1
     assert "all images have nearly the same embedding (embedding_std 0.000" in texts[0]
 
 
-def test_a_loss_that_visits_chance_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_loss_briefly_at_chance_gives_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     chance = math.log(31)
     losses = [chance, chance, 0.9 * chance, chance, chance, (AT_CHANCE - 0.01) * chance]
     assert watch(SMALL, losses, equal=False, caplog=caplog) == []
 
 
-def test_a_loss_at_chance_in_the_first_half_is_not_told_while_embeddings_spread(
+def test_loss_at_chance_in_the_first_half_gives_no_warning_while_embeddings_spread(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     chance = math.log(31)
     assert watch(SMALL, [chance] * 14 + [0.9 * chance], equal=False, caplog=caplog, first=201) == []
 
 
-def test_warm_up_longer_than_the_run_is_told_at_its_start(caplog: pytest.LogCaptureFixture) -> None:
+def test_warm_up_longer_than_the_run_warns_at_the_start(caplog: pytest.LogCaptureFixture) -> None:
     config = replace(SMALL, optimizer=OptimizerConfig(warmup_steps=100))
     model = build_method(config)
     CollapseMonitor(config, model, steps=101, steps_per_epoch=50)
@@ -155,6 +155,6 @@ def test_training_writes_the_figures_and_warns_of_a_rate_that_cannot_learn(
         train(config, StopFlag())
     texts = [record.getMessage() for record in caplog.records]
     assert any("optimizer.lr: the peak is 0.5, 1066.7 times what the source of sgd uses" in text for text in texts)
-    assert any("To change, in this order: lower optimizer.lr" in text for text in texts)
+    assert any("Try in this order: lower optimizer.lr" in text for text in texts)
     line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert {"chance_loss", "embedding_std", "embedding_rank"} <= line.keys()

@@ -60,7 +60,7 @@ def test_same_class_by_rank_follows_the_ranks() -> None:
     assert by_rank.tolist() == [0.5, 1.0]
 
 
-def test_same_class_parents_tell_one_from_both() -> None:
+def test_same_class_parents_distinguish_one_from_both() -> None:
     key_labels = torch.tensor([0, 0, 1, 1])
     parents = torch.tensor([[[0, 1], [0, 2], [2, 3], [3, 0]]])
     assert same_class_parents(parents, torch.tensor([0]), key_labels) == {"one": 0.75, "both": 0.25}
@@ -164,13 +164,13 @@ def test_queue_is_measured_by_the_single_functions_and_without_random_state() ->
     settings = ModelConfig(arch="resnet18", dim=8, queue_len=40, shuffle_bn=False)
     torch.manual_seed(0)
     model = MoCo(settings, MixingConfig(n=10, s=20, s_prime=10))
-    assert measure_negatives(model, 0.2) == {}  # the queue knows no class yet
+    assert measure_negatives(model, 0.2) == {}  # no key in the queue has a class yet
     keys, labels = torch.nn.functional.normalize(torch.randn(50, 8), dim=1), torch.arange(50) % 4
     model.queue.enqueue(keys, torch.arange(50), labels)
     state = torch.get_rng_state()
     values = measure_negatives(model, 0.2)
     assert torch.equal(torch.get_rng_state(), state)
-    newest, classes = keys[10:], labels[10:]  # the forty that are left
+    newest, classes = keys[10:], labels[10:]  # the remaining forty
     logits = (newest @ newest.T / 0.2).fill_diagonal_(-math.inf)
     assert len(values["hardness"]) == 39
     assert values["hardness"] == pytest.approx(hardness_curve(logits, 39).tolist(), abs=1e-6)
@@ -200,4 +200,4 @@ def test_distances_of_50000_by_2048_features_stay_in_bounded_memory() -> None:
     uniformity(x[:10_000], chunk=2048)
     grown_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib) / 1024
     assert geometry.variance.shape == (1000,)
-    assert grown_mib < 600, f"the analyses took {grown_mib:.0f} MiB beyond the features"
+    assert grown_mib < 600, f"the diagnostics used {grown_mib:.0f} MiB beyond the features"

@@ -1,4 +1,4 @@
-"""The monitor's lines: when they come, what they hold, and that every place gets the same keys."""
+"""The lines of the metrics log: when they are written, their values, and equal keys in all outputs."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ import torch
 
 from pretrain.config import DataConfig, PretrainConfig, RunConfig
 from pretrain.loss import ContrastiveOutput
-from pretrain.monitoring.metrics_log import Monitor
+from pretrain.monitoring.metrics_log import MetricsLog
 
 
 def make_config(out: Path, **run: Any) -> PretrainConfig:
@@ -19,11 +19,11 @@ def make_config(out: Path, **run: Any) -> PretrainConfig:
 
 
 def take_steps(config: PretrainConfig, first: int, last: int, steps: int = 5) -> None:
-    with Monitor(config, first_step=first, steps=steps, steps_per_epoch=steps) as monitor:
+    with MetricsLog(config, first_step=first, steps=steps, steps_per_epoch=steps) as log:
         for step in range(first + 1, last + 1):
-            monitor.note_wait(0.001)
+            log.note_wait(0.001)
             hits = torch.tensor([True, True, True, False]), torch.tensor([True, False, False, False])
-            monitor.note_step(step, ContrastiveOutput(torch.tensor(float(step)), *hits), lr=0.1)
+            log.note_step(step, ContrastiveOutput(torch.tensor(float(step)), *hits), lr=0.1)
 
 
 def read_lines(out: Path) -> list[dict[str, Any]]:
@@ -36,13 +36,13 @@ def test_line_is_the_mean_since_the_last_one_and_the_last_step_has_one(tmp_path:
     assert [(line["step"], line["loss"]) for line in lines] == [(2, 1.5), (4, 3.5), (5, 5.0)]
     assert {line["accuracy"] for line in lines} == {75.0}
     assert {line["accuracy_with_mixes"] for line in lines} == {25.0}
-    assert [line["queue_age_steps"] for line in lines] == [1.0, 2.0, 2.5], "keys wait half as long as the queue is old"
+    assert [line["queue_age_steps"] for line in lines] == [1.0, 2.0, 2.5], "the mean age is half the maximum"
     assert all(line["images_per_s"] > 0 and 0 < line["data_wait"] <= 1 for line in lines)
     progress = json.loads((tmp_path / "progress.json").read_text())
     assert (progress["step"], progress["eta_s"]) == (5, 0)
 
 
-def test_goes_on_after_the_steps_that_count(tmp_path: Path) -> None:
+def test_resume_removes_lines_after_the_checkpoint(tmp_path: Path) -> None:
     take_steps(make_config(tmp_path), 0, 4)
     with (tmp_path / "metrics.jsonl").open("a") as stream:
         stream.write('{"step": 5, "lo')
@@ -55,7 +55,7 @@ def test_wandb_gets_the_keys_of_the_lines_and_one_run_after_a_resume(
 ) -> None:
     starts: list[dict[str, Any]] = []
     logged: list[tuple[int, dict[str, Any]]] = []
-    service = types.SimpleNamespace(  # the package is optional, and not in the tested set
+    service = types.SimpleNamespace(  # the package is optional and not installed for tests
         log=lambda values, step: logged.append((step, values)), finish=lambda exit_code: None
     )
     package = types.SimpleNamespace(init=lambda **options: starts.append(options) or service)
@@ -68,21 +68,19 @@ def test_wandb_gets_the_keys_of_the_lines_and_one_run_after_a_resume(
     assert starts[0]["id"] == starts[1]["id"] and starts[0]["resume"] == "allow"
 
 
-def test_wandb_that_is_not_installed_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_wandb_is_an_error_that_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ValueError, match=r"run\.wandb=true needs the package wandb"):
         take_steps(make_config(tmp_path, wandb=True), 0, 1)
 
 
-def test_replaced_images_are_counted_in_the_log_and_warned_of_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_replaced_images_are_counted_and_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = PretrainConfig(data=DataConfig(skip_broken=True), run=RunConfig(out=str(tmp_path), log_every_steps=1))
     hits = (torch.ones(2, dtype=torch.bool),) * 2
-    with Monitor(config, first_step=0, steps=3, steps_per_epoch=3) as monitor:
+    with MetricsLog(config, first_step=0, steps=3, steps_per_epoch=3) as log:
         for step, broken in enumerate((0, 2, 1), start=1):
-            monitor.note_broken(broken)
-            monitor.note_step(step, ContrastiveOutput(torch.tensor(1.0), *hits), lr=0.1)
+            log.note_broken(broken)
+            log.note_step(step, ContrastiveOutput(torch.tensor(1.0), *hits), lr=0.1)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line.get("broken_images") for line in lines] == [None, 2, 3]
     warnings = [record.getMessage() for record in caplog.records]

@@ -1,4 +1,4 @@
-"""Optimizers follow their sources, step by step, in float64 loops."""
+"""Optimizers equal float64 loops over the formulas of their sources."""
 
 import math
 
@@ -52,7 +52,7 @@ def expected_adamw(w: torch.Tensor, gradients: list[torch.Tensor]) -> torch.Tens
 
 
 def expected_lars(w: torch.Tensor, gradients: list[torch.Tensor]) -> torch.Tensor:
-    """moco/optimizer.py of MoCo-v3: no decay and no scaling of tensors of one dimension."""
+    """moco/optimizer.py of MoCo-v3: no decay and no scaling for one-dimensional tensors."""
     v = torch.zeros_like(w)
     for g in gradients:
         change = g
@@ -84,7 +84,7 @@ def test_lars_takes_the_plain_step_where_a_norm_is_zero() -> None:
     assert bool(weight.isfinite().all())
 
 
-def test_lars_leaves_weights_without_gradient_alone() -> None:
+def test_lars_does_not_change_weights_without_gradient() -> None:
     weight = nn.Parameter(torch.ones(2, 2))
     build_optimizer([weight], OptimizerConfig(name="lars"), CPU).step()
     assert torch.equal(weight.detach(), torch.ones(2, 2))

@@ -1,4 +1,4 @@
-"""A learning rate far above its source's rule is doubted before the run, and no published recipe's is by mistake."""
+"""A learning rate far above its source's rule gives a warning before the run; published recipes give none."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def test_moco_rate_follows_the_linear_rule(batch: int, rate: float) -> None:
 
 
 @pytest.mark.parametrize("method", ["moco", "simclr", "supervised"])
-def test_tenth_at_batch_64_is_doubted(method: str) -> None:
+def test_rate_of_one_tenth_at_batch_64_gives_a_warning(method: str) -> None:
     (doubt,) = find_doubts(make(64, method, lr=0.1))
     assert doubt.startswith("optimizer.lr: the peak is 0.1")
     assert ("4.0 times" if method == "supervised" else "13.3 times") in doubt
@@ -42,12 +42,12 @@ def test_scaled_peak_is_compared_not_the_number_given() -> None:
         make(64, "simclr", lr=0.075 * 8, name="lars"),  # SimCLR, square-root rule
     ],
 )
-def test_published_rates_raise_no_doubt(config: PretrainConfig) -> None:
+def test_published_rates_give_no_warning(config: PretrainConfig) -> None:
     assert find_doubts(config) == []
 
 
-def test_few_epochs_with_a_rate_that_moves_per_epoch_are_doubted() -> None:
+def test_per_epoch_rate_in_a_short_run_gives_a_warning() -> None:
     (doubt,) = find_doubts(make(256, epochs=6))
-    assert "moves only 6 times" in doubt
+    assert "changes only 6 times" in doubt
     assert find_doubts(make(256, epochs=6, per_step=True)) == []
     assert find_doubts(make(256, epochs=0, lr=5.0)) == []

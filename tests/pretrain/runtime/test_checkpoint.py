@@ -1,4 +1,4 @@
-"""Checkpoints are whole or absent; the newest whole one is taken; the format is MoCo's."""
+"""Checkpoints are written atomically, the newest intact one is loaded, and the format is MoCo's."""
 
 import logging
 import subprocess
@@ -20,7 +20,7 @@ def save(folder: CheckpointFolder, step: int, *, milestone: bool = False) -> Non
     folder.wait()
 
 
-def test_newest_two_and_milestones_stay(tmp_path: Path) -> None:
+def test_newest_two_and_milestones_are_kept(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path)
     for step in range(1, 6):
         save(folder, step, milestone=step == 2)
@@ -28,7 +28,7 @@ def test_newest_two_and_milestones_stay(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.sha256"))) == 3
 
 
-def test_damaged_newest_is_named_and_the_one_before_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_newest_is_logged_and_the_previous_one_loaded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = CheckpointFolder(tmp_path)
     save(folder, 1)
     save(folder, 2)
@@ -42,7 +42,7 @@ def test_damaged_newest_is_named_and_the_one_before_taken(tmp_path: Path, caplog
 
 
 @pytest.mark.parametrize("note", [b"", b"\n", b"\xff\xfe\0"])
-def test_damaged_digest_makes_the_one_before_be_taken(tmp_path: Path, note: bytes) -> None:
+def test_damaged_digest_falls_back_to_the_previous_checkpoint(tmp_path: Path, note: bytes) -> None:
     folder = CheckpointFolder(tmp_path)
     save(folder, 1)
     save(folder, 2)
@@ -52,26 +52,24 @@ def test_damaged_digest_makes_the_one_before_be_taken(tmp_path: Path, note: byte
     assert content["step"] == 1
 
 
-def test_checkpoint_whose_writing_was_cut_short_does_not_count(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_incompletely_written_checkpoint_is_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = CheckpointFolder(tmp_path)
     save(folder, 1)
     (tmp_path / "checkpoint_00000001.pt.sha256").unlink()
     with caplog.at_level(logging.WARNING):
         assert folder.load_newest() is None
-    assert "cut short" in caplog.text
+    assert "its write was interrupted" in caplog.text
 
 
 def test_folder_of_damaged_checkpoints_is_refused(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path)
     save(folder, 1)
     folder.list_files()[0].write_bytes(b"?")
-    with pytest.raises(ValueError, match="none of its 1 checkpoints is whole"):
+    with pytest.raises(ValueError, match="none of its 1 checkpoints is intact"):
         folder.load_newest()
 
 
-def test_empty_folder_means_a_beginning(tmp_path: Path) -> None:
+def test_empty_folder_has_no_checkpoint(tmp_path: Path) -> None:
     assert CheckpointFolder(tmp_path).load_newest() is None
 
 
@@ -94,14 +92,14 @@ def test_full_disk_is_raised_and_keeps_the_older_checkpoint(tmp_path: Path) -> N
     ended = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False)
     assert ended.returncode != 0
     assert "checkpoint_00000002.pt: the checkpoint could not be written" in ended.stderr
-    assert "make room on the disk and run again: the older checkpoints are whole" in ended.stderr
+    assert "free disk space and run again: the older checkpoints are intact" in ended.stderr
     content = CheckpointFolder(tmp_path).load_newest()
     assert content is not None
     assert content["step"] == 1
     assert not list(tmp_path.glob(".partial-*"))
 
 
-def test_state_is_mocos_and_comes_back() -> None:
+def test_state_has_mocos_format_and_round_trips() -> None:
     model = MoCo(MODEL, MixingConfig())
     model.queue.enqueue(torch.nn.functional.normalize(torch.randn(5, 8), dim=1), torch.arange(5), torch.arange(5))
     state = to_moco_state(model)

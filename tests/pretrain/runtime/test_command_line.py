@@ -1,4 +1,4 @@
-"""Commands take words and key=value, and answer mistakes with one sentence and an exit code."""
+"""Commands take positional and key=value arguments, and report mistakes in one sentence and an exit code."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from pretrain.runtime.machine import PROJECT_ROOT
 from pretrain.runtime.stopping import YieldRequested
 
 
-def test_words_and_overrides_are_told_apart() -> None:
+def test_words_and_overrides_are_distinguished() -> None:
     words, overrides = split_arguments(["in.yaml", "a.b=1", "dir/x=1.pt"], ["CONFIG", "WEIGHTS"])
     assert (words, overrides) == (["in.yaml", "dir/x=1.pt"], ["a.b=1"])
 
@@ -24,7 +24,7 @@ def test_wrong_number_of_words_says_which_are_expected(arguments: list[str]) -> 
         split_arguments(arguments, ["CONFIG"])
 
 
-def test_optional_words_may_come() -> None:
+def test_optional_words_are_accepted() -> None:
     assert split_arguments(["a", "b"], ["A"], ["B"])[0] == ["a", "b"]
 
 
@@ -48,7 +48,7 @@ def test_known_errors_are_one_sentence_and_a_code(
     assert "Traceback" not in printed
 
 
-def test_own_faults_keep_their_traceback() -> None:
+def test_bugs_keep_their_traceback() -> None:
     def main(_words: Sequence[str]) -> int:
         raise KeyError("x")
 
@@ -61,12 +61,12 @@ def test_help_prints_the_docstring_and_runs_nothing(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out == "What it does.\n"
 
 
-def test_word_that_is_not_utf8_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+def test_word_that_is_not_utf8_is_reported_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(lambda _words: 0, "doc", ["name=\udcff"]) == 2
     assert "not UTF-8: 'name=\\udcff'" in capsys.readouterr().err
 
 
-def test_error_shows_what_a_terminal_would_obey(capsys: pytest.CaptureFixture[str]) -> None:
+def test_error_escapes_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     def main(_words: Sequence[str]) -> int:
         raise ValueError("no file a\x1b[2Jb\u202ec")
 
@@ -84,7 +84,7 @@ SPEAKER = (
 
 
 @pytest.mark.parametrize("way", ["closed pipe", "full disk", "no stdout"])
-def test_command_whose_output_nobody_takes_goes_on_to_its_end(tmp_path: Path, way: str) -> None:
+def test_command_completes_when_its_output_cannot_be_written(tmp_path: Path, way: str) -> None:
     redirect = {"closed pipe": "| head -1", "full disk": "> /dev/full", "no stdout": ">&-"}[way]
     script = f'set -o pipefail; "$0" -c "$1" "$2" {redirect}'
     words = ["bash", "-c", script, sys.executable, SPEAKER, str(tmp_path / "end")]
@@ -95,7 +95,7 @@ def test_command_whose_output_nobody_takes_goes_on_to_its_end(tmp_path: Path, wa
     assert "Traceback" not in answer.stderr
 
 
-def test_error_shows_what_a_name_hides(capsys: pytest.CaptureFixture[str]) -> None:
+def test_error_escapes_invisible_characters(capsys: pytest.CaptureFixture[str]) -> None:
     def main(_words: Sequence[str]) -> int:
         raise ValueError("no\x1b[2K\x1b[1Ax\x00.pt, \u202egnp.a, " + os.fsdecode(b"\xff"))
 
@@ -103,5 +103,5 @@ def test_error_shows_what_a_name_hides(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().err == "error: no\\x1b[2K\\x1b[1Ax\\x00.pt, \\u202egnp.a, \\udcff\n"
 
 
-def test_counts_have_their_plural() -> None:
+def test_counts_use_the_plural() -> None:
     assert [say_count(number, "problem") for number in (0, 1, 2)] == ["0 problems", "1 problem", "2 problems"]

@@ -1,4 +1,4 @@
-"""`auto` is a precision that the device computes in, not one that it emulates."""
+"""`auto` selects a precision that the device supports natively, not one that it emulates."""
 
 from pathlib import Path
 
@@ -12,17 +12,17 @@ CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 
 
 @pytest.mark.parametrize(("in_hardware", "expected"), [(True, torch.bfloat16), (False, torch.float16)])
-def test_auto_on_cuda_asks_for_bf16_in_hardware(
+def test_auto_on_cuda_requires_native_bf16(
     in_hardware: bool, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A V100 or T4 answers True unless emulation is left out of the question."""
+    """On a V100 or T4 torch reports bf16 support unless emulation is excluded."""
     monkeypatch.setattr(
         torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or in_hardware
     )
     assert choose_precision(EngineConfig(), CUDA) == expected
 
 
-def test_auto_on_a_cpu_is_float32_and_a_given_precision_stays() -> None:
+def test_auto_on_a_cpu_is_float32_and_a_given_precision_is_kept() -> None:
     assert choose_precision(EngineConfig(), CPU) == torch.float32
     assert choose_precision(EngineConfig(precision="bf16"), CPU) == torch.bfloat16
     assert choose_precision(EngineConfig(precision="fp16"), CUDA) == torch.float16

@@ -1,4 +1,4 @@
-"""Two real gloo processes agree: on permutations, gradients, flags, queues; alone, every function is the obvious."""
+"""Two real gloo processes agree on permutations, gradients, flags and queues; one process gets no-ops."""
 
 from pathlib import Path
 
@@ -25,14 +25,14 @@ with distributed.process_group(CPU):
     shuffled, permutation = distributed.shuffle(mine, generators.shuffle)
     assert distributed.gather(permutation[None]).unique(dim=0).shape[0] == 1, "one permutation for all ranks"
     assert sorted(distributed.gather(shuffled).tolist()) == [0, 1, 2, 10, 11, 12]
-    assert sorted(shuffled.tolist()) != mine.tolist(), "the keys' batch statistics are of other images"
+    assert sorted(shuffled.tolist()) != mine.tolist(), "the keys' batch statistics come from other images"
     assert distributed.unshuffle(shuffled * 2, permutation).tolist() == [0, 2, 4, 20, 22, 24]
     other = torch.randperm(1000, generator=generators.mixing)
     assert distributed.gather(other[None]).unique(dim=0).shape[0] == 2, "each rank mixes with its own draws"
 
     assert distributed.any_rank(rank == 1, False, True) == [True, False, True]
     assert distributed.mean_over_ranks(float(rank)) == 0.5
-    assert distributed.sum_over_ranks(rank + 2) == 5
+    assert distributed.add_counts(rank + 2) == 5
     assert distributed.all_equal(4)
     assert not distributed.all_equal(rank)
     distributed.barrier()
@@ -85,7 +85,7 @@ with distributed.process_group(CPU):
     hardest = t.topk(3, dim=1).indices
     assert (parents[..., None] == hardest[None, :, None]).any(dim=-1).all(), "parents are among the query's own hardest"
     both = distributed.gather(hardest)
-    assert not torch.equal(both[:4], both[4:]), "the ranks' queries differ, and so do their hardest"
+    assert not torch.equal(both[:4], both[4:]), "the queries of the ranks differ, and so do their hardest negatives"
 print("rank", rank, "agrees")
 """
 
@@ -147,7 +147,7 @@ with distributed.process_group(CPU):
     if METHOD != "simclr":
         sliced, _ = take_steps("sliced", share, slices=2)
         worst = max((sliced[name].double() - two[name].double()).abs().max() for name in two if "encoder" in name)
-        assert worst < 1e-5, f"accumulation over slices moves the weights by {worst}"
+        assert worst < 1e-5, f"accumulation over slices changes the weights by {worst}"
 alone, expected = take_steps("one", slice(0, 8))
 assert losses == pytest.approx(expected, abs=1e-4)
 for name, tensor in alone.items():
@@ -197,7 +197,7 @@ def test_two_processes_agree(tmp_path: Path, script: str, words: list[str]) -> N
 
 
 @pytest.mark.slow
-def test_three_ranks_stopped_by_a_signal_to_one_go_on_as_two_and_every_sample_is_seen_once(tmp_path: Path) -> None:
+def test_three_ranks_stopped_by_a_signal_to_one_resume_as_two_and_see_every_sample_once(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for number in range(24):
         path = tmp_path / "images" / "train" / "ab"[number % 2] / f"{number}.JPEG"
@@ -213,18 +213,18 @@ def test_three_ranks_stopped_by_a_signal_to_one_go_on_as_two_and_every_sample_is
     assert newest["state_dict"]["module.queue_indices"].sort().values.tolist() == list(range(24))
 
 
-def test_alone_everything_is_the_obvious() -> None:
+def test_single_process_functions_are_no_ops() -> None:
     batch = torch.arange(6)
     assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
     assert distributed.gather(batch) is batch
     shuffled, permutation = distributed.shuffle(batch, torch.Generator())
     assert torch.equal(shuffled, batch[permutation])
-    assert not torch.equal(shuffled, batch), "the groups of batch statistics hold other images"
+    assert not torch.equal(shuffled, batch), "the batch-norm groups contain other images"
     assert torch.equal(distributed.unshuffle(shuffled, permutation), batch)
     assert distributed.any_rank(True, False) == [True, False]
     model = torch.nn.Linear(1, 1)
     assert distributed.average_gradients_of(model) is model
     assert distributed.mean_over_ranks(0.25) == 0.25
-    assert distributed.sum_over_ranks(3) == 3
+    assert distributed.add_counts(3) == 3
     assert distributed.all_equal(3)
     distributed.barrier()

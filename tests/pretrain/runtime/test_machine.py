@@ -1,4 +1,4 @@
-"""A result says where it came from."""
+"""A result records the machine, versions and commit that produced it."""
 
 import re
 
@@ -14,7 +14,7 @@ def test_machine_names_its_processor_and_versions() -> None:
     assert re.match(r"\d+\.\d+", described["torch"])
 
 
-def test_commit_given_by_a_chain_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commit_given_by_a_chain_takes_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOCHI_COMMIT", "abc")
     machine.read_commit.cache_clear()
     assert machine.read_commit() == "abc"

@@ -1,4 +1,4 @@
-"""The heartbeat says how far a run is."""
+"""The heartbeat reports the progress of a run."""
 
 import time
 from pathlib import Path
@@ -14,7 +14,9 @@ def test_first_and_last_beats_are_written_and_the_rate_counts_this_process_only(
     heartbeat.beat(5)
     assert read_json(tmp_path / "progress.json")["step"] == 5
     heartbeat.beat(6)
-    assert read_json(tmp_path / "progress.json")["step"] == 5, "a beat within a second of the last is not written"
+    assert read_json(tmp_path / "progress.json")["step"] == 5, (
+        "a beat less than a second after the last write is not written"
+    )
     time.sleep(0.05)
     heartbeat.beat(10, "evaluating")
     last = read_json(tmp_path / "progress.json")
@@ -27,7 +29,7 @@ def test_beat_before_the_first_step_has_no_eta(tmp_path: Path) -> None:
     assert read_json(tmp_path / "progress.json")["eta_s"] is None
 
 
-def test_disk_that_takes_no_progress_ends_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_failed_progress_writes_do_not_end_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     heartbeat = Heartbeat(tmp_path / "file" / "below", total=3)
     (tmp_path / "file").touch()
     for step in range(1, 4):

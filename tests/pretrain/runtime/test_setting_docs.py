@@ -1,4 +1,4 @@
-"""What is said of the settings comes from their dataclasses: nothing is left out, and every setting has a meaning."""
+"""The documentation of settings is generated from their dataclasses, is complete, and explains every setting."""
 
 import importlib
 import json
@@ -33,7 +33,7 @@ class Whole:
     """May be left out."""
 
 
-def test_each_setting_is_told_with_type_unit_default_and_meaning() -> None:
+def test_each_setting_is_listed_with_type_unit_default_and_meaning() -> None:
     assert write_settings(Whole).splitlines() == [
         "kind                 a or b; default a", "    One of two.",
         "parts.NAME.time_min  whole number (minutes); default 60", "    Longest time.",
@@ -42,7 +42,7 @@ def test_each_setting_is_told_with_type_unit_default_and_meaning() -> None:
     ]  # fmt: skip
 
 
-def test_word_chooses_settings_and_an_unknown_one_is_a_sentence() -> None:
+def test_word_filters_settings_and_an_unknown_one_is_an_error() -> None:
     assert write_settings(Whole, "time").startswith("parts.NAME.time_min")
     with pytest.raises(ValueError, match="no setting has 'colour' in its name or its meaning"):
         write_settings(Whole, "colour")

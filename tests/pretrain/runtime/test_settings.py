@@ -1,4 +1,4 @@
-"""Settings are strict: what is unknown or ill-typed is refused, and the text says what is allowed."""
+"""Configs are strict: unknown and ill-typed settings are refused, and the message says what is allowed."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,13 +59,13 @@ def test_every_unknown_key_is_named_with_the_allowed_ones(tmp_path: Path) -> Non
         ("inner.rate=fast", "inner.rate: expected a number, got 'fast'"),
         (
             "inner=3",
-            "inner holds settings of its own, got the single value 3; write inner.NAME for one of them: rate, steps",
+            "inner: expected a mapping of settings, got the single value 3; write inner.NAME for one of them",
         ),
         ("name", "expected key=value, got 'name'"),
         ("=3", "expected key=value, got '=3'"),
     ],
 )
-def test_bad_override_is_a_sentence(override: str, text: str) -> None:
+def test_malformed_override_is_an_error(override: str, text: str) -> None:
     with pytest.raises(SettingsError, match=text):
         read_settings(Outer, None, [override])
 
@@ -82,7 +82,7 @@ def test_missing_file_is_named() -> None:
         read_settings(Outer, "configs/nowhere.yaml")
 
 
-def test_settings_survive_the_way_through_json() -> None:
+def test_settings_round_trip_through_json() -> None:
     settings = read_settings(PretrainConfig, None, ["mixing.n=1024", "optimizer.milestones=[0.1,0.2]"])
     assert from_dict(PretrainConfig, as_dict(settings)) == settings
 
@@ -121,7 +121,7 @@ class Job:
 
 
 @pytest.mark.parametrize("word", ["true", "True", "TRUE", "yes", "on", "1"])
-def test_boolean_is_read_as_people_write_it(word: str) -> None:
+def test_boolean_accepts_its_common_spellings(word: str) -> None:
     assert read_settings(Job, None, [f"fast={word}"]).fast
     assert not read_settings(Job, None, ["fast=true", "fast=Off"]).fast
 
@@ -138,12 +138,12 @@ def test_boolean_is_read_as_people_write_it(word: str) -> None:
         ("fast=maybe", "expected true or false, got 'maybe'"),
         ("kind=c", "kind is 'c'; expected one of a, b"),
         ("version=[1]", "version: expected a text"),
-        ("version=${oc.env:HOME}", "settings are taken as they stand"),
-        ('version="a\\0b"', "holds a NUL character"),
-        ("a..b=1", "a dot stands between two names"),
+        ("version=${oc.env:HOME}", "is an interpolation, which configs do not support"),
+        ('version="a\\0b"', "contains a NUL character"),
+        ("a..b=1", "expected names separated by dots, got an empty name"),
     ],
 )
-def test_wrong_value_is_answered_with_type_and_unit(override: str, sentence: str) -> None:
+def test_wrong_value_error_names_type_and_unit(override: str, sentence: str) -> None:
     with pytest.raises(SettingsError, match=sentence):
         read_settings(Job, None, [override])
 

@@ -1,4 +1,4 @@
-"""A stop request is remembered, not obeyed in the middle of a step."""
+"""A stop request sets a flag and does not interrupt a step."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ def test_first_reason_is_kept() -> None:
     assert flag.reason == "deadline"
 
 
-def test_second_interrupt_interrupts() -> None:
+def test_second_interrupt_raises_keyboard_interrupt() -> None:
     StopFlag().install()
     os.kill(os.getpid(), signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):

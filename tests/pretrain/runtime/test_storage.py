@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Files are written atomically, and damaged files are reported."""
 
 import errno
 import os
@@ -74,7 +74,7 @@ def test_broken_json_is_named(tmp_path: Path) -> None:
         read_json(tmp_path / "a.json")
 
 
-def test_last_line_cut_by_a_crash_is_left_out(tmp_path: Path) -> None:
+def test_incomplete_last_line_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     assert read_json_lines(path) == []
     append_json_line(path, {"step": 1})
@@ -84,7 +84,7 @@ def test_last_line_cut_by_a_crash_is_left_out(tmp_path: Path) -> None:
     assert read_json_lines(path) == [{"step": 1}, {"step": 2}]
 
 
-def test_line_cut_in_the_middle_is_left_out_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_incomplete_inner_line_is_skipped_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"a": 1}\n{"b\n{"c": 2}\n\xff\n{"d": 3}\n')
     assert read_json_lines(path) == [{"a": 1}, {"c": 2}, {"d": 3}]
@@ -92,7 +92,7 @@ def test_line_cut_in_the_middle_is_left_out_and_named(tmp_path: Path, caplog: py
     assert "line 4" in caplog.text
 
 
-def test_line_after_a_cut_one_stays_readable(tmp_path: Path) -> None:
+def test_line_after_an_incomplete_one_is_readable(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"step": 1}\n{"st')
     append_json_line(path, {"step": 2})
@@ -108,10 +108,10 @@ def test_any_text_survives_a_json_line(text: str, ends: str) -> None:
         for value in (text, ends, text + ends):
             append_json_line(path, {"name": value, value: 1})
         assert read_json_lines(path) == [{"name": value, value: 1} for value in (text, ends, text + ends)]
-        assert len(path.read_text(encoding="utf-8").splitlines()) == 3, "also for readers that split at every separator"
+        assert len(path.read_text(encoding="utf-8").splitlines()) == 3, "readers may split at every line separator"
 
 
-def test_file_name_that_is_no_utf_8_survives_json(tmp_path: Path) -> None:
+def test_file_name_that_is_not_utf_8_survives_json(tmp_path: Path) -> None:
     name = os.fsdecode(b"\xff-image.png")
     write_json(tmp_path / "a.json", {"path": name})
     assert read_json(tmp_path / "a.json") == {"path": name}
@@ -119,7 +119,7 @@ def test_file_name_that_is_no_utf_8_survives_json(tmp_path: Path) -> None:
     assert (tmp_path / "a.txt").read_text() == "\\udcff-image.png"
 
 
-def test_longest_name_that_a_disk_takes_can_be_written(tmp_path: Path) -> None:
+def test_longest_name_of_the_file_system_can_be_written(tmp_path: Path) -> None:
     path = tmp_path / ("é" * 125 + ".json")
     write_json(path, {"a": 1})
     assert read_json(path) == {"a": 1}
@@ -136,7 +136,9 @@ def test_file_has_the_mode_of_the_umask(tmp_path: Path, mask: int) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_file_system_without_fsync_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+def test_file_system_without_fsync_raises_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
     def refuse(_handle: int) -> None:
         raise OSError(number, os.strerror(number))
 
@@ -176,21 +178,21 @@ DAMAGED = (b"", b"{", b"\0" * 64, b"\xff\xfe", b'{"a": 1', b"[" * 100_000, b"1" 
 
 
 @pytest.mark.parametrize("content", DAMAGED)
-def test_damaged_json_is_a_sentence_that_names_the_file(tmp_path: Path, content: bytes) -> None:
+def test_damaged_json_error_names_the_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"a\.json: not valid JSON"):
         read_json(tmp_path / "a.json")
 
 
 @pytest.mark.parametrize("value", [None, [], "text", 3, {"b": 1}, {"a": "1"}, {"a": None}])
-def test_json_of_another_kind_is_a_sentence_that_names_the_file(tmp_path: Path, value: object) -> None:
+def test_json_of_another_type_error_names_the_file(tmp_path: Path, value: object) -> None:
     write_json(tmp_path / "a.json", value)
     with pytest.raises(ValueError, match=r"a\.json: expected"):
         read_json_object(tmp_path / "a.json", {"a": int})
 
 
 @pytest.mark.parametrize("note", [b"", b"\n", b"\xff\xfe\0", b"nonsense  a.bin\n", None])
-def test_digest_that_is_damaged_or_missing_fits_nothing(tmp_path: Path, note: bytes | None) -> None:
+def test_damaged_or_missing_digest_matches_nothing(tmp_path: Path, note: bytes | None) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(b"x")
     write_digest(path)
@@ -224,7 +226,7 @@ def test_a_plain_name_from_data_is_its_file_name(name: str) -> None:
 
 
 @given(st.text(max_size=300), st.text(max_size=300))
-def test_no_name_from_data_leaves_its_folder_or_meets_another(
+def test_names_from_data_stay_in_the_folder_and_do_not_collide(
     tmp_path_factory: pytest.TempPathFactory, first: str, second: str
 ) -> None:
     folder = tmp_path_factory.getbasetemp()

@@ -14,7 +14,7 @@ def test_summary_divides_round_by_round() -> None:
     rows = summarise(turns, Settings(images=40, batch_size=16))
     row = rows["moco_vs_reference"]
     assert (row["speedup"], row["low"], row["high"], row["rounds"]) == (2.5, 2.0, 3.0, 2)
-    assert row["images_per_s"] == 16.0, "32 of 40 images make whole batches"
+    assert row["images_per_s"] == 16.0, "32 of 40 images are in full batches"
     assert (row["data_wait_share"], row["reference_data_wait_share"]) == (0.25, 0.4)
     assert rows["mochi_vs_moco"]["low"] == 0.8
     assert share_waited([(1.0, 1.0)]) == 1.0
@@ -44,5 +44,5 @@ def test_benchmark_runs_both_and_writes_its_rows(tmp_path: Path) -> None:
     for row in table["rows"].values():
         assert 0 < row["low"] <= row["speedup"] <= row["high"] and row["rounds"] == 1
         assert 0 <= row["data_wait_share"] < 1
-    with pytest.raises(ValueError, match="images=2 make no batch of 4"):
+    with pytest.raises(ValueError, match="images=2: expected at least batch_size=4"):
         main(["images=2", "batch_size=4", "device=cpu"])

@@ -1,4 +1,4 @@
-"""Every side gets one turn a round, the first round does not count, and the order rotates."""
+"""Each side runs once per round, the first round is not counted, and the order rotates."""
 
 import pytest
 
@@ -13,8 +13,8 @@ def test_first_round_warms_up_and_the_order_rotates() -> None:
     assert taken == {"a": [6, 8], "b": [4, 9], "c": [5, 7]}
 
 
-def test_no_counted_round_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one round"):
+def test_rounds_below_one_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected at least 1"):
         take_turns({"a": lambda: 1}, 0)
 
 

@@ -1,4 +1,4 @@
-"""Small archives over loopback: digests, resume, the merge of VOC2007's two archives, hostile members."""
+"""Small archives over loopback: digests, resume, merging VOC2007's two archives, malicious members."""
 
 import hashlib
 import io
@@ -20,7 +20,7 @@ from tools.data.fetch_data import SETS, FetchSettings, fetch
 
 
 class Server:
-    """Serve files; cut each answer after `cut` bytes; know ranges or not; remember what was asked."""
+    """Serve files, truncating responses after `cut` bytes, with or without range requests; record the requests."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -123,11 +123,11 @@ def test_both_halves_of_voc2007_end_in_one_folder(server: Server, tmp_path: Path
     }
     asked = len(server.asked)
     assert run_command(fetch_data.main, "", words) == 0
-    assert len(server.asked) == asked, "what is there is not fetched again"
-    assert "voc is there" in capsys.readouterr().out
+    assert len(server.asked) == asked, "complete archives are not downloaded again"
+    assert "voc is complete" in capsys.readouterr().out
 
 
-def test_coco_lies_where_the_protocols_look(server: Server, tmp_path: Path) -> None:
+def test_coco_is_written_where_the_protocols_read_it(server: Server, tmp_path: Path) -> None:
     fetch(small(server, "coco"), tmp_path, FetchSettings(mirror=server.url, keep=True))
     found = {name for name in list_files(tmp_path) if not name.startswith(".archives")}
     assert found == {"coco/annotations/instances_val2017.json", "coco/val2017/1.jpg", "coco/train2017/1.jpg"}
@@ -135,7 +135,7 @@ def test_coco_lies_where_the_protocols_look(server: Server, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_broken_connection_is_gone_on_with(server: Server, tmp_path: Path, ranges: bool) -> None:
+def test_a_broken_connection_is_resumed(server: Server, tmp_path: Path, ranges: bool) -> None:
     archive = small(server, "coco")[2]
     server.cut, server.ranges = 40_000, ranges
     if ranges:
@@ -149,16 +149,16 @@ def test_a_broken_connection_is_gone_on_with(server: Server, tmp_path: Path, ran
         assert download(archive, f"{server.url}/{archive.name}", tmp_path).stat().st_size == archive.size_bytes
 
 
-def test_other_bytes_than_published_are_not_unpacked(server: Server, tmp_path: Path) -> None:
+def test_content_with_another_digest_is_not_unpacked(server: Server, tmp_path: Path) -> None:
     archives = small(server, "coco")
     data = bytearray(server.files[archives[0].name])
     data[40] ^= 1
     server.files[archives[0].name] = bytes(data)
-    with pytest.raises(ValueError, match=r"published are \d+ bytes with 1?.*url_checksums/coco\.txt.*another mirror"):
+    with pytest.raises(ValueError, match=r"expected \d+ bytes with 1?.*url_checksums/coco\.txt.*another mirror"):
         fetch(archives, tmp_path, FetchSettings(mirror=server.url))
     assert not list_files(tmp_path)
     server.files[archives[0].name] += b"longer"
-    with pytest.raises(ValueError, match="gives more than the published"):
+    with pytest.raises(ValueError, match="sends more than the published"):
         fetch(archives, tmp_path, FetchSettings(mirror=server.url))
 
 
@@ -172,7 +172,7 @@ def test_a_missing_file_names_the_mirror_option(server: Server, tmp_path: Path) 
 def test_members_outside_the_root_are_refused(server: Server, tmp_path: Path, name: str, make) -> None:
     root = tmp_path / "a" / "root"
     archive = publish(server, SETS["voc"][0], make({name: b"x"}))
-    with pytest.raises(ValueError, match="would lie outside"):
+    with pytest.raises(ValueError, match="would be written outside"):
         fetch([archive], root, FetchSettings(mirror=server.url))
     assert not list(tmp_path.rglob("outside*"))
 
@@ -190,12 +190,12 @@ def test_links_are_refused_and_own_files_never_overwritten(server: Server, tmp_p
     mine = tmp_path / "root" / "VOC2007" / "shared.txt"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
-    with pytest.raises(ValueError, match=r"shared\.txt: is there already with other bytes"):
+    with pytest.raises(ValueError, match=r"shared\.txt: already exists with different content"):
         fetch(small(server, "voc"), tmp_path / "root", FetchSettings(mirror=server.url))
     assert mine.read_text() == "mine"
 
 
-def test_the_class_list_is_the_one_that_pretraining_takes(tmp_path: Path) -> None:
+def test_the_class_list_is_the_one_that_pretraining_uses(tmp_path: Path) -> None:
     assert run_command(fetch_data.main, "", ["in100-list", str(tmp_path)]) == 0
     from pretrain.input.images import CLASS_LISTS
 

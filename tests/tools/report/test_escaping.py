@@ -1,4 +1,4 @@
-"""Names and notes from outside stay text in every form of the report."""
+"""Untrusted names and notes stay text in every output format of the report."""
 
 import csv
 import io
@@ -103,7 +103,7 @@ def test_page_holds_no_markup_from_names(report: Path) -> None:
         assert text not in page
     scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
     charts = next(text for text in scripts if text.lstrip().startswith("const charts ="))
-    assert "<!--" not in charts  # it would open a comment that swallows the script's end
+    assert "<!--" not in charts  # it would start a comment that hides the end of the script
     assert "b&lt;" in page or "&lt;/script&gt;" in page
 
 

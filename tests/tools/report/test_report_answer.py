@@ -1,4 +1,4 @@
-"""The answer's picture: places along an axis are true to the numbers, and the ends of the scale are named."""
+"""The dot plots: positions on an axis match the values, and the controls are marked."""
 
 import dataclasses
 import time
@@ -101,7 +101,7 @@ def test_runs_and_breakdowns_hold_every_value() -> None:
 
 
 def test_tables_and_verdict_take_time_in_proportion_to_the_runs() -> None:
-    """800 backbones × 2 seeds × 2 protocols: eight times the backbones take about eight times as long, not 64."""
+    """800 backbones × 2 seeds × 2 protocols: eight times as many backbones take about eight times as long, not 64."""
 
     def measure(backbones: int) -> float:
         values = np.random.default_rng(0).normal(50, 2, (backbones, 2, 2)).tolist()

@@ -1,4 +1,4 @@
-"""A report answers the chain file's question, or that of its command line; old folders have a default."""
+"""The report answers the question of the chain file or the command line; folders of earlier versions get a default."""
 
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def test_chain_files_question_is_answered(tmp_path: Path) -> None:
     assert [row["backbone"] for row in summary["rows"]] == ["mochi", "moco", "random"]
 
 
-def test_command_line_replaces_the_chain_files_question(tmp_path: Path) -> None:
+def test_command_line_overrides_the_chain_files_question(tmp_path: Path) -> None:
     folder = write(tmp_path, CONFIG)
     main([str(folder), "baseline=random", "controls.floor=random", "controls.ceiling=mochi", "delta=1"])
     summary = read_json(folder / "report" / "summary.json")
@@ -109,7 +109,7 @@ def test_costs_are_mean_hours_by_kind(tmp_path: Path) -> None:
     assert costs.unit == "hours of this machine"
 
 
-def test_damaged_draws_are_told_and_count_as_absent(tmp_path: Path) -> None:
+def test_damaged_draws_are_reported_and_count_as_missing(tmp_path: Path) -> None:
     folder = write(tmp_path)
     files = gather(folder)
     stage = next(stage for stage in files.stages if stage.result is not None and stage.result.backbone == "moco@0")
@@ -148,6 +148,6 @@ def test_draws_beside_the_results_become_the_test_sets_interval(tmp_path: Path) 
     summary = read_json(folder / "report" / "summary.json")
     (entry,) = summary["comparisons"]
     assert entry["test_set"]["images"] == 4952
-    assert entry["test_set"]["low"] == pytest.approx(10.0, abs=1e-3)  # what both share cancels
+    assert entry["test_set"]["low"] == pytest.approx(10.0, abs=1e-3)  # the shared part cancels
     assert entry["test_set"]["high"] == pytest.approx(10.0, abs=1e-3)
     assert "(4,952 images)" in (folder / "report" / "index.html").read_text()

@@ -1,7 +1,6 @@
-"""The report's page works in a browser: charts, sorting, light, dark, desk, phone, print, nothing from outside."""
+"""The page works in a browser: charts, sorting, light and dark, desktop, phone, print, no external requests."""
 
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 
 from pretrain.runtime.storage import write_json
+from tests.making.browsing import open_browser
 from tests.making.chain_folders import write_chain, write_detector
 from tools.write_report import main
 
@@ -23,21 +23,8 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        pytest.skip("needs chromium and chromedriver; as root on Debian `make system` installs them")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or ""
-    for word in (
-        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-        "--disable-background-networking", "--disable-component-update", "--window-size=1280,1600",
-    ):  # fmt: skip
-        options.add_argument(word)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
+    with open_browser() as driver:
+        yield driver
 
 
 def open_page(browser: Any, path: Path, *, dark: bool = False, width_px: int = 1280) -> None:
@@ -88,7 +75,7 @@ def test_page_is_readable_on_desk_and_phone_in_light_and_dark(
 ) -> None:
     open_page(browser, chain / "report" / "index.html", dark=dark, width_px=width_px)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width_px, (
-        "the page scrolls sideways"
+        "the page scrolls horizontally"
     )
     script = "const s = getComputedStyle(document.body); return [s.color, s.backgroundColor]"
     ink, paper = (
@@ -133,7 +120,7 @@ def test_fifty_backbones_of_ten_seeds_open_within_two_seconds(browser: Any, tmp_
 
 
 def contrast(first: list[int], second: list[int]) -> float:
-    """WCAG 2.1's contrast ratio of two sRGB colours."""
+    """Return the contrast ratio of two sRGB colours (WCAG 2.1)."""
 
     def luminance(colour: list[int]) -> float:
         parts = [

@@ -1,4 +1,4 @@
-"""Several seeds of one pretraining are one colour, one legend entry and one row of the report."""
+"""The seeds of one pretraining share a colour, a legend entry and a row of the report."""
 
 from pathlib import Path
 

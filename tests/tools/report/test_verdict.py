@@ -1,4 +1,4 @@
-"""Verdicts in words and tables: the control first, four outcomes, bold for better than every other row."""
+"""Verdicts in sentences and tables: control, outcomes, and bold for better than every other row."""
 
 import hashlib
 from collections.abc import Sequence
@@ -59,15 +59,15 @@ def test_methods_are_named_where_pretrainings_are_replicated() -> None:
     )
 
 
-def test_one_pretraining_each_speaks_of_checkpoints_and_says_so() -> None:
+def test_one_pretraining_each_is_a_claim_about_checkpoints() -> None:
     results = runs("moco", [30.0, 30.2, 30.1]) + runs("mochi", [32.0, 32.2, 32.1])
     assert headline(results) == "Yes: this mochi checkpoint is better than this moco checkpoint in the one measurement."
     (sentence,) = write_verdict(*_parts(results))
     assert sentence.endswith("It says nothing about the methods: one pretraining run each.")
 
 
-def test_pretraining_seeds_of_one_method_are_no_rivals() -> None:
-    """Seeds of mochi stand on one row and are compared with nothing but other methods."""
+def test_pretraining_seeds_of_one_method_are_not_compared() -> None:
+    """The seeds of mochi share one row and are compared only with other methods."""
     found = report(method("moco", [30.0], [30.2]) + method("mochi", [29.0], [31.0], [33.0]))
     assert [row.backbone for row in found.tables[0].rows] == ["moco", "mochi"]
     assert [(entry.first, entry.second) for entry in found.verdict.comparisons] == [("mochi", "moco")]
@@ -77,11 +77,11 @@ def test_pretraining_seeds_of_one_method_are_no_rivals() -> None:
 @pytest.mark.parametrize(
     ("results", "sentence"),
     [
-        ([], "No stage has a result yet, so there is nothing to say."),
+        ([], "No stage has a result yet."),
         (runs("mochi", [1.0]), "Only mochi has results; a verdict needs a second backbone."),
         (
             runs("mochi", [1.0]) + runs("moco", [1.0], VOC),
-            "mochi and moco have results, but no two backbones that the chain compares share a protocol with equal "
+            "mochi and moco have results, but no two of the compared backbones share a protocol with the same "
             "deviations yet.",
         ),
         (
@@ -130,7 +130,7 @@ def test_comparisons_are_the_named_ones_in_their_order() -> None:
 
 
 def test_family_is_all_headline_measurements_of_all_comparisons() -> None:
-    """One comparison at p = .03 is a finding alone, and none among ten that show nothing."""
+    """A comparison with p = .03 is a finding on its own, but not among ten without a difference."""
     base = runs("base", [50.0, 50.4, 49.6])
     better = runs("better", [51.0, 51.4, 50.6])
     assert headline(base + better).startswith("Yes")
@@ -140,7 +140,7 @@ def test_family_is_all_headline_measurements_of_all_comparisons() -> None:
     assert found.verdict.comparisons[0].evidence.outcome == "undecided"
 
 
-def test_passed_control_is_told_with_its_interval() -> None:
+def test_passed_control_is_reported_with_its_interval() -> None:
     results = method("random", [5.0], [5.2]) + method("supervised", [50.0], [50.3]) + method("mochi", [55.0], [55.3])
     found = report(results, Question(compare=(("mochi", "random"),), controls=FLOOR_AND_CEILING))
     assert found.verdict.control is not None
@@ -152,7 +152,7 @@ def test_passed_control_is_told_with_its_interval() -> None:
 
 
 def test_instrument_that_fails_its_control_gives_no_verdict() -> None:
-    """However clear the other difference is: supervised does not beat random, so the measurement says nothing."""
+    """A clear difference elsewhere does not count: supervised does not beat random."""
     results = method("random", [5.0], [5.2]) + method("supervised", [5.1], [5.3]) + method("mochi", [55.0], [55.3])
     found = report(results, Question(compare=(("mochi", "random"),), controls=FLOOR_AND_CEILING))
     assert found.verdict.control is not None
@@ -181,10 +181,10 @@ def test_control_withholds_the_protocols_that_failed_it_alone() -> None:
     assert "no verdict where it failed" in describe_control(found.verdict.control)
     assert write_headline(found.summaries, found.verdict) == "Yes: mochi is better than random in the one measurement."
     (sentence,) = write_verdict(found.summaries, found.verdict)
-    assert "in knn-digits, where the control is not passed" in sentence
+    assert "in knn-digits, where the control did not pass" in sentence
 
 
-def test_control_is_no_harder_to_pass_where_more_is_asked() -> None:
+def test_control_does_not_depend_on_the_number_of_comparisons() -> None:
     results = method("random", [5.0], [7.0]) + method("supervised", [50.0], [53.0])
     results += [run for number in range(20) for run in method(f"m{number}", [55.0], [55.3])]
     pairs = tuple((f"m{number}", "random") for number in range(20))
@@ -195,13 +195,13 @@ def test_control_is_no_harder_to_pass_where_more_is_asked() -> None:
     assert alone.passed is True
 
 
-def test_control_with_too_few_runs_is_not_judged() -> None:
+def test_control_with_too_few_runs_is_not_evaluated() -> None:
     results = runs("random", [5.0]) + runs("supervised", [50.0]) + runs("mochi", [55.0])
     found = report(results, Question(controls=FLOOR_AND_CEILING))
     assert found.verdict.control is not None
     assert found.verdict.control.passed is None
-    assert "cannot be judged yet: too few runs" in describe_control(found.verdict.control)
-    assert "cannot be judged: supervised and random" in describe_control(
+    assert "cannot be evaluated yet: too few runs" in describe_control(found.verdict.control)
+    assert "cannot be evaluated: supervised and random" in describe_control(
         report(runs("mochi", [1.0]), Question(controls=FLOOR_AND_CEILING)).verdict.control
     )
     assert describe_control(None).startswith("No control:")
@@ -242,14 +242,14 @@ def test_runs_with_deviations_stand_apart_and_never_beside_published_rows() -> N
     assert cut.published == []
     assert cut.deviations == ["SOLVER.MAX_ITER: 100 (protocol: 24000)"]
     by_recipe = {entry.deviations: entry.evidence for entry in report(results).verdict.comparisons}
-    assert by_recipe[1].claim == "none"  # nor is the published spread theirs
+    assert by_recipe[1].claim == "none"  # the published spread does not apply to deviating runs
 
 
-def test_published_spread_serves_two_runs_at_full_size() -> None:
+def test_published_spread_is_used_for_two_runs_at_full_size() -> None:
     found = report(runs("moco", [56.0], VOC) + runs("mochi", [57.0], VOC))
     assert found.verdict.comparisons[0].evidence.claim == "two_runs"
     assert found.verdict.comparisons[0].evidence.outcome == "better"
-    assert "interval from the published spread" in write_verdict(found.summaries, found.verdict)[0]
+    assert "interval comes from the published spread" in write_verdict(found.summaries, found.verdict)[0]
 
 
 def test_published_rows_show_their_spread_and_the_distance_to_a_chosen_row() -> None:
@@ -273,7 +273,7 @@ def test_delta_is_the_published_noise_or_half_a_point_unless_given() -> None:
     assert delta(VOC, Question(delta=0.7)) == 0.7
 
 
-def test_undecided_comparison_says_what_would_decide_it_and_what_that_costs() -> None:
+def test_undecided_comparison_states_the_runs_needed_and_their_cost() -> None:
     results = method("a", [30.0, 30.2], [31.1, 31.0]) + method("b", [30.5, 30.6], [31.5, 31.3])
     summaries = summarise(results)
     costs = Costs(pretraining=10.0, finetuning={DIGITS: 1.0})

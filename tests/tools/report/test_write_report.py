@@ -1,4 +1,4 @@
-"""The report says what the files say: means, intervals, comparisons, lineage, cost."""
+"""The report matches the chain's files: means, intervals, comparisons, lineage, cost."""
 
 import csv
 import json
@@ -82,7 +82,7 @@ def test_own_programs_file_of_another_form_is_no_result(tmp_path: Path) -> None:
 
 
 def test_folder_without_a_chain_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no chain\.json there"):
+    with pytest.raises(ValueError, match=r"contains no chain\.json"):
         main([str(tmp_path)])
 
 
@@ -110,10 +110,10 @@ def test_curves_show_pretraining_detectors_and_their_last_evaluation(tmp_path: P
     append_json_line(detector / "metrics.jsonl", {"step": 12, "AP": 20.0})
     append_json_line(detector / "metrics.jsonl", {"step": 24, "total_loss": 0.1})
     curves = {curve.chart: curve for curve in gather(tmp_path).curves}
-    assert curves["Proxy task, the mixed negatives included"].y == (1.0, 1.0)
-    assert curves["kNN accuracy while pretraining"].y == (10.0, 20.0)
+    assert curves["Proxy task, including mixed negatives"].y == (1.0, 1.0)
+    assert curves["kNN accuracy during pretraining"].y == (10.0, 20.0)
     assert curves["Hardness of the negatives by epoch, mochi"].y == [0.5, 0.3, 0.2]
-    final = curves["AP while fine-tuning, voc-c4-digits@moco"]
+    final = curves["AP during fine-tuning, voc-c4-digits@moco"]
     assert (final.x, final.y) == ((12.0, 24.0), (20.0, 31.0))
 
 

@@ -21,4 +21,4 @@ def test_digest_counts_every_file_but_projects_and_zoo_configs(tmp_path: Path) -
 def test_installed_package_is_the_official_one(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("detectron2")
     assert main([]) in (0, None)
-    assert "equals the official tag" in capsys.readouterr().out
+    assert "identical to the official tag" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Files of a running stage are read whatever state they are in."""
+"""Files of a running stage are read even if they are missing, damaged or partially written."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The page of a running chain: what it shows, whom it answers, and that it changes nothing."""
+"""The page of a running chain: what it shows, which requests it serves, and that it changes no file."""
 
 import json
 import os
@@ -80,7 +80,12 @@ def test_snapshot_reads_ended_stages_once(tmp_path: Path, monkeypatch: pytest.Mo
     watcher = ChainWatcher(folder)
     assert watcher.refresh()["sums"]["states"] == {"done": 50}
     read: list[Path] = []
-    monkeypatch.setattr("tools.watch.snapshot.read_values", lambda path: read.append(path) or {})
+
+    def record(path: Path) -> dict[str, Any]:
+        read.append(path)
+        return {}
+
+    monkeypatch.setattr("tools.watch.snapshot.read_values", record)
     watcher.refresh()
     assert [path for path in read if path.name != "summary.json"] == []
 
@@ -101,7 +106,7 @@ def test_damaged_files_never_break_the_snapshot(tmp_path: Path, content: str) ->
     json.dumps(watcher.describe_stage(0), allow_nan=False)
 
 
-def test_only_local_names_and_planned_stages_are_answered(tmp_path: Path, serve: Callable[[Path], str]) -> None:
+def test_only_local_names_and_planned_stages_are_served(tmp_path: Path, serve: Callable[[Path], str]) -> None:
     (tmp_path / "secret.txt").write_text("secret")
     url = serve(write_plan(tmp_path / "c", ["one"]))
     assert get(url)[0] == 200
@@ -138,7 +143,7 @@ def test_static_page_holds_its_data_and_escapes_names(tmp_path: Path) -> None:
     assert "<!--<script>" not in page
 
 
-def test_a_taken_port_is_a_sentence(tmp_path: Path, serve: Callable[[Path], str]) -> None:
+def test_a_port_in_use_is_an_error_without_a_traceback(tmp_path: Path, serve: Callable[[Path], str]) -> None:
     folder = write_plan(tmp_path / "c", ["one"])
     port = serve(folder).rsplit(":", 1)[1].strip("/")
     done = subprocess.run(
@@ -152,14 +157,14 @@ def test_a_taken_port_is_a_sentence(tmp_path: Path, serve: Callable[[Path], str]
 def wait_for(ready: Callable[[], Any], seconds: float = 60) -> Any:
     until = time.monotonic() + seconds
     while not (value := ready()):
-        assert time.monotonic() < until, f"waited {seconds} s in vain"
+        assert time.monotonic() < until, f"not ready after {seconds} s"
         time.sleep(0.2)
     return value
 
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("browser")
-def test_a_person_sees_a_stage_start_its_curve_grow_a_kill_and_the_end(
+def test_browser_shows_a_stage_start_its_curve_grow_a_kill_and_the_end(
     tmp_path: Path, serve: Callable[[Path], str]
 ) -> None:
     (tmp_path / "stage.py").write_text(STAGE)

@@ -1,1 +1,1 @@
-"""Words, numbers and escaping of a report."""
+"""Wording, numbers and escaping in reports."""

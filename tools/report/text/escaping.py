@@ -1,4 +1,4 @@
-"""Make text from outside (names, notes, paths) safe in Markdown, LaTeX, CSV, charts and scripts."""
+"""Escape untrusted text (names, notes, paths) for Markdown, LaTeX, CSV, charts and scripts."""
 
 import json
 import math
@@ -29,32 +29,32 @@ _BLOCK_START = re.compile(r"^(#|>|[+-](?= )|\d+(?=[.)])|=)")
 
 
 def clean(text: str) -> str:
-    """Return the text on one line, with a replacement character for everything that is not printable.
+    """Return the text on one line, with U+FFFD for every character that is not printable.
 
-    That holds control and escape codes, marks that turn the direction of writing, and bytes that are no text.
+    These are control and escape codes, bidirectional marks, and undecodable bytes.
     """
     return "".join(sign if sign.isprintable() else " " if sign.isspace() else "\ufffd" for sign in text)
 
 
 def escape_markdown(text: str) -> str:
-    """Return text that Markdown shows as it is, in a table's cell too."""
+    """Return text that Markdown shows literally, also in a table cell."""
     return _MARKDOWN.sub(lambda match: "\\" + match[0], clean(text))
 
 
 def escape_sentence(text: str) -> str:
-    """Return a paragraph that Markdown shows as it is: no heading, list or rule begins with it."""
+    """Return a paragraph that Markdown shows literally: it cannot start a heading, a list or a rule."""
     return _BLOCK_START.sub(
         lambda match: f"{match[0]}\\" if match[0].isdigit() else f"\\{match[0]}", escape_markdown(text)
     )
 
 
 def escape_latex(text: str) -> str:
-    """Return text that LaTeX typesets as it is."""
+    """Return text that LaTeX typesets literally."""
     return "".join(_LATEX.get(sign, sign) for sign in clean(text))
 
 
 def escape_csv(value: Any) -> Any:
-    """Return a cell that no spreadsheet takes for a formula; numbers stay."""
+    """Return a cell that spreadsheets do not interpret as a formula; numbers are unchanged."""
     if not isinstance(value, str):
         return value
     text = clean(value)
@@ -62,12 +62,12 @@ def escape_csv(value: Any) -> Any:
 
 
 def escape_chart(text: str) -> str:
-    """Return text that plotly.js shows as it is: it reads tags and entities."""
+    """Return text that plotly.js shows literally (it interprets tags and entities)."""
     return clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def make_storable(value: Any) -> Any:
-    """Return JSON values that UTF-8 and strict JSON can hold: no lone surrogates, null for NaN and infinity."""
+    """Return values valid in UTF-8 and strict JSON: no lone surrogates, None for NaN and infinity."""
     if isinstance(value, Mapping):
         return {make_storable(str(key)): make_storable(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -78,6 +78,6 @@ def make_storable(value: Any) -> Any:
 
 
 def to_script(value: Any) -> str:
-    """Return JSON for the inside of a script element: no tag and no comment can begin in it."""
+    """Return JSON for a script element, in which no tag or comment can start."""
     text = json.dumps(value, allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

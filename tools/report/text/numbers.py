@@ -1,10 +1,10 @@
-"""Write numbers as a report shows them: one decimal, and two where one of the values is below 1."""
+"""Format numbers for reports: one decimal, or two if a value is below 1 in magnitude."""
 
 from collections.abc import Iterable
 
 
 def find_decimals(values: Iterable[float | None]) -> int:
-    """Return the decimals for values that are shown together: two where one of them is below 1 in size, else one."""
+    """Return the decimals for values shown together: two if one of them is below 1 in magnitude, else one."""
     return 2 if any(value is not None and abs(value) < 1 for value in values) else 1
 
 
@@ -22,7 +22,7 @@ def write_difference(value: float | None, decimals: int | None = None) -> str:
 
 
 def write_mean(mean: float | None, interval: tuple[float, float] | None) -> str:
-    """Return e.g. "57.32 (57.10 to 57.54)", with as many decimals as half the interval's width asks for."""
+    """Return e.g. "57.32 (57.10 to 57.54)", with the decimals that half the interval's width needs."""
     if mean is None or interval is None:
         return write_value(mean)
     decimals = find_decimals([mean, (interval[1] - interval[0]) / 2])

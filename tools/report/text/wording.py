@@ -1,4 +1,4 @@
-"""Words for one comparison: what was measured, what it speaks of, what its spread contains, what would decide it."""
+"""Wording of one comparison: measurement, outcome, scope, replication, and the runs needed to decide it."""
 
 from collections.abc import Sequence
 
@@ -29,7 +29,7 @@ def say_outcome(entry: Comparison) -> str:
 
 
 def say_claim(evidence: Evidence) -> str:
-    """Return what a comparison speaks of."""
+    """Return what a comparison applies to."""
     return {
         "methods": "the methods",
         "checkpoints": "these two checkpoints, not the methods",
@@ -47,7 +47,7 @@ def say_units(sample: Sample) -> str:
 
 
 def count_units(sample: Sample) -> str:
-    """Return e.g. "3 × 2": pretrainings, and fine-tunings of each."""
+    """Return e.g. "3 × 2": pretrainings × fine-tunings per pretraining."""
     return f"{sample.pretrainings} × {_say_finetunings(sample)}"
 
 
@@ -57,7 +57,7 @@ def _say_finetunings(sample: Sample) -> str:
 
 
 def say_test_set(entry: Comparison) -> str:
-    """Return the interval over test sets of this size; "unknown" where a result carries no draws."""
+    """Return the interval over test sets of this size; "unknown" if a result has no bootstrap draws."""
     if entry.test_set is None:
         return "unknown"
     decimals = find_decimals([entry.test_set.low, entry.test_set.high])
@@ -66,13 +66,13 @@ def say_test_set(entry: Comparison) -> str:
 
 
 def say_remedy(entry: Comparison) -> str:
-    """Return what would decide a comparison, as far as it is known."""
+    """Return the runs needed to decide a comparison, as far as they are known."""
     remedy, evidence = entry.remedy, entry.evidence
     if evidence.claim == "checkpoint_and_method":
         lone = entry.first if evidence.first.pretrainings == 1 else entry.second
-        return f"more pretrainings of {lone} would let the methods be compared"
+        return f"comparing the methods needs more pretrainings of {lone}"
     if remedy is None:
-        return f"how many runs would show a difference of {evidence.delta:g} points is unknown"
+        return f"the number of runs that would show a difference of {evidence.delta:g} points is unknown"
     runs = count_of(remedy.finetunings, "fine-tuning")
     if remedy.pretrainings > 1:
         runs = f"{count_of(remedy.pretrainings, 'pretraining')} × {runs}"
@@ -81,7 +81,7 @@ def say_remedy(entry: Comparison) -> str:
 
 
 def name_sides(pair: Sequence[Comparison]) -> tuple[str, str]:
-    """Return what the two sides are called: the method, or "this NAME checkpoint" where it has one pretraining."""
+    """Return the names of the two sides: the method, or "this NAME checkpoint" if it has one pretraining."""
     claimed = [entry.evidence for entry in pair if entry.evidence.claim != "none"]
     sides = []
     for name, side in ((pair[0].first, "first"), (pair[0].second, "second")):

@@ -1,5 +1,5 @@
 "use strict";
-// The page of a running chain. Everything from the server is shown as text (textContent), never as HTML.
+// The page of a running chain. Values from the server are inserted as text (textContent), never as HTML.
 const STATES = ["done", "running", "pending", "lost", "blocked", "failed"];
 const MARKS = { done: "✓", running: "▶", pending: "", lost: "↻", blocked: "·", failed: "✕" };
 const MANY = 12; // more stages than this in one cell are shown as counts
@@ -33,9 +33,9 @@ async function poll() {
     const answer = await fetch("api/snapshot");
     const problem = answer.headers.get("X-Error");
     show(await answer.json());
-    say(problem ? `The files could not be read just now (${problem}); this is what they held before.` : "");
+    say(problem ? `The files could not be read (${problem}). Showing the last values that could.` : "");
   } catch (error) {
-    say("The server does not answer; this is what it said last.");
+    say("The server does not respond. Showing its last values.");
   }
   setTimeout(poll, POLL_MS);
 }
@@ -65,18 +65,17 @@ function showVerdict(verdict) {
   byId("verdict-section").hidden = !rows.length;
   if (!rows.length) return;
   const table = make("table"), head = make("tr");
-  for (const title of ["comparison", "protocol", "metric", "difference", "95 % interval", "outcome"]) head.append(make("th", title));
+  for (const title of ["comparison", "protocol", "metric", "difference (points)", "95 % interval", "outcome"]) head.append(make("th", title));
   table.append(head);
   for (const row of rows) {
     const line = make("tr"), number = (v) => (typeof v === "number" ? (v > 0 ? "+" : "") + v.toFixed(2) : "unknown");
     line.append(make("td", `${row.first} − ${row.second}`), make("td", row.protocol), make("td", row.metric), make("td", number(row.difference), { class: "number" }),
       make("td", typeof row.low === "number" ? `${number(row.low)} to ${number(row.high)}` : "unknown", { class: "number" }),
-      make("td", String(row.outcome || "").replaceAll("_", " "), { class: row.outcome === "better" ? "better" : row.outcome === "worse" ? "worse" : "" }));
+      make("td", row.outcome, { class: row.mark }));
     table.append(line);
   }
-  const passed = verdict.control && verdict.control.passed;
-  const control = passed === true ? "Control passed." : passed === false ? "The instrument did not pass its control: no verdict." : "No control in this chain.";
-  byId("verdict").replaceChildren(make("p", control), table, make("p", `From the report written at ${new Date(verdict.time * 1000).toLocaleString()}.`, { class: "hint" }));
+  const sentences = [make("p", verdict.control, { class: verdict.passed === false ? "worse" : "" }), make("p", verdict.headline)];
+  byId("verdict").replaceChildren(...sentences, table, make("p", `From the report written at ${new Date(verdict.time * 1000).toLocaleString()}.`, { class: "hint" }));
 }
 function showRunning(stages) {
   const cards = [];
@@ -102,7 +101,7 @@ function showRunning(stages) {
   byId("running").replaceChildren(...cards);
 }
 function showGraph(stages) {
-  byId("legend").textContent = "Columns run from left to right: each needs those before it. ✓ done, ▶ running, ↻ stopped and to be resumed, · blocked, ✕ failed, empty: pending.";
+  byId("legend").textContent = "Stages run from left to right: each column depends on those before it. ✓ done, ▶ running, ↻ lost (will be resumed), · blocked, ✕ failed, empty: pending.";
   const columns = [...new Set(stages.map((row) => row.column))], rows = [...new Set(stages.map((row) => row.row))];
   rows.sort((a, b) => (a === "") - (b === ""));
   const cells = new Map();
@@ -111,7 +110,7 @@ function showGraph(stages) {
   columns.forEach((column, place) => head.append(make("th", column, place ? { class: "arrow" } : {})));
   const lines = [head];
   for (const name of rows.slice(0, 300)) {
-    const line = make("tr"); line.append(make("th", name || "for all"));
+    const line = make("tr"); line.append(make("th", name || "all backbones"));
     for (const column of columns) {
       const cell = make("td"); fillCell(cell, cells.get(JSON.stringify([name, column])) || [], JSON.stringify([name, column])); line.append(cell);
     }
@@ -158,7 +157,7 @@ async function loadStage() {
   else { const answer = await fetch(`api/stage/${index}?search=${encodeURIComponent(search)}`); if (!answer.ok) return; values = await answer.json(); }
   if (index !== chosen) return;
   byId("stage").hidden = false;
-  if (!values) { byId("stage-name").textContent = `${snapshot.stages[index].name}: no details in this page`; return; }
+  if (!values) { byId("stage-name").textContent = `${snapshot.stages[index].name}: this static page has no details`; return; }
   byId("stage-name").textContent = values.name;
   const metrics = Object.entries(values.metrics).filter(([, value]) => typeof value === "number").map(([key, value]) => `${key} ${short(value)}`);
   byId("stage-about").textContent = [values.failed, metrics.join(", "), values.after.length ? `after ${values.after.join(", ")}` : ""].filter(Boolean).join(" · ");
@@ -181,7 +180,7 @@ function showCurves(curves) {
 }
 function showAttempts(attempts) {
   const head = make("tr");
-  for (const title of ["#", "began", "host", "job", "GPUs", "outcome", "reason", "took"]) head.append(make("th", title));
+  for (const title of ["#", "started", "host", "job", "GPUs", "outcome", "reason", "duration"]) head.append(make("th", title));
   const lines = attempts.slice(-100).map((row) => {
     const line = make("tr");
     for (const text of [row.number, row.began ? new Date(row.began * 1000).toLocaleString() : "", row.node || row.host, row.job_id, [].concat(row.gpu || []).join(", "), row.outcome, row.reason, row.seconds ? duration(row.seconds) : ""]) line.append(make("td", text === null ? "" : text));
@@ -192,7 +191,7 @@ function showAttempts(attempts) {
 function showLog(log, search) {
   const box = byId("log"), atEnd = box.scrollTop + box.clientHeight >= box.scrollHeight - 8;
   const lines = search ? log.lines.filter((line) => line.toLowerCase().includes(search.toLowerCase())) : log.lines;
-  const text = lines.join("\n") || "nothing yet";
+  const text = lines.join("\n") || "no output yet";
   if (box.textContent !== text) { box.textContent = text; if (atEnd) box.scrollTop = box.scrollHeight; }
 }
 byId("search").addEventListener("input", () => chosen !== null && loadStage());

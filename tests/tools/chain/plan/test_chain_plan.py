@@ -113,7 +113,9 @@ def test_key_covers_only_the_code_that_a_stage_imports(tmp_path: Path) -> None:
     after = digests()
     assert (before[:2], before[2] != after[2]) == (after[:2], True), "mending the report retrains nothing"
     storage = tmp_path / "pretrain" / "runtime" / "storage.py"
-    storage.write_text(storage.read_text().replace('"""Write a UTF-8 text file whole."""', '"""Anything else."""'))
+    code = storage.read_text()
+    assert code.count('"""Write a UTF-8 text file atomically;') == 1
+    storage.write_text(code.replace('"""Write a UTF-8 text file atomically;', '"""Anything else;'))
     assert digests() == after, "docstrings do not count"
     storage.write_text(storage.read_text() + "\nMORE = 1\n")
     assert all(old != new for old, new in zip(after, digests(), strict=True))

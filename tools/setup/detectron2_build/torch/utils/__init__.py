@@ -1,1 +1,1 @@
-"""The one module of torch.utils that Detectron2's setup.py imports."""
+"""The only part of torch.utils that Detectron2's setup.py imports: cpp_extension."""

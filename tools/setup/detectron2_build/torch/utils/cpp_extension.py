@@ -1,4 +1,4 @@
-"""Declare extensions that compile nothing."""
+"""Declare extensions without sources, so that nothing is compiled."""
 
 import shutil
 from pathlib import Path
@@ -19,12 +19,12 @@ CUDAExtension = CppExtension
 
 
 class BuildExtension(build_ext):
-    """Build nothing, and leave Detectron2's sample scripts out of the wheel."""
+    """Build nothing, and omit Detectron2's sample scripts from the wheel."""
 
     def run(self) -> None:
-        """Drop the extension (transfer/detectron2_compat.py puts a stand-in) and the top-level package `tools`.
+        """Remove the extension (transfer/detectron2_compat.py substitutes it) and the top-level package `tools`.
 
-        Detectron2's setup.py installs its sample scripts as a package called `tools`, which would shadow ours.
+        Detectron2's setup.py installs its sample scripts as a package `tools`, which would shadow ours.
         """
         self.extensions = []
         shutil.rmtree(Path(self.build_lib) / "tools", ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Ask the doctor before anything is started: an unfit machine says so in seconds, not after hours."""
+"""Run the doctor before anything is started, so that an unsuitable set-up is reported in seconds, not after hours."""
 
 import os
 import subprocess
@@ -9,8 +9,13 @@ from tools.chain.record.state import find_states
 from tools.chain.submit import Chain
 
 
-def refuse_unfit_setup(chain: Chain) -> None:
-    """Run tools.check_setup when a stage of ours is left to do; print its table and raise ValueError on a problem."""
+def run_doctor(chain: Chain) -> None:
+    """Run tools.check_setup unless only stages of kind `command` remain.
+
+    Raises:
+        ValueError: the doctor found a problem; its table is printed.
+
+    """
     states = find_states(chain.folder, chain.stages)
     if all(states[stage.name] == "done" or stage.kind == "command" for stage in chain.stages):
         return
@@ -27,7 +32,7 @@ def refuse_unfit_setup(chain: Chain) -> None:
     if answer.returncode:
         print(answer.stdout)
         raise ValueError(
-            "the set-up is not fit for this chain; mend what the table above calls a problem, then submit again"
+            "the set-up is not fit for this chain; fix every problem in the table above, then submit again"
             + (f"\n{answer.stderr.strip()}" if answer.returncode != 1 else "")
         )
-    print("doctor: this set-up is fit (python -m tools.check_setup shows the table)")
+    print("doctor: no problems found (python -m tools.check_setup shows the table)")

@@ -1,4 +1,4 @@
-"""The doctor's single examinations: each returns findings, none stops the others."""
+"""The checks of `mochi doctor`. Each yields findings; none stops the others."""
 
 import importlib.util
 import shutil
@@ -18,38 +18,45 @@ SMALLEST_FREE_GIB = 20.0
 TESTED = {"torch": "2.15.0", "torchvision": "0.29.2"}
 """The versions that the tests ran with (pyproject.toml, constraint-dependencies)."""
 OLDEST = {"numpy": (2, 0), "pillow": (11,), "pycocotools": (2, 0, 8), "fvcore": (0, 1, 5)}
-"""The oldest versions that pyproject.toml allows."""
+"""The minimum versions in pyproject.toml."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One line of the doctor's table."""
+    """One row of the doctor's table."""
 
     state: str
-    """fine, note (works, but know it) or problem (must be mended)."""
+    """`fine`, `note` (works, with a restriction) or `problem` (must be fixed)."""
     what: str
-    """The part that was looked at."""
+    """The component checked."""
     found: str
-    """What is there."""
+    """Its version or condition."""
     remedy: str = ""
-    """What to do, exactly; empty when nothing is to be done."""
+    """What to do about it; empty if nothing."""
 
 
-def examine_setup(*, data: str, out: str, slurm_needed: bool) -> list[Finding]:
-    """Return the findings of every examination, in the order in which one would mend them."""
-    examinations: list[Callable[[], Iterator[Finding]]] = [
-        _examine_torch,
-        _examine_cuda,
-        _examine_packages,
-        _examine_detectron2,
-        lambda: _examine_slurm(slurm_needed),
-        lambda: _examine_disk(Path(out)),
-        lambda: _examine_data(data),
+def check_setup(*, data: str, out: str, slurm_needed: bool) -> list[Finding]:
+    """Return the findings of every check, in the order in which to fix them.
+
+    Args:
+        data: a data root to check; empty: none.
+        out: the folder whose disk is checked; need not exist.
+        slurm_needed: whether missing Slurm or Submitit is a problem instead of a note.
+
+    """
+    checks: list[Callable[[], Iterator[Finding]]] = [
+        _check_torch,
+        _check_cuda,
+        _check_packages,
+        _check_detectron2,
+        lambda: _check_slurm(slurm_needed),
+        lambda: _check_disk(Path(out)),
+        lambda: _check_data(data),
     ]
-    return [finding for examine in examinations for finding in examine()]
+    return [finding for check in checks for finding in check()]
 
 
-def _examine_torch() -> Iterator[Finding]:
+def _check_torch() -> Iterator[Finding]:
     for package, tested in TESTED.items():
         found = _find_version(package)
         same = found.split("+")[0] == tested
@@ -60,56 +67,58 @@ def _examine_torch() -> Iterator[Finding]:
             remedy="" if same else f"tested with {tested}; `make setup` installs it",
         )
     try:
-        torch.ops.torchvision.nms  # noqa: B018 (looking it up is the examination)
+        torch.ops.torchvision.nms  # noqa: B018 (the lookup is the check)
     except (AttributeError, RuntimeError):
-        import torchvision  # heavy, and only when the operators are not there yet
+        import torchvision  # registers the operators; heavy
 
         if not hasattr(torch.ops.torchvision, "nms"):
             yield Finding(
                 state="problem",
                 what="torchvision operators",
                 found=f"torchvision {torchvision.__version__} has no compiled operators for torch {torch.__version__}",
-                remedy="install the pair that belongs together: `make setup` (a +cpu torch breaks PyPI's torchvision)",
+                remedy="install matching versions: `make setup` (a +cpu torch breaks PyPI's torchvision)",
             )
 
 
-def _examine_cuda() -> Iterator[Finding]:
+def _check_cuda() -> Iterator[Finding]:
     driver = ", ".join(
-        dict.fromkeys(_ask(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]).split())
+        dict.fromkeys(_run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]).split())
     )
     built = torch.version.cuda or "none"
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
         yield Finding(state="fine", what="CUDA", found=f"{built}: {names}")
         known = bool(driver)
-        remedy = "" if known else "put NVIDIA's nvidia-smi on the PATH: attempts record the GPUs' names with it"
-        found = driver or "nvidia-smi does not answer"
+        remedy = "" if known else "put nvidia-smi on the PATH: the names of the GPUs are recorded with it"
+        found = driver or "nvidia-smi is missing or failed"
         yield Finding(state="fine" if known else "note", what="driver", found=found, remedy=remedy)
     elif driver:
         yield Finding(
             state="problem",
             what="driver",
-            found=f"{driver}, but torch (built for CUDA {built}) sees no usable GPU",
-            remedy="update the driver to one for that CUDA (`nvidia-smi` shows its own), or install torch's CUDA build "
-            "(`make setup`); CUDA_VISIBLE_DEVICES must not hide the GPUs",
+            found=f"{driver}, but torch (built for CUDA {built}) finds no usable GPU",
+            remedy="update the driver to one that supports this CUDA version (`nvidia-smi` shows the newest), "
+            "install torch's CUDA build (`make setup`), or unset CUDA_VISIBLE_DEVICES if it hides the GPUs",
         )
     else:
-        remedy = "fine for the digits; full-size training needs a GPU and its driver: `nvidia-smi` must list it"
-        yield Finding(state="note", what="CUDA", found=f"no GPU here (torch built for CUDA {built})", remedy=remedy)
-    yield _examine_nccl(needed=torch.cuda.device_count() > 1)
+        remedy = "sufficient for the digits; full-size training needs a GPU that `nvidia-smi` lists"
+        yield Finding(
+            state="note", what="CUDA", found=f"no GPU on this machine (torch built for CUDA {built})", remedy=remedy
+        )
+    yield _check_nccl(needed=torch.cuda.device_count() > 1)
 
 
-def _examine_nccl(*, needed: bool) -> Finding:
+def _check_nccl(*, needed: bool) -> Finding:
     there = torch.distributed.is_available() and torch.distributed.is_nccl_available()
     return Finding(
         state="fine" if there else "problem" if needed else "note",
         what="NCCL",
-        found=".".join(map(str, torch.cuda.nccl.version())) if there else "not in this torch",  # type: ignore[no-untyped-call]
-        remedy="" if there else "several GPUs need it: install torch's CUDA build (`make setup`)",
+        found=".".join(map(str, torch.cuda.nccl.version())) if there else "not in this build of torch",  # type: ignore[no-untyped-call]
+        remedy="" if there else "required for several GPUs: install torch's CUDA build (`make setup`)",
     )
 
 
-def _examine_packages() -> Iterator[Finding]:
+def _check_packages() -> Iterator[Finding]:
     for package, oldest in OLDEST.items():
         found = _find_version(package)
         numbers = tuple(int(part) for part in found.split(".")[: len(oldest)] if part.isdigit())
@@ -118,11 +127,11 @@ def _examine_packages() -> Iterator[Finding]:
             state="fine" if good else "problem",
             what=package,
             found=found or "not installed",
-            remedy="" if good else f"needs {'.'.join(map(str, oldest))} or newer: `make setup`",
+            remedy="" if good else f"needs {'.'.join(map(str, oldest))} or newer: run `make setup`",
         )
 
 
-def _examine_detectron2() -> Iterator[Finding]:
+def _check_detectron2() -> Iterator[Finding]:
     if not detectron2_compat.is_installed():
         yield Finding(state="problem", what="Detectron2", found="not installed", remedy=detectron2_compat.INSTALL_HINT)
         return
@@ -130,12 +139,12 @@ def _examine_detectron2() -> Iterator[Finding]:
     found = _find_version("detectron2") or f"{_find_version('pb1-detectron2')} (bundled)"
     try:
         importlib.import_module("detectron2.modeling")
-    except Exception as error:  # whatever it is, the doctor reports it
+    except Exception as error:  # any failure is a finding
         yield Finding(
             state="problem",
             what="Detectron2",
             found=f"{found}, but importing it fails: {type(error).__name__}: {error}",
-            remedy="remove it and run `make setup`, or report this line",
+            remedy="remove it and run `make setup`; if that does not help, open an issue with this line",
         )
         return
     yield Finding(state="fine", what="Detectron2", found=f"{found}, {compiled}")
@@ -150,7 +159,7 @@ def _examine_detectron2() -> Iterator[Finding]:
         )
 
 
-def _examine_slurm(needed: bool) -> Iterator[Finding]:
+def _check_slurm(needed: bool) -> Iterator[Finding]:
     bad = "problem" if needed else "note"
     submitit = _find_version("submitit")
     yield Finding(
@@ -159,28 +168,28 @@ def _examine_slurm(needed: bool) -> Iterator[Finding]:
         found=submitit or "not installed",
         remedy="" if submitit else "`make setup`",
     )
-    sbatch = _ask(["sbatch", "--version"])
+    sbatch = _run(["sbatch", "--version"])
     if not sbatch:
         yield Finding(
             state=bad,
             what="Slurm",
-            found="sbatch finds no slurm.conf" if shutil.which("sbatch") else "no sbatch on the PATH",
-            remedy="submit from a login node of the cluster, or point SLURM_CONF at its slurm.conf; chains run on this "
-            "machine without it",
+            found="sbatch failed (no slurm.conf?)" if shutil.which("sbatch") else "no sbatch on the PATH",
+            remedy="submit from a login node of the cluster, or set SLURM_CONF to its slurm.conf; local chains do not "
+            "need Slurm",
         )
         return
-    answers = _ask(["squeue", "--version"]) and _ask(["sinfo", "--noheader", "--format=%P"])
+    answers = _run(["squeue", "--version"]) and _run(["sinfo", "--noheader", "--format=%P"])
     yield Finding(
         state="fine" if answers else bad,
         what="Slurm",
         found=f"{sbatch}, partitions: {' '.join(answers.split())}"
         if answers
-        else f"{sbatch}, controller does not answer",
-        remedy="" if answers else "`scontrol ping` must say UP; ask the cluster's administrators",
+        else f"{sbatch}, but the controller does not respond",
+        remedy="" if answers else "`scontrol ping` must report UP; contact the cluster's administrators",
     )
 
 
-def _examine_disk(folder: Path) -> Iterator[Finding]:
+def _check_disk(folder: Path) -> Iterator[Finding]:
     existing = folder.absolute()
     while not existing.exists():
         existing = existing.parent
@@ -192,7 +201,7 @@ def _examine_disk(folder: Path) -> Iterator[Finding]:
         found=f"{free_gib:.0f} GiB free",
         remedy=""
         if enough
-        else f"a full-size chain needs {SMALLEST_FREE_GIB:.0f} GiB: put the chain or a run's out= on a larger disk",
+        else f"a full-size chain needs {SMALLEST_FREE_GIB:.0f} GiB: set runs= (chain) or out= (run) to a larger disk",
     )
     try:
         probe = existing / ".mochi-write-probe"
@@ -200,11 +209,11 @@ def _examine_disk(folder: Path) -> Iterator[Finding]:
         probe.unlink()
     except OSError as error:
         yield Finding(
-            state="problem", what=f"disk under {folder}", found=str(error), remedy=f"make {existing} writable for you"
+            state="problem", what=f"disk under {folder}", found=str(error), remedy=f"make {existing} writable"
         )
 
 
-def _examine_data(data: str) -> Iterator[Finding]:
+def _check_data(data: str) -> Iterator[Finding]:
     if not data:
         return
     root = Path(data)
@@ -221,7 +230,8 @@ def _examine_data(data: str) -> Iterator[Finding]:
     remedies = {
         "fine": "`python -m tools.check_data ROOT` counts and checks them",
         "note": "own data sets are checked by `python -m tools.check_data ROOT config=FILE`, and by a chain's plan",
-        "problem": "see docs/your-data.md; `python -m tools.make_digits ROOT` makes the embedded data",
+        "problem": "`python -m tools.data.fetch_data --help` shows how to get VOC and COCO; "
+        "`python -m tools.make_digits ROOT` makes the digits",
     }
     state = "fine" if found else "note" if own else "problem"
     yield Finding(
@@ -239,7 +249,7 @@ def _find_version(package: str) -> str:
         return ""
 
 
-def _ask(words: list[str]) -> str:
+def _run(words: list[str]) -> str:
     try:
         return subprocess.run(words, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
     except (OSError, subprocess.SubprocessError):
