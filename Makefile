@@ -33,7 +33,7 @@ test: system ## run all tests, including those on a real Slurm: 25 minutes
 	@$(TEST)
 
 docs: setup ## build the documentation into build/docs
-	@.venv/bin/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 
 format: setup ## format the code and apply ruff's fixes
 	@.venv/bin/ruff format .

@@ -52,18 +52,7 @@ def mix(
 ) -> Tensor:
     """Return the cosines of s pair mixes and s' query mixes with each query, as additional columns of the logits.
 
-    Works with any negatives: a queue, a memory bank, the other images of the batch. In your own training loop:
-
-    >>> import torch, torch.nn.functional as F
-    >>> from pretrain.config import MixingConfig
-    >>> from pretrain.mixing import mix
-    >>> queries, keys, bank = (F.normalize(torch.randn(n, 128), dim=1) for n in (8, 8, 4096))
-    >>> negatives = queries @ bank.T                                          # your logits, before the temperature
-    >>> harder = mix(queries, bank, negatives, MixingConfig(n=256, s=512, s_prime=256))
-    >>> logits = torch.cat([(queries * keys).sum(1, keepdim=True), negatives, harder], dim=1)
-    >>> loss = F.cross_entropy(logits / 0.2, torch.zeros(8, dtype=torch.long))
-    >>> logits.shape
-    torch.Size([8, 4865])
+    Works with any negatives: a queue, a memory bank, the other images of the batch.
 
     Args:
         queries: q, (B, D), unit length.
@@ -75,10 +64,24 @@ def mix(
         exclude: (B, K) bool, negatives of a query that must not be mixed (its positives, its class).
 
     Returns:
-        (B, s + s') float32 (float64 for float64 input), pair mixes first.
+        Cosines, (B, s + s'), float32 (float64 for float64 input), pair mixes first.
 
     Raises:
         ValueError: the shapes do not match, or mixes are configured with n = 0.
+
+    Examples:
+        In your own training loop:
+
+        >>> import torch, torch.nn.functional as F
+        >>> from pretrain.config import MixingConfig
+        >>> from pretrain.mixing import mix
+        >>> queries, keys, bank = (F.normalize(torch.randn(n, 128), dim=1) for n in (8, 8, 4096))
+        >>> negatives = queries @ bank.T                                          # your logits, before the temperature
+        >>> harder = mix(queries, bank, negatives, MixingConfig(n=256, s=512, s_prime=256))
+        >>> logits = torch.cat([(queries * keys).sum(1, keepdim=True), negatives, harder], dim=1)
+        >>> loss = F.cross_entropy(logits / 0.2, torch.zeros(8, dtype=torch.long))
+        >>> logits.shape
+        torch.Size([8, 4865])
 
     """
     _, n, t = take_inputs(queries, negatives, logits, settings)

@@ -10,6 +10,7 @@ import torch
 import torchvision
 
 from pretrain.runtime.machine import PROJECT_ROOT
+from tools.make_digits import main as make_digits
 from transfer.weights.convert import convert
 
 
@@ -66,3 +67,19 @@ def test_scoring_example_scores_a_perfect_detection(tmp_path: Path) -> None:
     write_one_cat(tmp_path)
     scores = load("score_saved_detections").main(tmp_path / "data", tmp_path / "runs/mine", ["cat"])
     assert scores == pytest.approx({"voc": 100, "coco": 100})
+
+
+def test_own_sets_example_writes_seven_classes_in_both_forms_and_flat_photos(tmp_path: Path) -> None:
+    counts = (
+        "imagenet_train=6 imagenet_val=1 voc2007_trainval=1 voc2007_test=1 voc2012_trainval=1 coco_train=8 coco_val=4"
+    )
+    make_digits([str(tmp_path / "digits"), "imagenet_px=64", *counts.split()])
+    assert load("make_own_sets").main(tmp_path / "digits", tmp_path / "mine") == 6
+    shop = json.loads((tmp_path / "mine/shop/annotations/train.json").read_text())
+    assert len(shop["categories"]) == 7 and len(shop["images"]) == 8
+    assert all("segmentation" not in entry for entry in shop["annotations"])
+    names = (tmp_path / "mine/scans/ImageSets/Main/test.txt").read_text().split()
+    texts = [(tmp_path / f"mine/scans/Annotations/{name}.xml").read_text() for name in names]
+    test = json.loads((tmp_path / "mine/shop/annotations/test.json").read_text())
+    assert sum(text.count("<object>") for text in texts) == len(test["annotations"]) > 0
+    assert not [path for path in (tmp_path / "mine/photos").iterdir() if path.is_dir()]

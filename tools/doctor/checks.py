@@ -226,14 +226,19 @@ def _check_data(data: str) -> Iterator[Finding]:
     found = [name for name, path in layouts.items() if (root / path).exists()]
     if (root / "imagenet" / "train").exists():
         found.append("ImageNet (under imagenet/)")
+    own = not found and root.is_dir() and any(root.iterdir())
+    remedies = {
+        "fine": "`python -m tools.check_data ROOT` counts and checks them",
+        "note": "own data sets are checked by `python -m tools.check_data ROOT config=FILE`, and by a chain's plan",
+        "problem": "`python -m tools.data.fetch_data --help` shows how to get VOC and COCO; "
+        "`python -m tools.make_digits ROOT` makes the digits",
+    }
+    state = "fine" if found else "note" if own else "problem"
     yield Finding(
-        state="fine" if found else "problem",
+        state=state,
         what=f"data under {data}",
         found=", ".join(found) or "none of VOC2007/, VOC2012/, coco/, train/",
-        remedy="`python -m tools.check_data ROOT` counts and checks them"
-        if found
-        else "`python -m tools.data.fetch_data --help` shows how to get VOC and COCO; "
-        "`python -m tools.make_digits ROOT` makes the digits",
+        remedy=remedies[state],
     )
 
 

@@ -59,6 +59,12 @@ def to_detectron2(state: Mapping[str, Tensor], depth: int, layout: str = "any") 
     Raises:
         ValueError: unknown layout.
 
+    Returns:
+        The tensors by name.
+
+    Raises:
+        ValueError: the layout is none of these.
+
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout={layout}: expected one of {', '.join(LAYOUTS)}")
@@ -83,6 +89,9 @@ def convert(
         layout: see `to_detectron2`.
         overwrite: replace an output that was made from another checkpoint.
         options: fields of `transfer.weights.backbone.ReadOptions`.
+
+    Returns:
+        What OUT.manifest.json holds: source, digests, pixel format, matched tensors, parity.
 
     Raises:
         ValueError: the request or the checkpoint is invalid, or the verification failed; no file is written or changed.

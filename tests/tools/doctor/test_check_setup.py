@@ -29,6 +29,14 @@ def test_data_root_is_recognised(tmp_path: Path) -> None:
     assert (finding.state, finding.found) == ("fine", "VOC2007")
 
 
+def test_root_of_own_data_sets_is_a_note_for_a_plan_checks_them(tmp_path: Path) -> None:
+    (tmp_path / "shop" / "annotations").mkdir(parents=True)
+    (finding,) = checks._check_data(str(tmp_path))
+    assert finding.state == "note" and "config=FILE" in finding.remedy
+    (missing,) = checks._check_data(str(tmp_path / "nowhere"))
+    assert missing.state == "problem"
+
+
 def test_slurm_is_a_problem_only_where_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     states = {needed: [finding.state for finding in checks._check_slurm(needed)] for needed in (True, False)}

@@ -249,8 +249,8 @@ def test_keys_that_differ_only_in_their_wrapper_are_refused(tmp_path: Path) -> N
         read_backbone(save(tmp_path, q))
 
 
-def test_the_readmes_table_of_families_is_the_codes() -> None:
-    assert render_table() in (PROJECT_ROOT / "README.md").read_text()
+def test_the_documentations_table_of_families_is_the_codes() -> None:
+    assert render_table() in (PROJECT_ROOT / "docs" / "converting.md").read_text()
 
 
 def test_each_choice_of_an_unclear_file_can_be_named(tmp_path: Path) -> None:

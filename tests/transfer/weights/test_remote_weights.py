@@ -139,5 +139,5 @@ def test_an_entry_of_the_zoo_is_whole(name: str) -> None:
     assert not entry.digest or re.fullmatch(r"(sha256|md5):[0-9a-f]{8,64}", entry.digest)
 
 
-def test_the_readmes_table_of_checkpoints_is_the_codes() -> None:
-    assert render_zoo() in (PROJECT_ROOT / "README.md").read_text()
+def test_the_documentations_table_of_checkpoints_is_the_codes() -> None:
+    assert render_zoo() in (PROJECT_ROOT / "docs" / "converting.md").read_text()
