@@ -106,6 +106,9 @@ def make_sample(method: str, runs: Iterable[tuple[str | int, float | None]]) -> 
         method: name of the method.
         runs: per run, the name or seed of its pretraining and its value in percent.
 
+    Returns:
+        The finite values, grouped by pretraining.
+
     Raises:
         ValueError: no run has a finite value.
 

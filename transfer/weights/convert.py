@@ -15,12 +15,14 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from pretrain.runtime.machine import read_commit
-from pretrain.runtime.storage import TEMPORARY_PREFIX, digest_file, read_json, write_whole
+from pretrain.runtime.storage import TEMPORARY_PREFIX, digest_file, write_whole
 from transfer.weights.backbone import Backbone, read_backbone
 from transfer.weights.files.array_pickle import write_arrays
 from transfer.weights.files.containers import digest_checkpoint
 from transfer.weights.manifest import (
     Manifest,
+    check_same_source,
+    check_unverified,
     keep_plain,
     manifest_path,
     pixel_format_of,
@@ -104,7 +106,7 @@ def convert(
     _check_input(backbone, to)
     origin = _describe_source(source, file, backbone)
     if not overwrite:
-        _check_output(output, origin)
+        check_same_source(output, origin)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=output.parent) as folder:
         written = Path(folder) / output.name
@@ -116,7 +118,7 @@ def convert(
         manifest = _make_manifest(written, output, origin, backbone, to, matched, parity)
         written_manifest = write_manifest(written, manifest)
         if not overwrite and output.exists() and not manifest_path(output).exists():
-            _check_unverified(output, manifest)
+            check_unverified(output, manifest)
         manifest_path(output).unlink(missing_ok=True)  # a crash here leaves no manifest rather than a wrong one
         written.replace(output)
         written_manifest.replace(manifest_path(output))
@@ -157,31 +159,6 @@ def _check_input(backbone: Backbone, to: str) -> None:
         raise ValueError(
             f"to={to}: the weights expect the pixel format {describe_pixel_format(backbone.pixel_format)}, which this "
             "output format cannot record, so its readers would assume torchvision's. Use to=detectron2"
-        )
-
-
-def _check_output(output: Path, origin: Mapping[str, Any]) -> None:
-    """Refuse to replace an output that was made from another checkpoint or another branch."""
-    path = manifest_path(output)
-    if not output.exists() or not path.is_file():
-        return
-    older = read_json(path)
-    source = older.get("source", {}) if isinstance(older, dict) else {}
-    keys = ("sha256", "family", "branch")
-    if any(source.get(key) != origin[key] for key in keys):
-        raise ValueError(
-            f"{output}: was made from {source.get('path')} ({source.get('family')}, {source.get('branch')}), not from "
-            f"{origin['path']} ({origin['family']}, {origin['branch']}); choose another output name, or replace it "
-            "with overwrite=true"
-        )
-
-
-def _check_unverified(output: Path, manifest: Manifest) -> None:
-    """Refuse to replace a file without a manifest, unless it equals this output (left by a crash)."""
-    if digest_file(output) != manifest.output["sha256"]:
-        raise ValueError(
-            f"{output}: exists and has no manifest, so its origin is unknown; choose another output name, or replace "
-            "it with overwrite=true"
         )
 
 

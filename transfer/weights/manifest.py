@@ -139,3 +139,28 @@ def read_manifest(weights_path: str | Path) -> Manifest:
         )
     values |= {key: tuple(values[key]) for key in ("pixel_mean", "pixel_std") if key in values}
     return Manifest(**values)
+
+
+def check_same_source(output: Path, origin: Mapping[str, Any]) -> None:
+    """Refuse to replace an output that was made from another checkpoint or another branch."""
+    path = manifest_path(output)
+    if not output.exists() or not path.is_file():
+        return
+    older = read_json(path)
+    source = older.get("source", {}) if isinstance(older, dict) else {}
+    keys = ("sha256", "family", "branch")
+    if any(source.get(key) != origin[key] for key in keys):
+        raise ValueError(
+            f"{output}: was made from {source.get('path')} ({source.get('family')}, {source.get('branch')}), not from "
+            f"{origin['path']} ({origin['family']}, {origin['branch']}); choose another output name, or replace it "
+            "with overwrite=true"
+        )
+
+
+def check_unverified(output: Path, manifest: Manifest) -> None:
+    """Refuse to replace a file without a manifest, unless it equals this output (left by a crash)."""
+    if digest_file(output) != manifest.output["sha256"]:
+        raise ValueError(
+            f"{output}: exists and has no manifest, so its origin is unknown; choose another output name, or replace "
+            "it with overwrite=true"
+        )
