@@ -16,7 +16,7 @@ setup: ## create .venv with all dependencies
 system: setup
 	@tools/setup/system_packages.sh
 
-demo: setup ## pretrain, convert, fine-tune detectors and report on the embedded digits: 15 minutes on 2 cores
+demo: setup ## pretrain, convert, fine-tune detectors and report on the embedded digits: about 16 minutes on 2 cores
 	@$(PYTHON) -m tools.chain submit configs/chains/digits.yaml
 
 study: setup ## the demo with six methods, two ResNets and two fine-tunings each: 3 more hours
