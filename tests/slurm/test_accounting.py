@@ -17,7 +17,7 @@ def test_site_limit_stops_the_submit_and_later_submits_go_on(
     cluster.ask("sacctmgr", "-i", "modify", "user", "root", "set", "maxsubmitjobs=3")
     chain = ChainOnSlurm(tmp_path, standard_stages(steps=20, sleep=0.1))
     assert chain.submit() == 0
-    assert "the site's limit is reached; submit again later" in capsys.readouterr().out
+    assert "the site's limit has been reached; submit again later" in capsys.readouterr().out
     assert len(cluster.ask("squeue", "-h").splitlines()) == 3
     chain.wait_for_step("pretrain", 5)
     cluster.ask("scancel", "--signal=TERM", chain.job("pretrain"))
