@@ -61,7 +61,7 @@ def test_bug_in_convert_blocks_only_what_hangs_on_it_and_retry_mends_it(cluster:
     }  # fmt: skip
     failed = read_json(chain.stage("convert") / "FAILED.json")
     assert failed["kind"] == "error"
-    assert "is not there" in failed["tail"]
+    assert "does not exist" in failed["tail"]
     chain.submit()
     assert chain.states()["convert"] == "failed", "a failed stage is left alone"
     (tmp_path / "mended").touch()

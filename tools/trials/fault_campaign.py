@@ -13,6 +13,7 @@ steps_lost_beyond_checkpoint, wrong_verdicts, identical_weights. Exit code 1 if 
 import contextlib
 import json
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -46,6 +47,8 @@ ROUND = {
     "worker killed": 2, "state cut": 1,
 }  # fmt: skip
 """Faults of each kind in a round."""
+START_BYTES = 2**20
+"""Free space that starting a chain takes."""
 ONE_AT_A_TIME = ("node lost", "slurmctld restarted", "disk full")
 
 
@@ -119,7 +122,8 @@ class Campaign:
     def _look_after_chains(self) -> None:
         """Start chains while faults remain; resume those that a full disk or a killed submit stopped."""
         active = [chain for chain in self.chains if not chain.ended]
-        if len(active) < self.settings.parallel and sum(self.faults.values()) < self.settings.n:
+        wanted = len(active) < self.settings.parallel and sum(self.faults.values()) < self.settings.n
+        if wanted and shutil.disk_usage(self.root).free > START_BYTES:  # else a disk is full by design: start later
             folder = self.root / f"chain{len(self.chains)}"
             folder.mkdir()
             chain = TrialChain(folder / "chain.yaml")

@@ -97,7 +97,7 @@ def lint(cfg: Any) -> list[Deviation]:
         Deviation(key=key, expected=expected.get(key), got=got.get(key))
         for key in sorted(expected.keys() | got.keys())
         if key not in names
-        and not _is_free(key, cfg.PROTOCOL)
+        and not _is_free(key, base_of(cfg))
         and _plain(key, expected.get(key)) != _plain(key, got.get(key))
     ]
 
@@ -118,7 +118,7 @@ def match_depth(cfg: Any, depth: int) -> Any:
     ResNet-18 and 34 have basic blocks: res2 has 64 output channels, not 256 (He et al., arXiv 1512.03385, table 1).
     """
     cfg = cfg.clone()
-    if cfg.PROTOCOL in FULL_SIZE:
+    if base_of(cfg) in FULL_SIZE:
         cfg.MODEL.RESNETS.DEPTH = depth
         cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64 if depth < 50 else 256
     return cfg

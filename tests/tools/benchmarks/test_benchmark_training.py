@@ -42,7 +42,7 @@ def test_benchmark_runs_both_and_writes_its_rows(tmp_path: Path) -> None:
     table = json.loads(path.read_text())
     assert list(table["rows"]) == ["moco_vs_reference", "mochi_vs_moco"]
     for row in table["rows"].values():
-        assert 0 < row["low"] <= row["speedup"] <= row["high"] and row["rounds"] == 1
+        assert 0 < row["low"] <= row["speedup"] <= row["high"] and row["rounds"] == 2
         assert 0 <= row["data_wait_share"] < 1
     with pytest.raises(ValueError, match="images=2: expected at least batch_size=4"):
         main(["images=2", "batch_size=4", "device=cpu"])

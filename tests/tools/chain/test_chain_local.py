@@ -212,7 +212,7 @@ def test_failed_stage_blocks_only_what_hangs_on_it_and_retry_mends_it(tmp_path: 
     assert chain.run() == 1
     assert chain.states() == {"train": "done", "bad": "failed", "after_bad": "blocked", "good": "done", "final": "done"}
     assert chain.attempts("good") == ["killed", "done"]
-    assert "is not there" in read_json(chain.stage("bad") / "FAILED.json")["tail"]
+    assert "does not exist" in read_json(chain.stage("bad") / "FAILED.json")["tail"]
     (tmp_path / "mended").touch()
     assert chain.run() == 1, "a failed stage is left alone"
     assert chain.run("resume") == 0

@@ -215,6 +215,7 @@ import json, sys, warnings
 warnings.simplefilter("ignore")
 from pathlib import Path
 import torch
+import transfer.detection
 from tests.transfer.detection.test_evaluators import *
 from detectron2.utils import comm
 rank, folder = int(sys.argv[1]), Path(sys.argv[2])

@@ -194,7 +194,7 @@ def test_accumulated_step_is_recorded_and_finished_run_returns_at_once(
     began = time.monotonic()
     assert finetune_detector(words) == 0
     assert time.monotonic() - began < 5
-    with pytest.raises(ValueError, match="name another out="):
+    with pytest.raises(ValueError, match="choose a new out="):
         finetune_detector([word.replace("backbone=test", "backbone=other") for word in words])
     with pytest.raises(ValueError, match=r"SOLVER.BASE_LR: was .*, is 0.5"):
         finetune_detector([*words, "SOLVER.BASE_LR=0.5"])
