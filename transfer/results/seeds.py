@@ -1,11 +1,11 @@
-"""Pool the rows of encoders that one method pretrained with several seeds: mean and standard deviation.
+"""Names of the seeds of a method, and rows of its encoders pooled: mean and standard deviation.
 
 An encoder called NAME@SEED is another seed of NAME: mochi, mochi@1 and mochi@2 are three encoders of one method.
 """
 
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -22,6 +22,18 @@ def method_of(encoder: str) -> str:
     return re.sub(r"@\d+$", "", encoder)
 
 
+def seed_name(method: str, seed: int) -> str:
+    """Return the name of one pretraining of a method."""
+    return f"{method}@{seed}"
+
+
+def select_backbones(chosen: Iterable[str], backbones: Iterable[str]) -> tuple[str, ...]:
+    """Return the backbones named in `chosen`, each a backbone itself or all seeds of a method; others are left out."""
+    known = tuple(backbones)
+    found = [name for choice in chosen for name in ([choice] if choice in known else _seeds_of(choice, known))]
+    return tuple(dict.fromkeys(found))
+
+
 def pool_seeds(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Return one row per method and kind or rank, in the order of their first rows.
 
@@ -33,6 +45,10 @@ def pool_seeds(rows: Sequence[Row]) -> list[dict[str, Any]]:
         place = (method_of(str(row["encoder"])), row.get("kind"), row.get("rank"))
         groups.setdefault(place, []).append(row)
     return [_pool(method, group) for (method, *_), group in groups.items()]
+
+
+def _seeds_of(method: str, backbones: Iterable[str]) -> list[str]:
+    return [name for name in backbones if method_of(name) == method]
 
 
 def _pool(method: str, group: Sequence[Row]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pretrain.runtime.settings import read_settings
 from tools.chain.plan.axes import find_axis_mistakes
 from tools.chain.plan.resources import Resources, find_line_breaks, find_odd_labels, find_unknown_labels
 from transfer.results.question import Controls, find_question_mistakes
+from transfer.results.seeds import method_of, seed_name, select_backbones
 
 KINDS = ("detector", "linear", "knn", "command")
 Mistake = tuple[tuple[str, ...], str]
@@ -202,7 +203,7 @@ def find_mistakes(config: ChainConfig) -> Iterator[Mistake]:
     for name, backbone in config.backbones.items():
         yield from ((("backbones", name), text) for text in _check_backbone(name, backbone))
     for name, protocol in config.protocols.items():
-        yield from ((("protocols", name), text) for text in _check_protocol(name, protocol, list(config.backbones)))
+        yield from ((("protocols", name), text) for text in _check_protocol(name, protocol, _list_backbones(config)))
     for name, stage in config.stages.items():
         if not stage.command:
             yield ("stages", name), f"stages.{name} has no command"
@@ -240,15 +241,23 @@ def _check_backbone(name: str, backbone: Backbone) -> Iterator[str]:
         yield f"backbones.{name}.set holds run.seed, which `seeds` sets; leave it out"
 
 
+def _list_backbones(config: ChainConfig) -> list[str]:
+    """Return the backbones by the names of their pretrainings: NAME@SEED for each of `seeds`."""
+    return [
+        entry
+        for name, backbone in config.backbones.items()
+        for entry in ([seed_name(name, seed) for seed in backbone.seeds] or [name])
+    ]
+
+
 def _check_protocol(name: str, protocol: Protocol, backbones: list[str]) -> Iterator[str]:
     if protocol.kind == "command" and not protocol.command:
         yield f"protocols.{name} is of kind command and has no command"
     elif protocol.kind != "command" and not protocol.config:
         yield f"protocols.{name} has no config"
-    methods = [entry.partition("@")[0] for entry in backbones]
     for choice in protocol.backbones:
-        if choice not in backbones and choice.partition("@")[0] not in methods:
-            near = find_near(choice, [*backbones, *methods])
+        if not select_backbones((choice,), backbones):
+            near = find_near(choice, [*backbones, *map(method_of, backbones)])
             hint = f"did you mean {near}?" if near else f"there are: {', '.join(backbones) or 'none'}"
             yield f"protocols.{name}.backbones names {choice}, no backbone of the chain; {hint}"
 

@@ -4,11 +4,10 @@ A seed of a pretraining is a replication of its method: NAME@SEED is its name in
 backbone that is listed under such a name in the chain file is treated the same.
 """
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 from tools.chain.plan.config import Backbone, ChainConfig
-from transfer.results.seeds import method_of
+from transfer.results.seeds import seed_name, select_backbones
 
 SEED_KEY = "run.seed"
 """The config key of tools.pretrain_encoder that holds the seed."""
@@ -31,20 +30,3 @@ def expand_seeds(config: ChainConfig) -> ChainConfig:
         for name, protocol in config.protocols.items()
     }
     return replace(config, backbones=backbones, protocols=protocols)
-
-
-def seed_name(name: str, seed: int) -> str:
-    """Return the name of one pretraining of a method."""
-    return f"{name}@{seed}"
-
-
-def select_backbones(chosen: Iterable[str], backbones: Iterable[str]) -> tuple[str, ...]:
-    """Return the backbones named in `chosen`: a backbone itself, or all seeds of a method."""
-    known = tuple(backbones)
-    found = [name for choice in chosen for name in ([choice] if choice in known else seeds_of(choice, known))]
-    return tuple(dict.fromkeys(found))
-
-
-def seeds_of(method: str, backbones: Iterable[str]) -> list[str]:
-    """Return the backbones that are seeds of `method`."""
-    return [name for name in backbones if method_of(name) == method]

@@ -101,3 +101,11 @@ def test_name_that_does_not_show_is_refused(folder: Path) -> None:
     for name in ("a\x1b[31m", "a\u202eb", "a\0b", "x" * 201):
         with pytest.raises(SettingsError, match=r"invisible characters|longer than 200"):
             plan(folder, {"stages": {name: {"command": ["true"]}}})
+
+
+@pytest.mark.parametrize("choice", ["mochi@7", "mochi@x", "mochi@", "moch", "random@1"])
+def test_protocol_of_a_seed_that_the_chain_does_not_have_is_refused(folder: Path, choice: str) -> None:
+    chain = yaml.safe_load(CHAIN)
+    chain["protocols"]["knn"]["backbones"] = [choice]
+    with pytest.raises(SettingsError, match=f"protocols.knn.backbones names {choice}, no backbone of the chain"):
+        plan(folder, chain)
