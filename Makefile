@@ -19,7 +19,7 @@ system: setup
 demo: setup ## pretrain, convert, fine-tune detectors and report on the embedded digits: about 16 minutes on 2 cores
 	@$(PYTHON) -m tools.chain submit configs/chains/digits.yaml
 
-study: setup ## the demo with six methods, two ResNets and two fine-tunings each: 3 more hours
+study: setup ## the demo with six methods, two ResNets and two fine-tunings each: about 3 more hours (estimate)
 	@$(PYTHON) -m tools.chain submit configs/chains/digits_study.yaml
 
 check: setup ## lint, type-check, check import contracts, run the fast tests: 3 minutes
