@@ -171,11 +171,7 @@ def mean_over_ranks(value: float) -> float:
 
 def add_counts(count: int) -> int:
     """Return the sum of `count` over the ranks; a collective, so every rank must call it."""
-    if world_size() == 1:
-        return count
-    total = torch.tensor(count)
-    torch_distributed.all_reduce(total)
-    return int(total)
+    return int(sum_in_place(torch.tensor(count)))
 
 
 def all_equal(number: int) -> bool:

@@ -22,6 +22,7 @@ from pretrain.config import PretrainConfig
 from pretrain.runtime.machine import PROJECT_ROOT
 from pretrain.runtime.settings import read_settings
 from tests.making.family_checkpoints import make_state, under
+from tests.making.one_cat import write_one_cat
 from tests.repo.pages import PAGES, Block, find_blocks, list_anchors, list_commands
 from tools.chain.__main__ import COMMANDS, WITHOUT_CHAIN
 from tools.chain.plan.config import ChainConfig, read_chain
@@ -200,28 +201,6 @@ def test_backbone_block_reads_what_the_demo_leaves(tmp_path: Path, monkeypatch: 
     found = run(PYTHON[1])
     assert found["found"].depth == 18  # type: ignore[attr-defined]
     assert torch.equal(found["tensors"]["backbone.stem.conv1.weight"], state["conv1.weight"])  # type: ignore[index]
-
-
-def write_one_cat(root: Path) -> None:
-    """Write one image with one cat in VOC's and in COCO's form, and its perfect detection under runs/mine."""
-    for folder in ("data/VOC2007/Annotations", "data/VOC2007/ImageSets/Main", "data/coco/annotations"):
-        (root / folder).mkdir(parents=True)
-    box = "<xmin>10</xmin><ymin>20</ymin><xmax>40</xmax><ymax>60</ymax>"
-    cat = f"<object><name>cat</name><difficult>0</difficult><bndbox>{box}</bndbox></object>"
-    (root / "data/VOC2007/Annotations/000001.xml").write_text(f"<annotation>{cat}</annotation>")
-    (root / "data/VOC2007/ImageSets/Main/test.txt").write_text("000001\n")
-    (root / "runs/mine/voc_det").mkdir(parents=True)
-    (root / "runs/mine/voc_det/cat.txt").write_text("000001 0.900 10.0 20.0 40.0 60.0\n")
-    (root / "runs/mine/voc_det/dog.txt").write_text("")
-    truth = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 20, 30, 40], "area": 1200, "iscrowd": 0}
-    annotations = {
-        "images": [{"id": 1, "width": 80, "height": 80, "file_name": "1.jpg"}],
-        "annotations": [truth],
-        "categories": [{"id": 1, "name": "cat"}],
-    }
-    (root / "data/coco/annotations/instances_val2017.json").write_text(json.dumps(annotations))
-    found = {"image_id": 1, "category_id": 1, "bbox": [10, 20, 30, 40], "score": 0.9}
-    (root / "runs/mine/coco_instances_results.json").write_text(json.dumps([found]))
 
 
 def test_metrics_block_scores_a_perfect_detection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

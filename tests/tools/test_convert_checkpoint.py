@@ -10,6 +10,7 @@ from pretrain.runtime.command_line import run_command
 from pretrain.runtime.machine import PROJECT_ROOT
 from pretrain.runtime.stopping import EXIT_USER_ERROR
 from tests.making.family_checkpoints import MAKERS, make_dino, make_state, save
+from tests.making.voc_result import write_voc_result
 from tools import convert_checkpoint
 
 
@@ -98,18 +99,9 @@ def test_two_formats_of_the_same_weights_have_the_same_digest_of_values(
 
 @pytest.mark.slow
 def test_safetensors_come_with_a_model_card_that_holds_the_results(source: Path, tmp_path: Path) -> None:
-    result = {
-        "backbone": "mochi",
-        "protocol": "voc-c4-24k@moco",
-        "seed": 3,
-        "metrics": {"AP": 57.5, "AP75": None},
-        "weights_sha256": "0",
-        "commit": "c",
-        "machine": {},
-    }
-    (tmp_path / "metrics.json").write_text(json.dumps(result))
+    metrics = write_voc_result(tmp_path)
     output = tmp_path / "b.safetensors"
-    assert run(source, output, "to=safetensors", f"metrics=[{tmp_path / 'metrics.json'}]") == 0
+    assert run(source, output, "to=safetensors", f"metrics=[{metrics}]") == 0
     card = (tmp_path / "b.md").read_text()
     manifest = json.loads((tmp_path / "b.safetensors.manifest.json").read_text())
     for part in (

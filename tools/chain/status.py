@@ -7,10 +7,10 @@ from types import NoneType
 from typing import Any
 
 from pretrain.runtime.command_line import show
-from pretrain.runtime.storage import read_json_lines, read_json_object
+from pretrain.runtime.storage import read_json_object
 from tools.chain.plan.make_plan import Stage
 from tools.chain.record.attempt_reasons import queue_wait_s, say_attempts, say_outcome
-from tools.chain.record.attempts import read_attempts
+from tools.chain.record.attempts import read_attempts, read_ledger
 from tools.chain.record.state import find_reason, find_states, is_cancelled, read_failed, stage_folder
 
 NUMBER = (int, float)
@@ -92,7 +92,7 @@ def _describe(chain: Path, stage: Stage, state: str, job: Mapping[str, str] | No
     running = state == "running"
     fresh = running and progress and progress.get("time", 0) >= last.get("began", 0)
     reasons = [say_outcome(entry, running and entry is last) for entry in attempts]
-    waited_s = queue_wait_s(_read_ledger(folder), attempts, time.time())
+    waited_s = queue_wait_s(read_ledger(folder), attempts, time.time())
     seconds = sum(float(entry.get("seconds") or 0) for entry in attempts)
     return {
         "stage": stage.name,
@@ -118,13 +118,6 @@ def _describe(chain: Path, stage: Stage, state: str, job: Mapping[str, str] | No
 
 def _had_gpu(attempts: Sequence[Mapping[str, Any]]) -> bool:
     return any(entry.get("gpu") for entry in attempts)
-
-
-def _read_ledger(folder: Path) -> list[Any]:
-    try:
-        return read_json_lines(folder / "ledger.jsonl")
-    except (OSError, ValueError):
-        return []
 
 
 def _note(folder: Path, stage: Stage, state: str, last: Mapping[str, Any], job: Mapping[str, str] | None) -> str | None:

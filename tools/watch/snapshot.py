@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pretrain.runtime.storage import read_json_object
 from tools.chain.plan.make_plan import Stage
-from tools.chain.record.state import find_states, read_plan, stage_folder
-from tools.watch.stage_files import CurveFile, describe_attempts, finite_values, read_log_end, read_values
+from tools.chain.record.state import find_states, read_done, read_failed, read_plan, stage_folder
+from tools.chain.status import read_progress
+from tools.watch.stage_files import CurveFile, describe_attempts, finite_values, read_log_end
 
 COLUMNS = ("data", "pretrain", "convert")
 """Kinds of stage that have a column each; the column of a measurement is its protocol."""
@@ -73,7 +75,7 @@ class ChainWatcher:
         folder = stage_folder(self.folder, stage.folder)
         curves = self._curve_file(stage)
         curves.update()
-        failed = read_values(folder / "FAILED.json")
+        failed = read_failed(folder)
         return finite_values(
             {
                 "name": stage.name,
@@ -82,8 +84,8 @@ class ChainWatcher:
                 "attempts": describe_attempts(folder),
                 "curves": curves.thinned(),
                 "log": read_log_end(folder, search),
-                "failed": f"{failed.get('kind', '')}: {failed.get('message', '')}" if failed else "",
-                "metrics": read_values(folder / "DONE.json").get("metrics") or {},
+                "failed": f"{failed['kind']}: {failed['message']}" if failed else "",
+                "metrics": (read_done(folder) or {}).get("metrics") or {},
             }
         )
 
@@ -110,7 +112,7 @@ class ChainWatcher:
 
     def _read_row(self, stage: Stage, state: str, folder: Path, chain: Mapping[str, Any]) -> dict[str, Any]:
         attempts = describe_attempts(folder) if state != "blocked" else []
-        progress = read_values(folder / "progress.json")
+        progress = read_progress(folder)
         last = attempts[-1] if attempts else {}
         place = find_place(stage, chain)
         row = {
@@ -202,7 +204,10 @@ def read_verdict(folder: Path) -> dict[str, Any]:
 
     """
     path = folder / "report" / "summary.json"
-    summary = read_values(path)
+    try:
+        summary = read_json_object(path)
+    except (OSError, ValueError):
+        return {}
     comparisons = summary.get("comparisons")
     if summary.get("version") != SUMMARY_VERSION or not isinstance(comparisons, list):
         return {}

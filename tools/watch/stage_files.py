@@ -114,15 +114,6 @@ def read_log_end(folder: Path, search: str = "", lines: int = 400) -> dict[str, 
     return {"name": "", "lines": []}
 
 
-def read_values(path: Path) -> dict[str, Any]:
-    """Return the JSON object in `path`; {} if the file is missing or damaged or holds another type."""
-    try:
-        values = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
 def finite_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values with NaN and infinities replaced by None: browsers reject these in JSON."""
     return {str(key): _finite(value) for key, value in values.items()}

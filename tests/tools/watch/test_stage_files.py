@@ -6,7 +6,9 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tools.watch.stage_files import MAX_POINTS, CurveFile, describe_attempts, read_log_end, read_values
+from tools.chain.record.state import read_done, read_failed
+from tools.chain.status import read_progress
+from tools.watch.stage_files import MAX_POINTS, CurveFile, describe_attempts, read_log_end
 
 
 def test_curve_grows_by_complete_lines_only(tmp_path: Path) -> None:
@@ -49,12 +51,14 @@ def test_long_curve_is_thinned_and_keeps_its_last_point(tmp_path: Path) -> None:
 def test_any_bytes_are_read_without_an_error(content: bytes, tmp_path_factory) -> None:  # type: ignore[no-untyped-def]
     folder = tmp_path_factory.mktemp("stage")
     (folder / "attempts").mkdir()
-    for name in ("metrics.jsonl", "log.txt", "DONE.json", "attempts/0001.json"):
+    for name in ("metrics.jsonl", "log.txt", "DONE.json", "FAILED.json", "progress.json", "attempts/0001.json"):
         (folder / name).write_bytes(content)
     curves = CurveFile(folder / "metrics.jsonl")
     curves.update()
     json.dumps(curves.thinned(), allow_nan=False)
-    json.dumps([describe_attempts(folder), read_log_end(folder), read_values(folder / "DONE.json")])
+    json.dumps(
+        [describe_attempts(folder), read_log_end(folder), read_done(folder), read_failed(folder), read_progress(folder)]
+    )
 
 
 def test_log_end_is_searched_and_loses_escape_codes(tmp_path: Path) -> None:

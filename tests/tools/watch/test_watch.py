@@ -85,9 +85,9 @@ def test_snapshot_reads_ended_stages_once(tmp_path: Path, monkeypatch: pytest.Mo
         read.append(path)
         return {}
 
-    monkeypatch.setattr("tools.watch.snapshot.read_values", record)
+    monkeypatch.setattr("tools.watch.snapshot.read_progress", record)
     watcher.refresh()
-    assert [path for path in read if path.name != "summary.json"] == []
+    assert read == []
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,8 @@ from pretrain.runtime.command_line import run_command
 from pretrain.runtime.machine import PROJECT_ROOT
 from pretrain.runtime.settings import SettingsError, read_settings
 from pretrain.runtime.stopping import StopFlag, YieldRequested
+from tests.making.probe_inputs import save_resnet18, write_digit_classes
 from tools import train_linear
-from tools.digits.layouts import write_classes
-from tools.digits.scenes import load_pools
 from transfer.metrics.bootstrap import read_draws
 from transfer.probes import linear_heads
 from transfer.probes.features import extract_features, find_finished, find_split, list_deviations
@@ -43,19 +42,12 @@ SMALL = {"crop_px": 32, "resize_px": 36, "workers": 0, "device": "cpu", "batch_s
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("images")
-    pools = load_pools(0)
-    for split, pool, count in (("train", pools["train"], 50), ("val", pools["test"], 20)):
-        write_classes(root / split, pool, count, 48, lambda name, index: np.random.default_rng([len(name), index]))
-    return root
+    return write_digit_classes(tmp_path_factory.mktemp("images"), train=50, val=20)
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "r18.pth"
-    torch.save(torchvision.models.resnet18().state_dict(), path)
-    return path
+    return save_resnet18(tmp_path_factory.mktemp("weights"))
 
 
 def make_config(data: Path, out: Path, **changes: object) -> LinearConfig:

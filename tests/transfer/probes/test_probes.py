@@ -6,16 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pretrain.input.images import list_images
 from pretrain.monitoring.knn_vote import classify_knn, classify_knn_in_blocks
 from pretrain.runtime.stopping import StopFlag
+from tests.making.probe_inputs import save_resnet18, write_digit_classes
 from tests.making.ranks import run_ranks
-from tools.digits.layouts import write_classes
-from tools.digits.scenes import load_pools
 from transfer.probes.feature_table import FeatureTable, finish_table, open_rows, read_table
 from transfer.probes.features import share_rows
 from transfer.probes.knn_run import KnnConfig, run_knn
@@ -28,19 +26,12 @@ SMALL = {"crop_px": 32, "resize_px": 36, "workers": 0, "device": "cpu"}
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("images")
-    pools = load_pools(0)
-    for split, pool, count in (("train", pools["train"], 50), ("val", pools["test"], 23)):
-        write_classes(root / split, pool, count, 48, lambda name, index: np.random.default_rng([len(name), index]))
-    return root
+    return write_digit_classes(tmp_path_factory.mktemp("images"), train=50, val=23)
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "r18.pth"
-    torch.save(torchvision.models.resnet18().state_dict(), path)
-    return path
+    return save_resnet18(tmp_path_factory.mktemp("weights"))
 
 
 def write_table(folder: Path, rows: torch.Tensor, ranks: int) -> FeatureTable:

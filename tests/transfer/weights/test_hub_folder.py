@@ -1,6 +1,5 @@
 """Hub folders: timm loads them, the hub's own parser reads the card, and nothing is uploaded by default."""
 
-import json
 from pathlib import Path
 
 import huggingface_hub
@@ -11,6 +10,7 @@ import torch
 from pretrain.runtime.command_line import run_command
 from pretrain.runtime.stopping import EXIT_USER_ERROR
 from tests.making.family_checkpoints import MAKERS, make_state, save
+from tests.making.voc_result import write_voc_result
 from tools import convert_checkpoint
 from transfer.weights.backbone import read_backbone
 from transfer.weights.hub_folder import FILES, push_folder
@@ -24,17 +24,8 @@ def run(*words: object) -> int:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("hub")
     source = save(place, MAKERS["moco (our encoder.pt)"](make_state(), {}), "encoder.pt")
-    result = {
-        "backbone": "mochi",
-        "protocol": "voc-c4-24k@moco",
-        "seed": 3,
-        "metrics": {"AP": 57.5, "AP75": None},
-        "weights_sha256": "0",
-        "commit": "c",
-        "machine": {},
-    }
-    (place / "metrics.json").write_text(json.dumps(result))
-    words = ("to=hub-folder", f"metrics=[{place / 'metrics.json'}]", "licence=cc-by-nc-4.0")
+    metrics = write_voc_result(place)
+    words = ("to=hub-folder", f"metrics=[{metrics}]", "licence=cc-by-nc-4.0")
     assert run(source, place / "mochi-r18", *words) == 0
     return place / "mochi-r18"
 

@@ -1,7 +1,7 @@
 """Resources that a stage's job requests from the cluster."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from pretrain.runtime.setting_types import find_near
@@ -131,11 +131,6 @@ def find_odd_labels(table: Mapping[str, Any], names: Iterable[str]) -> list[str]
         for label in table
         if label not in known and not any(label.startswith((f"{name}-", f"{name}_")) for name in known)
     ]
-
-
-def resources_as_dict(resources: Resources) -> dict[str, Any]:
-    """Return plain values for spec.json."""
-    return asdict(resources)
 
 
 def _texts_in(value: Any) -> list[str]:

@@ -44,8 +44,7 @@ def queue_wait_s(
 
     Measured from the submit to the first start; the waits of a requeued job are not recorded.
     """
-    lines = [entry for entry in ledger if isinstance(entry, Mapping)]  # a damaged ledger may hold anything
-    submitted = [entry for entry in lines if entry.get("event") == "submitted" and entry.get("job_id")]
+    submitted = [entry for entry in ledger if entry.get("event") == "submitted" and entry.get("job_id")]
     if not submitted:
         return None
     job, since = str(submitted[-1]["job_id"]), float(submitted[-1].get("time") or now)

@@ -21,11 +21,6 @@ PLAIN_NAMES = {
 METRICS = {"AP": "AP", "box/AP": "box AP", "mask/AP": "mask AP", "top1": "top-1 accuracy"}
 
 
-def name_protocol(protocol: str) -> str:
-    """Return the plain name of a protocol, or the identifier if it has none."""
-    return PLAIN_NAMES.get(protocol, protocol)
-
-
 def title_of(protocol: str, deviations: int) -> str:
     """Return the plain name, the identifier and, if there are any, the number of deviations."""
     plain = PLAIN_NAMES.get(protocol)
